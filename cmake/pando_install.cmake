@@ -1,0 +1,1 @@
+# cmake --install: library, headers and the package files for find_package(pando).

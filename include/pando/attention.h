@@ -1,0 +1,91 @@
+// What is computed (AttentionSpec) and where its tensors lie (KvLayout, RowsView, AttendArgs).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+namespace pando {
+
+/// Element type of q, k, v and out. Scores, softmax, accumulation and LSE are always fp32.
+enum class DType : int32_t { kF32 = 0, kBF16 = 1, kF16 = 2 };
+
+/// Size of one element in bytes.
+constexpr int64_t dtype_bytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+/// "fp32", "bf16" or "fp16".
+std::string_view dtype_name(DType dtype);
+/// Inverse of dtype_name; throws kInvalidArgument with the list of names.
+DType dtype_from_name(std::string_view name);
+
+/// The one mask rule: a query row sees kv positions `[begin, end)` of its own sequence.
+/// `end` is clamped to the sequence's kv_len, `begin` to 0; an empty range gives o = 0, lse = -inf.
+struct VisibleRange {
+  int32_t begin = 0;
+  int32_t end = 0;
+  friend bool operator==(const VisibleRange&, const VisibleRange&) = default;
+};
+
+/// Which attention is computed:  o_i = sum_j softmax_j(scale * q_i . k_j) v_j  over visible j.
+struct AttentionSpec {
+  int32_t q_heads = 0;                    ///< a multiple of kv_heads
+  int32_t kv_heads = 0;                   ///< q head h reads kv head h / (q_heads / kv_heads)
+  int32_t head_dim = 0;                   ///< CPU: a multiple of 8 up to 256
+  DType dtype = DType::kBF16;             ///< of q, k, v and out
+  std::optional<float> scale;             ///< 1 / sqrt(head_dim) when absent
+  bool causal = true;                     ///< query rows are the last tokens of their sequence
+  int32_t window = 0;                     ///< a row sees its last `window` positions; 0: all
+  std::span<const VisibleRange> visible;  ///< [q_rows]; when given, replaces causal and window
+
+  int32_t group() const { return q_heads / kv_heads; }
+  float scale_or_default() const;
+};
+
+/// Strides of a paged K or V tensor in elements; head_dim is contiguous. K and V share it.
+struct KvLayout {
+  int64_t num_pages = 0;
+  int32_t page_tokens = 0;
+  int32_t kv_heads = 0;
+  int32_t head_dim = 0;
+  int64_t page_stride = 0;
+  int64_t head_stride = 0;
+  int64_t token_stride = 0;
+
+  /// Contiguous [num_pages, kv_heads, page_tokens, head_dim].
+  static KvLayout hnd(int64_t num_pages, int32_t page_tokens, int32_t kv_heads, int32_t head_dim);
+  /// Contiguous [num_pages, page_tokens, kv_heads, head_dim].
+  static KvLayout nhd(int64_t num_pages, int32_t page_tokens, int32_t kv_heads, int32_t head_dim);
+
+  /// Offset in elements of token `slot` of page `page` at kv head `head`.
+  int64_t offset(int64_t page, int32_t head, int32_t slot) const {
+    return page * page_stride + head * head_stride + slot * token_stride;
+  }
+};
+
+/// A [rows, heads, head_dim] tensor whose last dimension is contiguous; strides in elements.
+/// Both strides 0 means contiguous.
+struct ConstRowsView {
+  const void* data = nullptr;
+  int64_t row_stride = 0;
+  int64_t head_stride = 0;
+};
+struct RowsView {
+  void* data = nullptr;
+  int64_t row_stride = 0;
+  int64_t head_stride = 0;
+};
+
+/// Every pointer that `attend` reads or writes, in the memory of the plan's backend.
+struct AttendArgs {
+  ConstRowsView q;                    ///< [q_rows, q_heads, head_dim]
+  const void* k = nullptr;            ///< paged, see kv
+  const void* v = nullptr;            ///< paged, see kv
+  KvLayout kv;                        ///< strides of k and of v
+  std::span<const int32_t> page_ids;  ///< the ids that the forest was discovered from
+  RowsView out;                       ///< [q_rows, q_heads, head_dim]
+  float* lse = nullptr;               ///< optional, contiguous [q_rows, q_heads], natural log
+  std::span<std::byte> workspace;     ///< at least plan.workspace_bytes(), 64-byte aligned
+};
+
+}  // namespace pando
