@@ -39,17 +39,15 @@ ReferenceResult rounded_reference(const Problem& problem, std::span<const int32_
 ErrorStats error_stats(const ReferenceResult& got, const ReferenceResult& oracle);
 
 /// Rows of an output of `attend`, for error_stats. `lse` may be null: the oracle's is assumed.
-ReferenceResult gather_result(const AttentionSpec& spec, const ConstRowsView& out,
-                              const float* lse, const ReferenceResult& like);
+ReferenceResult gather_result(const AttentionSpec& spec, const ConstRowsView& out, const float* lse,
+                              const ReferenceResult& like);
 
 /// Verdict on an output of `attend`.
 struct CheckResult {
-  ErrorStats got;       ///< of the output
-  ErrorStats rounded;   ///< of the rounding reference
+  ErrorStats got;      ///< of the output
+  ErrorStats rounded;  ///< of the rounding reference
   Tolerance allowed;
-  bool passed() const {
-    return got.max_err_out <= allowed.out && got.max_err_lse <= allowed.lse;
-  }
+  bool passed() const { return got.max_err_out <= allowed.out && got.max_err_lse <= allowed.lse; }
 };
 CheckResult check_result(const Problem& problem, const ConstRowsView& out, const float* lse,
                          std::span<const int32_t> q_rows = {});
