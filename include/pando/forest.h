@@ -36,7 +36,7 @@ class Forest {
   Forest(Forest&&) noexcept;
   Forest& operator=(Forest&&) noexcept;
 
-  /// Rebuilds the forest from `batch`. Throws kInvalidArgument and becomes empty on bad input.
+  /// Rebuilds the forest from `batch`. Throws kInvalidArgument on bad input and is then unchanged.
   void discover(const BatchView& batch);
 
   /// Brings the forest to `batch` after a step, at the cost of what changed.
@@ -44,8 +44,8 @@ class Forest {
   /// A sequence that is not listed in `changed` must hold the pages it held before, possibly
   /// followed by more, and a kv_len at least as long. Listed sequences may hold anything. Sequences
   /// past the old batch size are new, those past the new one are gone; neither need be listed.
-  /// The result equals that of discover(batch). A listed index out of range, or an unlisted
-  /// sequence that became shorter, throws kInvalidArgument and leaves the forest empty.
+  /// Segments and order equal those of discover(batch). A listed index out of range, or an unlisted
+  /// sequence that became shorter, throws kInvalidArgument; the forest is then unchanged.
   void update(const BatchView& batch, std::span<const int32_t> changed = {});
 
   std::span<const Segment> segments() const;

@@ -75,7 +75,7 @@ void attend_row(const Problem& problem, const SequenceRow& at, const void* q, in
              Real{load_element(problem.k, offset + d, spec.dtype)};
     }
     scores[i] = dot * Real{spec.scale_or_default()};
-    top = std::max(top, scores[i]);
+    if (scores[i] > top || std::isnan(scores[i])) top = scores[i];  // a visible NaN must show
   }
 
   std::vector<Real> o(spec.head_dim, Real{0});

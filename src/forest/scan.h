@@ -1,0 +1,15 @@
+// Vectorised passes over page ids.
+#pragma once
+
+#include <cstdint>
+
+namespace pando {
+
+/// Largest of `count` ids read as unsigned, so that a negative id is larger than any valid one.
+/// 0 when there are none.
+uint32_t max_unsigned(const int32_t* ids, int64_t count);
+
+/// Number of leading ids that `a` and `b` have in common, at most `count`.
+int64_t common_prefix(const int32_t* a, const int32_t* b, int64_t count);
+
+}  // namespace pando
