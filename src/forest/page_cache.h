@@ -30,9 +30,9 @@ class PageCache {
   /// The cached pages that hold the longest run of leading whole pages of `tokens`.
   std::vector<int32_t> match(std::span<const int32_t> tokens) const;
 
-  /// Takes a use by a live sequence, parents before children.
+  /// Counts a use by a live sequence, and thereby of the pages before it.
   void use(int32_t page);
-  /// Gives a use back, children before parents.
+  /// Gives a use back. Pages enter the eviction list once nothing after them is in use.
   void unuse(int32_t page);
 
   /// Caches a page in use whose tokens are all written; the cache takes a reference of its own.

@@ -170,8 +170,7 @@ AppendResult PrefixTree::append(SequenceId sequence, int32_t token) {
 void PrefixTree::release(SequenceId sequence) {
   State& s = *state_;
   const Sequence& ended = s.find(sequence);
-  // Last page first, so that it also goes before the pages that it follows.
-  for (auto page = ended.pages.rbegin(); page != ended.pages.rend(); ++page) s.drop(*page);
+  for (const int32_t page : ended.pages) s.drop(page);
   s.sequences.erase(sequence);
 }
 

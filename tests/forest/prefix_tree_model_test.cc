@@ -4,6 +4,7 @@
 #include <rapidcheck/gtest.h>
 #include <rapidcheck/state.h>
 
+#include <cstdlib>
 #include <optional>
 
 #include "forest/prefix_model.h"
@@ -93,9 +94,10 @@ struct Insert : Command {
   Tokens tokens;
   explicit Insert(const PrefixModel& model)
       : tokens(any_tokens(model.page_tokens * (model.num_pages + 1))) {
-    // Random prompts seldom share more than a page; go on from a sequence now and then.
-    if (!model.live.empty() && *rc::gen::arbitrary<bool>()) {
-      const Tokens& prefix = model.live.at(any_live(model)).tokens;
+    // Random prompts seldom share more than a page; often go on from a page that is cached.
+    if (!model.cache.empty() && *rc::gen::arbitrary<bool>()) {
+      const int nth = *rc::gen::inRange<int>(0, static_cast<int>(model.cache.size()));
+      const Tokens& prefix = std::next(model.cache.begin(), nth)->first;
       tokens.insert(tokens.begin(), prefix.begin(), prefix.end());
     }
   }
@@ -213,6 +215,9 @@ struct Match : Command {
   }
   void show(std::ostream& os) const override { os << "match " << rc::toString(tokens); }
 };
+
+// Rare interleavings need more cases than the default 100; RC_PARAMS in the environment prevails.
+[[maybe_unused]] const int kCases = setenv("RC_PARAMS", "max_success=2000", /*overwrite=*/0);
 
 RC_GTEST_PROP(PrefixTree, agrees_with_the_naive_model, ()) {
   PrefixModel model;

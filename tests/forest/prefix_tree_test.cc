@@ -222,6 +222,17 @@ TEST(PrefixTree, eviction_spares_live_sequences_and_the_prefix_being_matched) {
   EXPECT_EQ(tree.evict(4), 0);
 }
 
+TEST(PrefixTree, prefix_being_matched_is_spared_even_when_it_is_the_oldest) {
+  KvPool pool(3, 1);
+  PrefixTree tree(pool);
+  tree.release(tree.insert(Ids{1}).sequence);
+  tree.release(tree.insert(Ids{2}).sequence);
+  const InsertResult result = tree.insert(Ids{1, 3, 4});
+  EXPECT_EQ(result.cached_tokens, 1);
+  EXPECT_EQ(pages_of(tree, result.sequence), (Ids{0, 1, 2}));
+  EXPECT_EQ(tree.match(Ids{2}), 0);
+}
+
 TEST(PrefixTree, out_of_pages_changes_nothing) {
   KvPool pool(4, 2);
   PrefixTree tree(pool);
