@@ -1,0 +1,265 @@
+#include "cases/case_file.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "cases/files.h"
+#include "cases/safetensors.h"
+#include "core/check.h"
+
+namespace pando::cases {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kMetadataKey = "pando";
+constexpr int32_t kFormat = 1;
+
+std::string_view file_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::kF32: return "F32";
+    case DType::kBF16: return "BF16";
+    case DType::kF16: return "F16";
+  }
+  return "";
+}
+
+std::string describe(const Case& problem) {
+  Json json = {{"format", kFormat},
+               {"name", problem.name},
+               {"q_heads", problem.spec.q_heads},
+               {"kv_heads", problem.spec.kv_heads},
+               {"head_dim", problem.spec.head_dim},
+               {"dtype", dtype_name(problem.spec.dtype)},
+               {"causal", problem.spec.causal},
+               {"window", problem.spec.window},
+               {"page_tokens", problem.tables.page_tokens},
+               {"layout", problem.order == KvOrder::kHnd ? "hnd" : "nhd"}};
+  if (problem.spec.scale) json["scale"] = *problem.spec.scale;
+  return json.dump();
+}
+
+TensorView ints(std::string name, const void* data, std::vector<int64_t> shape) {
+  int64_t bytes = 4;
+  for (const int64_t dim : shape) bytes *= dim;
+  return {std::move(name),
+          "I32",
+          std::move(shape),
+          {static_cast<const std::byte*>(data), static_cast<size_t>(bytes)}};
+}
+
+/// Reads the fields of the metadata; each failure names the field.
+class Fields {
+ public:
+  Fields(const Json& json, const std::string& origin) : json_(json), origin_(origin) {}
+
+  int32_t integer(const char* name, int64_t low, int64_t high) const {
+    const Json& value = at(name);
+    if (!value.is_number_integer() || value.get<int64_t>() < low || value.get<int64_t>() > high) {
+      refuse(name, fmt::format("an integer in [{}, {}]", low, high));
+    }
+    return value.get<int32_t>();
+  }
+  bool boolean(const char* name) const {
+    if (!at(name).is_boolean()) refuse(name, "true or false");
+    return at(name).get<bool>();
+  }
+  std::string text(const char* name) const {
+    if (!at(name).is_string()) refuse(name, "a string");
+    return at(name).get<std::string>();
+  }
+  std::optional<float> optional_number(const char* name) const {
+    if (!json_.contains(name)) return std::nullopt;
+    if (!at(name).is_number() || !std::isfinite(at(name).get<float>())) {
+      refuse(name, "a finite number");
+    }
+    return at(name).get<float>();
+  }
+  [[noreturn]] void refuse(const char* name, const std::string& want) const {
+    const std::string got = json_.contains(name)
+                                ? json_[name].dump(-1, ' ', true, Json::error_handler_t::replace)
+                                : "nothing";
+    fail(ErrorCode::kIo, "{}: metadata '{}': {}: got {}, want {}", origin_, kMetadataKey, name, got,
+         want);
+  }
+
+ private:
+  const Json& at(const char* name) const {
+    if (!json_.contains(name)) refuse(name, "a value");
+    return json_[name];
+  }
+  const Json& json_;
+  const std::string& origin_;
+};
+
+Json parse_metadata(const Safetensors& file, const std::string& origin) {
+  const auto it = file.metadata.find(kMetadataKey);
+  if (it == file.metadata.end()) {
+    fail(ErrorCode::kIo, "{}: metadata has no '{}': not a case file", origin, kMetadataKey);
+  }
+  // Fields are scalars, so anything nested is refused before it can grow deep.
+  const auto shallow = [&](int depth, Json::parse_event_t event, Json&) {
+    if (depth > 0 &&
+        (event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start)) {
+      fail(ErrorCode::kIo, "{}: metadata '{}': nested value", origin, kMetadataKey);
+    }
+    return true;
+  };
+  try {
+    Json json = Json::parse(it->second, shallow);
+    if (json.is_object()) return json;
+  } catch (const Json::exception& error) {
+    fail(ErrorCode::kIo, "{}: metadata '{}': {}", origin, kMetadataKey, error.what());
+  }
+  fail(ErrorCode::kIo, "{}: metadata '{}': want a JSON object", origin, kMetadataKey);
+}
+
+const TensorView& tensor_at(const Safetensors& file, const std::string& origin, const char* name,
+                            std::string_view dtype, size_t rank) {
+  const TensorView* tensor = file.find(name);
+  if (tensor == nullptr) fail(ErrorCode::kIo, "{}: tensor '{}' is missing", origin, name);
+  if (tensor->dtype != dtype || tensor->shape.size() != rank) {
+    fail(ErrorCode::kIo, "{}: tensor '{}': got {} with {} dimensions, want {} with {}", origin,
+         name, tensor->dtype, tensor->shape.size(), dtype, rank);
+  }
+  for (const int64_t dim : tensor->shape) {
+    if (dim > std::numeric_limits<int32_t>::max()) {
+      fail(ErrorCode::kIo, "{}: tensor '{}': dimension {}, want less than 2^31", origin, name, dim);
+    }
+  }
+  return *tensor;
+}
+
+std::vector<int32_t> read_ints(const Safetensors& file, const std::string& origin,
+                               const char* name) {
+  const TensorView& tensor = tensor_at(file, origin, name, "I32", 1);
+  std::vector<int32_t> values(tensor.shape[0]);
+  if (!values.empty()) std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
+  return values;
+}
+
+Buffer read_elements(const Safetensors& file, const std::string& origin, const char* name,
+                     DType dtype, const std::vector<int64_t>& want) {
+  const TensorView& tensor = tensor_at(file, origin, name, file_dtype(dtype), want.size());
+  if (tensor.shape != want) {
+    fail(ErrorCode::kIo, "{}: tensor '{}': got shape [{}], want [{}]", origin, name,
+         fmt::join(tensor.shape, ", "), fmt::join(want, ", "));
+  }
+  Buffer data(tensor.data.size());
+  if (!tensor.data.empty()) std::memcpy(data.data(), tensor.data.data(), tensor.data.size());
+  return data;
+}
+
+std::vector<int64_t> kv_shape(const Case& problem) {
+  const Tables& t = problem.tables;
+  const AttentionSpec& s = problem.spec;
+  if (problem.order == KvOrder::kHnd) return {t.num_pages, s.kv_heads, t.page_tokens, s.head_dim};
+  return {t.num_pages, t.page_tokens, s.kv_heads, s.head_dim};
+}
+
+/// q without strides, in `storage` when it has any.
+std::span<const std::byte> contiguous_q(const Case& problem, std::vector<std::byte>& storage) {
+  const AttentionSpec& spec = problem.spec;
+  const int64_t element = dtype_bytes(spec.dtype);
+  const int64_t head_bytes = spec.head_dim * element;
+  const int64_t bytes = int64_t{problem.tables.q_rows()} * spec.q_heads * head_bytes;
+  if (problem.q_row_stride == 0 && problem.q_head_stride == 0) {
+    return {problem.q.data(), static_cast<size_t>(bytes)};
+  }
+  storage.resize(bytes);
+  std::byte* to = storage.data();
+  for (int64_t row = 0; row < problem.tables.q_rows(); ++row) {
+    for (int64_t head = 0; head < spec.q_heads; ++head, to += head_bytes) {
+      std::memcpy(to, problem.q.data() + problem.q_offset(row, head) * element, head_bytes);
+    }
+  }
+  return storage;
+}
+
+}  // namespace
+
+void write_case(const std::string& path, const Case& problem) {
+  const Tables& t = problem.tables;
+  const AttentionSpec& s = problem.spec;
+  const std::string dtype(file_dtype(s.dtype));
+  std::vector<std::byte> q_storage;
+  const auto q = contiguous_q(problem, q_storage);
+  const size_t kv_bytes = problem.kv_elements() * dtype_bytes(s.dtype);
+  const auto length = [](const auto& values) { return static_cast<int64_t>(values.size()); };
+  std::vector<TensorView> tensors = {
+      ints("q_indptr", t.q_indptr.data(), {length(t.q_indptr)}),
+      ints("kv_len", t.kv_len.data(), {length(t.kv_len)}),
+      ints("page_indptr", t.page_indptr.data(), {length(t.page_indptr)}),
+      ints("page_ids", t.page_ids.data(), {length(t.page_ids)}),
+      {"q", dtype, {t.q_rows(), s.q_heads, s.head_dim}, q},
+      {"k", dtype, kv_shape(problem), problem.k.span().first(kv_bytes)},
+      {"v", dtype, kv_shape(problem), problem.v.span().first(kv_bytes)}};
+  if (!problem.visible.empty()) {
+    tensors.push_back(ints("visible", problem.visible.data(), {length(problem.visible), 2}));
+  }
+  write_safetensors(path, {{kMetadataKey, describe(problem)}}, std::move(tensors));
+}
+
+Case read_case(const std::string& path) {
+  const Buffer bytes = read_file(path);
+  return parse_case(bytes.span(), path);
+}
+
+Case parse_case(std::span<const std::byte> bytes, const std::string& origin) {
+  const Safetensors file = parse_safetensors(bytes, origin);
+  const Json json = parse_metadata(file, origin);
+  const Fields fields(json, origin);
+  constexpr int64_t kMaxHeads = 1 << 16;
+  fields.integer("format", kFormat, kFormat);
+
+  Case problem;
+  problem.name = fields.text("name");
+  problem.spec.q_heads = fields.integer("q_heads", 1, kMaxHeads);
+  problem.spec.kv_heads = fields.integer("kv_heads", 1, kMaxHeads);
+  problem.spec.head_dim = fields.integer("head_dim", 1, kMaxHeads);
+  problem.spec.causal = fields.boolean("causal");
+  problem.spec.window = fields.integer("window", 0, std::numeric_limits<int32_t>::max());
+  problem.spec.scale = fields.optional_number("scale");
+  try {
+    problem.spec.dtype = dtype_from_name(fields.text("dtype"));
+  } catch (const Error&) {
+    fields.refuse("dtype", "fp32, bf16 or fp16");
+  }
+  const std::string layout = fields.text("layout");
+  if (layout != "hnd" && layout != "nhd") fields.refuse("layout", "hnd or nhd");
+  problem.order = layout == "hnd" ? KvOrder::kHnd : KvOrder::kNhd;
+  if (problem.spec.q_heads % problem.spec.kv_heads != 0) {
+    fields.refuse("q_heads", fmt::format("a multiple of kv_heads = {}", problem.spec.kv_heads));
+  }
+
+  Tables& tables = problem.tables;
+  tables.q_indptr = read_ints(file, origin, "q_indptr");
+  tables.kv_len = read_ints(file, origin, "kv_len");
+  tables.page_indptr = read_ints(file, origin, "page_indptr");
+  tables.page_ids = read_ints(file, origin, "page_ids");
+  tables.page_tokens = fields.integer("page_tokens", 1, 256);
+  const DType dtype = problem.spec.dtype;
+  tables.num_pages = tensor_at(file, origin, "k", file_dtype(dtype), 4).shape[0];
+  tables.check(origin, ErrorCode::kIo);
+
+  problem.q = read_elements(file, origin, "q", dtype,
+                            {tables.q_rows(), problem.spec.q_heads, problem.spec.head_dim});
+  problem.k = read_elements(file, origin, "k", dtype, kv_shape(problem));
+  problem.v = read_elements(file, origin, "v", dtype, kv_shape(problem));
+  if (file.find("visible") != nullptr) {
+    const TensorView& visible = tensor_at(file, origin, "visible", "I32", 2);
+    if (visible.shape != std::vector<int64_t>{tables.q_rows(), 2}) {
+      fail(ErrorCode::kIo, "{}: tensor 'visible': got shape [{}], want [{}, 2]", origin,
+           fmt::join(visible.shape, ", "), tables.q_rows());
+    }
+    problem.visible.resize(tables.q_rows());
+    if (!visible.data.empty()) {
+      std::memcpy(problem.visible.data(), visible.data.data(), visible.data.size());
+    }
+  }
+  return problem;
+}
+
+}  // namespace pando::cases

@@ -1,0 +1,203 @@
+// Row 14 of the edges suite: misuse is refused with an error that names the argument, and nothing
+// is written.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "cases/suites.h"
+#include "core/check.h"
+#include "pando/profile.h"
+
+namespace pando::cases {
+namespace {
+
+/// Everything that a caller hands over, right until a misuse spoils some of it.
+struct Inputs {
+  Case problem;
+  AttentionSpec spec;
+  PlanOptions options;
+  DeviceProfile profile = cpu_profile(2);
+  std::function<void(AttendArgs&)> spoil_args = [](AttendArgs&) {};
+  bool default_plan = false;
+};
+
+struct Misuse {
+  std::string name;
+  ErrorCode code;
+  std::string argument;  ///< the message must contain it
+  std::function<void(Inputs&)> spoil;
+};
+
+Inputs valid_inputs() {
+  Inputs inputs;
+  ForestShape shape;
+  shape.add_node(-1, 40);
+  shape.add_sequence(shape.add_node(0, 9), 2);
+  shape.add_sequence(shape.add_node(0, 30), 1);
+  Rng rng(14);
+  Case& problem = inputs.problem;
+  problem.tables = page_tables(shape, {.page_tokens = 16}, rng);
+  problem.spec.q_heads = 8;
+  problem.spec.kv_heads = 2;
+  problem.spec.head_dim = 64;
+  fill_data(problem, {});
+  inputs.spec = problem.spec;
+  return inputs;
+}
+
+std::vector<Misuse> table_misuses() {
+  constexpr auto kInvalid = ErrorCode::kInvalidArgument;
+  const auto tables = [](auto spoil) {
+    return [spoil](Inputs& inputs) { spoil(inputs.problem.tables); };
+  };
+  return {
+      {"q_indptr-too-short", kInvalid, "q_indptr",
+       tables([](Tables& t) { t.q_indptr.pop_back(); })},
+      {"q_indptr-too-long", kInvalid, "q_indptr",
+       tables([](Tables& t) { t.q_indptr.push_back(3); })},
+      {"q_indptr-empty", kInvalid, "q_indptr", tables([](Tables& t) { t.q_indptr.clear(); })},
+      {"q_indptr-decreasing", kInvalid, "q_indptr", tables([](Tables& t) { t.q_indptr[1] = 4; })},
+      {"q_indptr-not-from-0", kInvalid, "q_indptr", tables([](Tables& t) { t.q_indptr[0] = 1; })},
+      {"q_indptr-negative", kInvalid, "q_indptr", tables([](Tables& t) { t.q_indptr[1] = -1; })},
+      {"page_indptr-too-short", kInvalid, "page_indptr",
+       tables([](Tables& t) { t.page_indptr.pop_back(); })},
+      {"page_indptr-decreasing", kInvalid, "page_indptr",
+       tables([](Tables& t) { t.page_indptr[1] = 1000; })},
+      {"page_indptr-negative", kInvalid, "page_indptr",
+       tables([](Tables& t) { t.page_indptr[0] = -1; })},
+      {"page_indptr-past-the-ids", kInvalid, "page_indptr",
+       tables([](Tables& t) { t.page_ids.pop_back(); })},
+      {"page_id-negative", kInvalid, "page_ids", tables([](Tables& t) { t.page_ids[2] = -1; })},
+      {"page_id-out-of-range", kInvalid, "num_pages",
+       tables([](Tables& t) { t.page_ids[2] = static_cast<int32_t>(t.num_pages); })},
+      {"page_id-largest", kInvalid, "page_ids",
+       tables([](Tables& t) { t.page_ids[2] = std::numeric_limits<int32_t>::min(); })},
+      {"kv_len-beyond-the-table", kInvalid, "kv_len", tables([](Tables& t) { t.kv_len[0] = 65; })},
+      {"kv_len-negative", kInvalid, "kv_len", tables([](Tables& t) { t.kv_len[1] = -1; })},
+      {"kv_len-huge", kInvalid, "kv_len",
+       tables([](Tables& t) { t.kv_len[1] = std::numeric_limits<int32_t>::max(); })},
+      {"page_tokens-0", kInvalid, "page_tokens", tables([](Tables& t) { t.page_tokens = 0; })},
+      {"page_tokens-12", kInvalid, "page_tokens", tables([](Tables& t) { t.page_tokens = 12; })},
+      {"page_tokens-512", kInvalid, "page_tokens", tables([](Tables& t) { t.page_tokens = 512; })},
+  };
+}
+
+std::vector<Misuse> plan_misuses() {
+  constexpr auto kInvalid = ErrorCode::kInvalidArgument;
+  static const std::vector<VisibleRange> kTwoRanges(2);
+  const auto spec = [](auto spoil) { return [spoil](Inputs& inputs) { spoil(inputs.spec); }; };
+  return {
+      {"head_dim-100", ErrorCode::kUnsupported, "head_dim",
+       spec([](AttentionSpec& s) { s.head_dim = 100; })},
+      {"head_dim-264", ErrorCode::kUnsupported, "head_dim",
+       spec([](AttentionSpec& s) { s.head_dim = 264; })},
+      {"head_dim-0", kInvalid, "head_dim", spec([](AttentionSpec& s) { s.head_dim = 0; })},
+      {"q_heads-not-a-multiple", kInvalid, "q_heads",
+       spec([](AttentionSpec& s) { s.q_heads = 7; })},
+      {"q_heads-0", kInvalid, "q_heads", spec([](AttentionSpec& s) { s.q_heads = 0; })},
+      {"kv_heads-0", kInvalid, "kv_heads", spec([](AttentionSpec& s) { s.kv_heads = 0; })},
+      {"kv_heads-negative", kInvalid, "kv_heads", spec([](AttentionSpec& s) { s.kv_heads = -2; })},
+      {"dtype-unknown", kInvalid, "dtype",
+       spec([](AttentionSpec& s) { s.dtype = static_cast<DType>(9); })},
+      {"window-negative", kInvalid, "window", spec([](AttentionSpec& s) { s.window = -1; })},
+      {"scale-nan", kInvalid, "scale",
+       spec([](AttentionSpec& s) { s.scale = std::numeric_limits<float>::quiet_NaN(); })},
+      {"visible-wrong-length", kInvalid, "visible",
+       spec([](AttentionSpec& s) { s.visible = kTwoRanges; })},
+      {"cut_tokens-0", kInvalid, "cut_tokens",
+       [](Inputs& inputs) { inputs.options = {.batch_invariant = true, .cut_tokens = 0}; }},
+      {"cut_tokens-uneven", kInvalid, "cut_tokens",
+       [](Inputs& inputs) { inputs.options = {.batch_invariant = true, .cut_tokens = 100}; }},
+  };
+}
+
+std::vector<Misuse> attend_misuses() {
+  constexpr auto kInvalid = ErrorCode::kInvalidArgument;
+  const auto args = [](auto spoil) {
+    return [spoil](Inputs& inputs) { inputs.spoil_args = spoil; };
+  };
+  return {
+      {"q-null", kInvalid, "q", args([](AttendArgs& a) { a.q.data = nullptr; })},
+      {"k-null", kInvalid, "k", args([](AttendArgs& a) { a.k = nullptr; })},
+      {"v-null", kInvalid, "v", args([](AttendArgs& a) { a.v = nullptr; })},
+      {"out-null", kInvalid, "out", args([](AttendArgs& a) { a.out.data = nullptr; })},
+      {"q-rows-overlap", kInvalid, "q", args([](AttendArgs& a) { a.q.head_stride = 8; })},
+      {"out-heads-overlap", kInvalid, "out",
+       args([](AttendArgs& a) { a.out.row_stride = 512, a.out.head_stride = 32; })},
+      {"out-rows-overlap", kInvalid, "out",
+       args([](AttendArgs& a) { a.out.row_stride = 64, a.out.head_stride = 64; })},
+      {"kv-head_dim", kInvalid, "head_dim", args([](AttendArgs& a) { a.kv.head_dim = 32; })},
+      {"kv-kv_heads", kInvalid, "kv_heads", args([](AttendArgs& a) { a.kv.kv_heads = 1; })},
+      {"kv-page_tokens", kInvalid, "page_tokens",
+       args([](AttendArgs& a) { a.kv.page_tokens = 8; })},
+      {"kv-num_pages", kInvalid, "num_pages", args([](AttendArgs& a) { a.kv.num_pages = 1; })},
+      {"kv-token_stride", kInvalid, "token_stride",
+       args([](AttendArgs& a) { a.kv.token_stride = 8; })},
+      {"page_ids-too-few", kInvalid, "page_ids",
+       args([](AttendArgs& a) { a.page_ids = a.page_ids.first(3); })},
+      {"workspace-too-small", kInvalid, "workspace",
+       args([](AttendArgs& a) { a.workspace = a.workspace.first(a.workspace.size() - 1); })},
+      {"workspace-not-aligned", kInvalid, "workspace", args([](AttendArgs& a) {
+         a.workspace = {a.workspace.data() + 4, a.workspace.size()};
+       })},
+      {"plan-empty", kInvalid, "plan", [](Inputs& inputs) { inputs.default_plan = true; }},
+      {"plan-for-another-device", ErrorCode::kTypeMismatch, "plan",
+       [](Inputs& inputs) { inputs.profile = h100_profile(); }},
+  };
+}
+
+/// Runs the spoilt inputs; nothing may be written before they are refused.
+Outcome refuse(const Misuse& misuse) {
+  Outcome outcome;
+  outcome.runs = 1;
+  Inputs inputs = valid_inputs();
+  misuse.spoil(inputs);
+  const Case& problem = inputs.problem;
+  std::vector<uint16_t> out(3 * 8 * 64, 0x7fc0);
+  std::vector<float> lse(3 * 8, 42.0f);
+  try {
+    const Forest forest = discover(problem.tables.batch());
+    Plan work;
+    if (!inputs.default_plan) work = plan(forest, inputs.spec, inputs.profile, inputs.options);
+    const size_t bytes = inputs.default_plan ? 0 : work.workspace_bytes();
+    Buffer workspace(bytes + Buffer::kAlignment);
+    AttendArgs args;
+    args.q = problem.q_view();
+    args.k = problem.k.data();
+    args.v = problem.v.data();
+    args.kv = problem.kv();
+    args.page_ids = problem.tables.page_ids;
+    args.out = {out.data(), 0, 0};
+    args.lse = lse.data();
+    args.workspace = workspace.span().first(bytes);
+    inputs.spoil_args(args);
+    CpuExecutor executor(2);
+    attend(work, args, executor);
+    outcome.fail("was accepted");
+  } catch (const Error& error) {
+    outcome.expect(error.code == misuse.code,
+                   fmt::format("error code {}, want {}: {}", static_cast<int>(error.code),
+                               static_cast<int>(misuse.code), error.message));
+    outcome.expect(error.message.find(misuse.argument) != std::string::npos,
+                   fmt::format("does not name '{}': {}", misuse.argument, error.message));
+  }
+  outcome.expect(std::all_of(out.begin(), out.end(), [](uint16_t x) { return x == 0x7fc0; }) &&
+                     std::all_of(lse.begin(), lse.end(), [](float x) { return x == 42.0f; }),
+                 "something was written");
+  return outcome;
+}
+
+}  // namespace
+
+std::vector<SuiteCase> misuse_cases() {
+  std::vector<SuiteCase> cases;
+  for (const auto& group : {table_misuses(), plan_misuses(), attend_misuses()}) {
+    for (const Misuse& misuse : group) {
+      cases.push_back(
+          {"edges", "14-misuse/" + misuse.name, [misuse](Runner&) { return refuse(misuse); }});
+    }
+  }
+  return cases;
+}
+
+}  // namespace pando::cases

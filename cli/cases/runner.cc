@@ -1,0 +1,230 @@
+#include "cases/runner.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "cases/parallel.h"
+#include "cases/rng.h"
+#include "core/check.h"
+#include "core/mask.h"
+#include "pando/profile.h"
+
+namespace pando::cases {
+namespace {
+
+constexpr int kPoison = 0xff;  // every element of ones is a NaN in all three dtypes
+constexpr size_t kGuardBytes = 64;
+
+Buffer poisoned(size_t bytes) {
+  Buffer buffer(bytes + kGuardBytes);
+  std::memset(buffer.data(), kPoison, buffer.size());
+  return buffer;
+}
+
+bool is_poison(const std::byte* data, size_t bytes) {
+  return std::all_of(data, data + bytes, [](std::byte b) { return b == std::byte{kPoison}; });
+}
+
+/// Strides of an output and its size in elements.
+struct OutShape {
+  int64_t rows, heads, head_dim, row_stride, head_stride;
+  int64_t elements() const { return rows * row_stride; }
+};
+
+OutShape out_shape(const Case& problem, bool strided) {
+  const AttentionSpec& spec = problem.spec;
+  const int64_t gap = strided ? 8 : 0;
+  const int64_t head_stride = spec.head_dim + gap;
+  return {problem.tables.q_rows(), spec.q_heads, spec.head_dim,
+          spec.q_heads * head_stride + 2 * gap, head_stride};
+}
+
+/// Everything that is not an output row must still be poison; returns what is not.
+std::string find_overrun(const Output& output, const OutShape& shape, int64_t element) {
+  const std::byte* data = output.out.data();
+  for (int64_t row = 0; row < shape.rows; ++row) {
+    const int64_t row_begin = row * shape.row_stride;
+    int64_t written = row_begin;
+    for (int64_t head = 0; head <= shape.heads; ++head) {
+      const int64_t next =
+          head < shape.heads ? row_begin + head * shape.head_stride : row_begin + shape.row_stride;
+      if (!is_poison(data + written * element, (next - written) * element)) {
+        return fmt::format("attend wrote beside row {} of out", row);
+      }
+      written = next + shape.head_dim;
+    }
+  }
+  if (!is_poison(data + shape.elements() * element, kGuardBytes)) {
+    return "attend wrote past the end of out";
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string_view sharing_name(Sharing sharing) {
+  switch (sharing) {
+    case Sharing::kAuto: return "auto";
+    case Sharing::kNone: return "none";
+    case Sharing::kAll: return "all";
+  }
+  return "unknown";
+}
+
+std::string run_name(const RunOptions& options) {
+  std::string name(sharing_name(options.plan.sharing));
+  if (options.plan.batch_invariant) name += "+invariant";
+  if (options.strided) name += "+strided";
+  if (!options.want_lse) name += "+nolse";
+  if (options.threads > 0) name += fmt::format("/{}", options.threads);
+  return name;
+}
+
+CpuExecutor& Runner::executor(int threads) {
+  auto& slot = executors_[threads];
+  if (!slot) slot = std::make_unique<CpuExecutor>(threads);
+  return *slot;
+}
+
+Planner& Runner::planner(int threads) {
+  auto& slot = planners_[threads];
+  if (!slot) slot = std::make_unique<Planner>(cpu_profile(threads));
+  return *slot;
+}
+
+Output Runner::attend(const Case& problem, const RunOptions& options) {
+  const AttentionSpec spec = problem.attention();
+  const BatchView batch = problem.tables.batch();
+  forest_.discover(batch);
+  planner(options.threads).plan(forest_, spec, options.plan, plan_);
+
+  const OutShape shape = out_shape(problem, options.strided);
+  const int64_t element = dtype_bytes(spec.dtype);
+  Output output;
+  output.out = poisoned(shape.elements() * element);
+  output.row_stride = shape.row_stride;
+  output.head_stride = shape.head_stride;
+  if (options.want_lse) {
+    output.lse.assign(shape.rows * shape.heads + 1, std::numeric_limits<float>::quiet_NaN());
+  }
+  const size_t workspace_bytes = plan_.workspace_bytes();
+  Buffer workspace = poisoned(workspace_bytes);
+
+  AttendArgs args;
+  args.q = problem.q_view();
+  args.k = problem.k.data();
+  args.v = problem.v.data();
+  args.kv = problem.kv();
+  args.page_ids = batch.page_ids;
+  args.out = {output.out.data(), output.row_stride, output.head_stride};
+  args.lse = options.want_lse ? output.lse.data() : nullptr;
+  args.workspace = workspace.span().first(workspace_bytes);
+  pando::attend(plan_, args, executor(options.threads));
+
+  output.overrun = find_overrun(output, shape, element);
+  if (!is_poison(workspace.data() + workspace_bytes, kGuardBytes)) {
+    output.overrun = "attend wrote past the end of workspace";
+  }
+  if (options.want_lse) {
+    if (!std::isnan(output.lse.back())) output.overrun = "attend wrote past the end of lse";
+    output.lse.pop_back();
+  }
+  return output;
+}
+
+bool same_row_bits(const Case& problem, const Output& a, int32_t row_a, const Output& b,
+                   int32_t row_b) {
+  const AttentionSpec& spec = problem.spec;
+  const int64_t element = dtype_bytes(spec.dtype);
+  for (int64_t head = 0; head < spec.q_heads; ++head) {
+    if (std::memcmp(a.out.data() + (row_a * a.row_stride + head * a.head_stride) * element,
+                    b.out.data() + (row_b * b.row_stride + head * b.head_stride) * element,
+                    spec.head_dim * element) != 0) {
+      return false;
+    }
+  }
+  return a.lse.empty() || b.lse.empty() ||
+         std::memcmp(a.lse.data() + int64_t{row_a} * spec.q_heads,
+                     b.lse.data() + int64_t{row_b} * spec.q_heads,
+                     spec.q_heads * sizeof(float)) == 0;
+}
+
+bool same_bits(const Case& problem, const Output& a, const Output& b) {
+  for (int32_t row = 0; row < problem.tables.q_rows(); ++row) {
+    if (!same_row_bits(problem, a, row, b, row)) return false;
+  }
+  return true;
+}
+
+Reference::Reference(const Case& problem, std::vector<int32_t> q_rows) : problem_(problem) {
+  if (q_rows.empty()) {
+    q_rows.resize(problem.tables.q_rows());
+    std::iota(q_rows.begin(), q_rows.end(), 0);
+  }
+  const Problem inputs = problem.problem();
+  const auto rows = static_cast<int64_t>(q_rows.size());
+  const int64_t row_lse = problem.spec.q_heads;
+  const int64_t row_out = row_lse * problem.spec.head_dim;
+  const auto allocate = [&](ReferenceResult& result) {
+    result.q_rows = q_rows;
+    result.out.resize(rows * row_out);
+    result.lse.resize(rows * row_lse);
+  };
+  ReferenceResult rounded;
+  allocate(exact_);
+  allocate(rounded);
+  const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(64, rows / 16));
+  parallel_for((rows + chunk - 1) / chunk, [&](int64_t i) {
+    const int64_t begin = i * chunk;
+    const std::span some = std::span(q_rows).subspan(begin, std::min(chunk, rows - begin));
+    const auto place = [&](const ReferenceResult& part, ReferenceResult& whole) {
+      std::copy(part.out.begin(), part.out.end(), whole.out.begin() + begin * row_out);
+      std::copy(part.lse.begin(), part.lse.end(), whole.lse.begin() + begin * row_lse);
+    };
+    place(oracle(inputs, some), exact_);
+    place(rounded_reference(inputs, some), rounded);
+  });
+  rounded_ = error_stats(rounded, exact_);
+}
+
+CheckResult Reference::check(const Output& output) const {
+  const AttentionSpec spec = problem_.attention();
+  const ReferenceResult got = gather_result(spec, output.view(), output.lse_or_null(), exact_);
+  return {error_stats(got, exact_), rounded_, tolerance(rounded_, spec.dtype)};
+}
+
+std::vector<int32_t> sample_rows(const Case& problem, int64_t budget, uint64_t seed) {
+  const Tables& tables = problem.tables;
+  const AttentionSpec spec = problem.attention();
+  std::vector<int32_t> rows;
+  std::vector<int64_t> cost(tables.q_rows());
+  for (int32_t s = 0; s < tables.sequences(); ++s) {
+    const int32_t q_len = tables.q_indptr[s + 1] - tables.q_indptr[s];
+    for (int32_t row = 0; row < q_len; ++row) {
+      const int32_t q_row = tables.q_indptr[s] + row;
+      const VisibleRange range = visible_range(spec, q_row, row, q_len, tables.kv_len[s]);
+      cost[q_row] = int64_t{range.end - range.begin + 1} * spec.q_heads * spec.head_dim;
+      rows.push_back(q_row);
+    }
+  }
+  if (std::accumulate(cost.begin(), cost.end(), int64_t{0}) <= budget) return rows;
+  Rng rng(seed);
+  rng.shuffle(rows);
+  const auto to_front = [&](int32_t row, size_t place) {
+    std::iter_swap(rows.begin() + place, std::find(rows.begin(), rows.end(), row));
+  };
+  to_front(0, 0);
+  to_front(tables.q_rows() - 1, 1);
+  size_t kept = 0;
+  for (int64_t spent = 0; kept < rows.size() && (kept < 2 || spent < budget); ++kept) {
+    spent += cost[rows[kept]];
+  }
+  rows.resize(kept);
+  std::sort(rows.begin(), rows.end());
+  return rows;
+}
+
+}  // namespace pando::cases

@@ -1,0 +1,73 @@
+// The edges suite: inputs that broke attention libraries, each widened to its kind.
+#include "cases/edges.h"
+#include "core/check.h"
+
+namespace pando::cases {
+namespace {
+
+void append(std::vector<SuiteCase>& to, const std::vector<SuiteCase>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
+
+Outcome skip(const std::string& why) {
+  Outcome outcome;
+  outcome.status = Status::kSkipped;
+  outcome.note = why;
+  return outcome;
+}
+
+}  // namespace
+
+std::string Kind::name() const {
+  return fmt::format("{}/{}", dtype_name(dtype), order == KvOrder::kHnd ? "hnd" : "nhd");
+}
+
+std::vector<Kind> edge_kinds(bool quick) {
+  if (quick) return {Kind{}};
+  std::vector<Kind> kinds;
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) kinds.push_back({dtype, order});
+  }
+  return kinds;
+}
+
+Case edge_case(const Kind& kind, Tables tables, int32_t q_heads, int32_t kv_heads,
+               int32_t head_dim) {
+  Case problem;
+  problem.tables = std::move(tables);
+  problem.spec.q_heads = q_heads;
+  problem.spec.kv_heads = kv_heads;
+  problem.spec.head_dim = head_dim;
+  problem.spec.dtype = kind.dtype;
+  problem.order = kind.order;
+  return problem;
+}
+
+Tables edge_tables(const ForestShape& shape, int32_t page_tokens) {
+  Rng rng(page_tokens);
+  return page_tables(shape, {.page_tokens = page_tokens}, rng);
+}
+
+Outcome verify_edge(Case problem, Runner& runner) {
+  fill_data(problem, {.seed = 7});
+  return verify_case(problem, all_modes(), runner, 1 << 24);
+}
+
+void add_kinds(std::vector<SuiteCase>& to, const std::string& name, const SuiteOptions& options,
+               const std::function<Outcome(const Kind&, Runner&)>& run) {
+  for (const Kind& kind : edge_kinds(options.quick)) {
+    to.push_back({"edges", name + "/" + kind.name(),
+                  [kind, run](Runner& runner) { return run(kind, runner); }});
+  }
+}
+
+std::vector<SuiteCase> edges_suite(const SuiteOptions& options) {
+  std::vector<SuiteCase> cases = edge_values(options);
+  append(cases, edge_shapes(options));
+  append(cases, misuse_cases());
+  cases.push_back({"edges", "15-wrong-current-device",
+                   [](Runner&) { return skip("needs two GPUs: the CPU has no current device"); }});
+  return cases;
+}
+
+}  // namespace pando::cases
