@@ -11,14 +11,14 @@ namespace pando {
 
 /// A maximal run of pages that the same set of sequences holds at the same positions.
 struct Segment {
-  int32_t parent = -1;     ///< index of the segment that precedes it, -1 at the start of a sequence
-  int32_t depth = 0;       ///< number of segments before it
-  int32_t token_begin = 0; ///< position of its first token, a multiple of page_tokens
-  int32_t token_end = 0;   ///< one past its last token: of the longest sequence that reaches it
-  int32_t seq_begin = 0;   ///< its sequences are order()[seq_begin .. seq_end)
-  int32_t seq_own_end = 0; ///< of these, [seq_begin, seq_own_end) end in this segment
+  int32_t parent = -1;  ///< index of the segment that precedes it, -1 at the start of a sequence
+  int32_t depth = 0;    ///< number of segments before it
+  int32_t token_begin = 0;  ///< position of its first token, a multiple of page_tokens
+  int32_t token_end = 0;    ///< one past its last token: of the longest sequence that reaches it
+  int32_t seq_begin = 0;    ///< its sequences are order()[seq_begin .. seq_end)
+  int32_t seq_own_end = 0;  ///< of these, [seq_begin, seq_own_end) end in this segment
   int32_t seq_end = 0;
-  int32_t sequence = 0;    ///< one of its sequences: the one whose page table names its pages
+  int32_t sequence = 0;  ///< one of its sequences: the one whose page table names its pages
 
   int32_t tokens() const { return token_end - token_begin; }
   int32_t sequences() const { return seq_end - seq_begin; }

@@ -1,6 +1,7 @@
 // The work list of one attend call: what is shared, how it is split, how partials merge, and why.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -24,7 +25,8 @@ enum class Sharing : int32_t {
 struct PlanOptions {
   Sharing sharing = Sharing::kAuto;
   /// A sequence's output is bitwise the same whoever else is in the batch and whatever is shared:
-  /// kv is cut at multiples of cut_tokens, only whole cuts are shared, partials merge left to right.
+  /// kv is cut at multiples of cut_tokens, only whole cuts are shared, partials merge left to
+  /// right.
   bool batch_invariant = false;
   int32_t cut_tokens = 512;  ///< multiple of the profile's kv_tile and of page_tokens
 };
@@ -42,13 +44,13 @@ struct PlanRow {
 /// `h * group + p % group`. Token `t` lies in page `page_ids[page_offset + t / page_tokens]`,
 /// slot `t % page_tokens`.
 struct WorkItem {
-  int64_t page_offset;   ///< index in page_ids of the page that holds position 0
+  int64_t page_offset;  ///< index in page_ids of the page that holds position 0
   int32_t token_begin;
-  int32_t token_end;     ///< never past the end of every sequence in the tile
+  int32_t token_end;  ///< never past the end of every sequence in the tile
   int32_t packed_begin;
   int32_t packed_end;
-  int32_t partial;       ///< partial slot of packed_begin; -1: the tile is written to out
-  int32_t full;          ///< 1 when every row sees every token, so that no mask is needed
+  int32_t partial;  ///< partial slot of packed_begin; -1: the tile is written to out
+  int32_t full;     ///< 1 when every row sees every token, so that no mask is needed
 };
 
 /// Packed rows whose result is the merge, in order, of the same sources.
@@ -62,18 +64,18 @@ struct MergeGroup {
 
 /// Why a segment is or is not shared.
 enum class Reason : int32_t {
-  kShared = 0,            ///< read once for all its rows
-  kMergeCostsMore = 1,    ///< partials and merging cost more than reading again
-  kPlanSlower = 2,        ///< sharing as a whole was predicted slower than no sharing
-  kSharingOff = 3,        ///< PlanOptions::sharing is kNone
-  kNotWholeCut = 4,       ///< batch-invariant, and shorter than the next whole cut
-  kInvisible = 5,         ///< outside every row's visible range: nobody reads it
+  kShared = 0,          ///< read once for all its rows
+  kMergeCostsMore = 1,  ///< partials and merging cost more than reading again
+  kPlanSlower = 2,      ///< sharing as a whole was predicted slower than no sharing
+  kSharingOff = 3,      ///< PlanOptions::sharing is kNone
+  kNotWholeCut = 4,     ///< batch-invariant, and shorter than the next whole cut
+  kInvisible = 5,       ///< outside every row's visible range: nobody reads it
 };
 std::string_view reason_text(Reason reason);
 
 /// One record for each segment that two or more sequences hold.
 struct Decision {
-  int32_t segment;      ///< index in forest.segments()
+  int32_t segment;  ///< index in forest.segments()
   int32_t parent;
   int32_t token_begin;
   int32_t token_end;
@@ -86,45 +88,56 @@ struct Decision {
 };
 
 struct PlanCost {
-  double predicted_us;           ///< of this plan
-  double predicted_unshared_us;  ///< of the same batch without sharing
-  double roof_us;                ///< max(bytes once / bandwidth, FLOPs / peak)
-  int64_t kv_bytes;              ///< KV bytes read by this plan
-  int64_t unshared_kv_bytes;     ///< KV bytes read without sharing
-  int64_t io_bytes;              ///< q and out
-  int64_t partial_bytes;         ///< partials written and read back
-  int64_t flops;                 ///< useful: 4 * head_dim for each visible (row, head, token)
-  int64_t padded_flops;          ///< with rows padded to the device's granule
-  int64_t unshared_padded_flops;
+  double predicted_us = 0;           ///< of this plan
+  double predicted_unshared_us = 0;  ///< of the same batch without sharing
+  double roof_us = 0;                ///< max(bytes once / bandwidth, FLOPs / peak)
+  int64_t kv_bytes = 0;              ///< KV bytes read by this plan
+  int64_t unshared_kv_bytes = 0;     ///< KV bytes read without sharing
+  int64_t io_bytes = 0;              ///< q and out
+  int64_t partial_bytes = 0;         ///< partials written and read back
+  int64_t flops = 0;                 ///< useful: 4 * head_dim for each visible (row, head, token)
+  int64_t padded_flops = 0;          ///< with rows padded to the device's granule
+  int64_t unshared_padded_flops = 0;
 };
 
 /// The head of a plan's flat buffer; sections follow at the given byte offsets.
 struct PlanHeader {
   static constexpr uint32_t kMagic = 0x4f444e50;  // "PNDO"
   static constexpr uint32_t kVersion = 1;
-  uint32_t magic;
-  uint32_t version;
-  int64_t total_bytes;
-  int64_t rows_offset, items_offset, merges_offset, sources_offset, decisions_offset;
-  int32_t rows, items, merges, sources, decisions;
-  int32_t partial_slots;  ///< per kv head
-  int32_t q_heads, kv_heads, head_dim;
-  DType dtype;
-  float scale;
-  int32_t page_tokens;
-  int32_t max_page_id;
-  int32_t sequences;
-  int32_t batch_invariant;
-  Backend backend;
-  int32_t workers;
-  int32_t row_tile;
-  int32_t kv_tile;
-  int32_t narrow_rows;  ///< tiles of at most so many packed rows use the narrow kernel
-  int64_t page_table_len;      ///< page_ids must hold at least so many ids
-  int64_t partials_bytes;      ///< workspace: fp32 [kv_heads][partial_slots][head_dim], then lse
-  int64_t scratch_bytes;       ///< workspace: per worker
+
+  uint32_t magic = kMagic;
+  uint32_t version = kVersion;
+  int64_t total_bytes = 0;
+  int64_t rows_offset = 0;
+  int64_t items_offset = 0;
+  int64_t merges_offset = 0;
+  int64_t sources_offset = 0;
+  int64_t decisions_offset = 0;
+  int32_t rows = 0;
+  int32_t items = 0;
+  int32_t merges = 0;
+  int32_t sources = 0;
+  int32_t decisions = 0;
+  int32_t partial_slots = 0;  ///< per kv head
+  int32_t q_heads = 1;
+  int32_t kv_heads = 1;
+  int32_t head_dim = 0;
+  DType dtype = DType::kF32;
+  float scale = 1;
+  int32_t page_tokens = 1;
+  int32_t max_page_id = -1;
+  int32_t sequences = 0;
+  int32_t batch_invariant = 0;
+  Backend backend = Backend::kCpu;
+  int32_t workers = 1;
+  int32_t row_tile = 1;
+  int32_t kv_tile = 1;
+  int32_t narrow_rows = 0;     ///< tiles of at most so many packed rows use the narrow kernel
+  int64_t page_table_len = 0;  ///< page_ids must hold at least so many ids
+  int64_t partials_bytes = 0;  ///< workspace: fp32 [kv_heads][partial_slots][head_dim], then lse
+  int64_t scratch_bytes = 0;   ///< workspace: per worker
   PlanCost cost;
-  std::array<char, 64> device;
+  std::array<char, 64> device{};
 };
 
 /// An immutable, flat, relocatable work list: a pure function of forest, spec, profile, options.
@@ -132,6 +145,7 @@ class Plan {
  public:
   Plan() = default;
 
+  /// Of an empty plan when default-constructed.
   const PlanHeader& header() const;
   std::span<const PlanRow> rows() const;
   std::span<const WorkItem> items() const;
@@ -150,7 +164,10 @@ class Plan {
 
  private:
   friend class Planner;
-  std::vector<std::byte> buffer_;  // default-initialised blocks; empty for a default plan
+  struct alignas(64) Block {
+    std::byte bytes[64];
+  };
+  std::vector<Block> blocks_;  // empty for a default plan
 };
 
 /// Makes plans and keeps its scratch memory, so that replanning stops allocating.
@@ -162,7 +179,8 @@ class Planner {
   Planner& operator=(Planner&&) noexcept;
 
   /// Throws kInvalidArgument or kUnsupported; `into` is then unchanged.
-  void plan(const Forest& forest, const AttentionSpec& spec, const PlanOptions& options, Plan& into);
+  void plan(const Forest& forest, const AttentionSpec& spec, const PlanOptions& options,
+            Plan& into);
   const DeviceProfile& profile() const;
 
  private:

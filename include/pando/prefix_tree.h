@@ -47,7 +47,8 @@ class PrefixTree {
   PrefixTree(const PrefixTree&) = delete;
   PrefixTree& operator=(const PrefixTree&) = delete;
 
-  /// Number of leading tokens whose pages are cached (a multiple of page_tokens). Does not touch LRU.
+  /// Number of leading tokens whose pages are cached (a multiple of page_tokens). Does not touch
+  /// LRU.
   int32_t match(std::span<const int32_t> tokens) const;
   /// Starts a sequence of these tokens. Throws kOutOfPages, and changes nothing, when they do not
   /// fit even after evicting all that can be.
@@ -64,8 +65,8 @@ class PrefixTree {
   std::span<const int32_t> pages(SequenceId sequence) const;
   int32_t length(SequenceId sequence) const;  ///< tokens
   int32_t live_sequences() const;
-  int32_t cached_pages() const;     ///< pages the tree itself holds a reference to
-  int64_t evicted_pages() const;    ///< since construction
+  int32_t cached_pages() const;   ///< pages the tree itself holds a reference to
+  int64_t evicted_pages() const;  ///< since construction
 
  private:
   struct State;

@@ -29,16 +29,16 @@ struct KernelRate {
 struct DeviceProfile {
   std::array<char, 64> name{};  ///< zero-terminated, for reports
   Backend backend = Backend::kCpu;
-  int32_t workers = 1;            ///< threads, or resident thread blocks
-  int32_t row_tile = 128;         ///< packed query rows that one item takes at most
-  int32_t kv_tile = 64;           ///< tokens a kernel takes at once; splits are multiples of it
-  double launch_us = 0;           ///< fixed cost of one attend
-  double item_us = 0;             ///< fixed cost of one item at one kv head
-  double partial_row_us = 0;      ///< writing, reading and merging one partial row of 128 dims
-  double dram_bytes_per_us = 0;   ///< all workers together
-  double cache_bytes_per_us = 0;  ///< all workers together, for bytes read again soon
-  int64_t cache_bytes = 0;        ///< a segment up to this size is read again from cache
-  double peak_flops_per_us = 0;   ///< all workers together; the roof
+  int32_t workers = 1;                ///< threads, or resident thread blocks
+  int32_t row_tile = 128;             ///< packed query rows that one item takes at most
+  int32_t kv_tile = 64;               ///< tokens a kernel takes at once; splits are multiples of it
+  double launch_us = 0;               ///< fixed cost of one attend
+  double item_us = 0;                 ///< fixed cost of one item at one kv head
+  double partial_row_us = 0;          ///< writing, reading and merging one partial row of 128 dims
+  double dram_bytes_per_us = 0;       ///< all workers together
+  double cache_bytes_per_us = 0;      ///< all workers together, for bytes read again soon
+  int64_t cache_bytes = 0;            ///< a segment up to this size is read again from cache
+  double peak_flops_per_us = 0;       ///< all workers together; the roof
   std::array<KernelRate, 3> rates{};  ///< by DType
 };
 

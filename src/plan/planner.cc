@@ -1,1 +1,237 @@
-// placeholder
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/check.h"
+#include "pando/plan.h"
+#include "plan/cost_model.h"
+#include "plan/runs.h"
+#include "plan/scratch.h"
+#include "plan/splitter.h"
+#include "plan/work_list.h"
+
+namespace pando {
+namespace {
+
+void check_heads(const AttentionSpec& spec, Backend backend) {
+  require(spec.kv_heads >= 1, "kv_heads: got {}, want 1 or more", spec.kv_heads);
+  require(spec.q_heads >= 1 && spec.q_heads % spec.kv_heads == 0,
+          "q_heads: got {}, want a positive multiple of kv_heads, {}", spec.q_heads, spec.kv_heads);
+  require(spec.dtype == DType::kF32 || spec.dtype == DType::kBF16 || spec.dtype == DType::kF16,
+          "dtype: got code {}, want fp32 (0), bf16 (1) or fp16 (2)",
+          static_cast<int32_t>(spec.dtype));
+  require(spec.head_dim >= 1, "head_dim: got {}, want 1 or more", spec.head_dim);
+  if (backend == Backend::kCpu) {
+    if (spec.head_dim % 8 == 0 && spec.head_dim <= 256) return;
+    fail(ErrorCode::kUnsupported,
+         "head_dim: got {}, the CPU backend supports multiples of 8 up to 256", spec.head_dim);
+  }
+  if (spec.head_dim != 64 && spec.head_dim != 128) {
+    fail(ErrorCode::kUnsupported, "head_dim: got {}, the CUDA backend supports 64 and 128",
+         spec.head_dim);
+  }
+  if (spec.dtype == DType::kF32) {
+    fail(ErrorCode::kUnsupported, "dtype: got fp32, the CUDA backend supports bf16 and fp16");
+  }
+}
+
+void check_spec(const AttentionSpec& spec, const Forest& forest, Backend backend) {
+  check_heads(spec, backend);
+  const float scale = spec.scale_or_default();
+  require(std::isfinite(scale), "scale: got {}, want a finite number", scale);
+  require(spec.window >= 0, "window: got {}, want 0 (no window) or more", spec.window);
+  if (!spec.visible.empty()) {
+    require(spec.visible.size() == static_cast<size_t>(forest.q_rows()),
+            "visible: got {} ranges, want one for each of the {} query rows", spec.visible.size(),
+            forest.q_rows());
+    require(spec.window == 0, "window: got {} beside visible, which replaces it; want 0",
+            spec.window);
+  }
+  require(int64_t{forest.q_rows()} * spec.group() <= std::numeric_limits<int32_t>::max(),
+          "q_heads: {} query rows x a group of {} exceed 2^31 - 1 packed rows", forest.q_rows(),
+          spec.group());
+}
+
+void check_options(const PlanOptions& options, const DeviceProfile& profile, int32_t page_tokens) {
+  require(options.sharing == Sharing::kAuto || options.sharing == Sharing::kNone ||
+              options.sharing == Sharing::kAll,
+          "sharing: got code {}, want auto (0), none (1) or all (2)",
+          static_cast<int32_t>(options.sharing));
+  if (!options.batch_invariant) return;
+  require(options.cut_tokens >= 1 && options.cut_tokens % profile.kv_tile == 0 &&
+              options.cut_tokens % page_tokens == 0,
+          "cut_tokens: got {}, want a positive multiple of the kv tile, {}, and of page_tokens, {}",
+          options.cut_tokens, profile.kv_tile, page_tokens);
+}
+
+void check_profile(const DeviceProfile& profile) {
+  require(profile.workers >= 1, "profile.workers: got {}, want 1 or more", profile.workers);
+  require(profile.row_tile >= 1, "profile.row_tile: got {}, want 1 or more", profile.row_tile);
+  require(profile.kv_tile >= 1 && std::has_single_bit(static_cast<uint32_t>(profile.kv_tile)),
+          "profile.kv_tile: got {}, want a power of two", profile.kv_tile);
+  for (const double rate :
+       {profile.dram_bytes_per_us, profile.cache_bytes_per_us, profile.peak_flops_per_us}) {
+    require(rate > 0 && std::isfinite(rate),
+            "profile: got a bandwidth or peak of {}, want a positive number", rate);
+  }
+  for (const KernelRate& rate : profile.rates) {
+    require(rate.row_granule >= 1, "profile.rates: got a row_granule of {}, want 1 or more",
+            rate.row_granule);
+  }
+}
+
+int64_t align(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
+
+}  // namespace
+
+struct Planner::State {
+  DeviceProfile profile;
+  RowOrder order;
+  SharingDecider sharing;
+  std::vector<Decision> decisions;
+  std::vector<int32_t> scratch;
+  std::vector<Run> runs, unshared_runs;
+  Splitter splitter, unshared_splitter;
+  WorkList list;
+
+  void lay_out(const AttentionSpec& spec, PlanHeader& header) const;
+  void write(const PlanHeader& header, std::byte* bytes) const;
+};
+
+/// Section sizes and offsets.
+void Planner::State::lay_out(const AttentionSpec& spec, PlanHeader& h) const {
+  h.rows = static_cast<int32_t>(order.rows.size());
+  h.items = static_cast<int32_t>(list.items().size());
+  h.merges = static_cast<int32_t>(list.merges().size());
+  h.sources = static_cast<int32_t>(list.sources().size());
+  h.decisions = static_cast<int32_t>(decisions.size());
+  int64_t at = align(sizeof(PlanHeader), 64);
+  const auto place = [&at](int64_t& offset, int64_t bytes) {
+    offset = at;
+    at = align(at + bytes, 64);
+  };
+  place(h.rows_offset, h.rows * int64_t{sizeof(PlanRow)});
+  place(h.items_offset, h.items * int64_t{sizeof(WorkItem)});
+  place(h.merges_offset, h.merges * int64_t{sizeof(MergeGroup)});
+  place(h.sources_offset, h.sources * int64_t{sizeof(int32_t)});
+  place(h.decisions_offset, h.decisions * int64_t{sizeof(Decision)});
+  h.total_bytes = at;
+  const int64_t slots = int64_t{h.partial_slots} * spec.kv_heads;
+  h.partials_bytes = align(slots * (spec.head_dim + 1) * int64_t{sizeof(float)}, 64);
+}
+
+void Planner::State::write(const PlanHeader& h, std::byte* bytes) const {
+  std::memset(bytes, 0, h.total_bytes);  // padding too: equal plans are equal bytes
+  std::memcpy(bytes, &h, sizeof(h));
+  const auto copy = [bytes](int64_t offset, const auto& entries) {
+    if (!entries.empty()) {
+      std::memcpy(bytes + offset, entries.data(), entries.size() * sizeof(entries[0]));
+    }
+  };
+  copy(h.rows_offset, order.rows);
+  copy(h.items_offset, list.items());
+  copy(h.merges_offset, list.merges());
+  copy(h.sources_offset, list.sources());
+  copy(h.decisions_offset, decisions);
+}
+
+Planner::Planner(DeviceProfile profile) : state_(std::make_unique<State>()) {
+  check_profile(profile);
+  state_->profile = profile;
+}
+Planner::~Planner() = default;
+Planner::Planner(Planner&&) noexcept = default;
+Planner& Planner::operator=(Planner&&) noexcept = default;
+
+const DeviceProfile& Planner::profile() const { return state_->profile; }
+
+void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOptions& options,
+                   Plan& into) {
+  State& s = *state_;
+  check_spec(spec, forest, s.profile.backend);
+  check_options(options, s.profile, forest.page_tokens());
+  const CostModel cost(s.profile, spec, options.batch_invariant);
+
+  s.order.build(forest, spec);
+  s.sharing.decide(forest, s.order, cost, options, s.decisions);
+  const auto split = [&](bool share, std::vector<Run>& runs, Splitter& splitter) {
+    const auto shared = share ? s.sharing.shared() : std::span<const uint8_t>{};
+    list_runs(forest, s.order, shared, options, s.scratch, runs);
+    splitter.split(runs, {s.order, cost, s.profile, options, forest.page_tokens(),
+                          s.sharing.memory_us(forest, cost, share)});
+  };
+  split(false, s.unshared_runs, s.unshared_splitter);
+  const Prediction unshared = s.unshared_splitter.prediction();
+  bool share = std::ranges::any_of(s.sharing.shared(), [](uint8_t shared) { return shared; });
+  if (share) {
+    split(true, s.runs, s.splitter);
+    if (options.sharing == Sharing::kAuto && s.splitter.prediction().us >= unshared.us) {
+      share = false;
+      for (Decision& decision : s.decisions) {
+        if (decision.reason == Reason::kShared) decision.reason = Reason::kPlanSlower;
+      }
+    }
+  }
+  const std::vector<Run>& runs = share ? s.runs : s.unshared_runs;
+  const Splitter& splitter = share ? s.splitter : s.unshared_splitter;
+  const Prediction& prediction = splitter.prediction();
+  require(prediction.partial_slots <= std::numeric_limits<int32_t>::max(),
+          "batch: the plan needs {} partial rows, more than 2^31 - 1", prediction.partial_slots);
+  s.list.build(runs, splitter.tiles(), forest.page_indptr(),
+               static_cast<int32_t>(cost.packed(forest.q_rows())));
+
+  int64_t seen = 0;
+  for (const PlanRow& row : s.order.rows) seen += row.visible_end - row.visible_begin;
+  const int64_t flops = seen * 4 * spec.q_heads * spec.head_dim;
+  const int64_t unique_bytes = s.sharing.unique_bytes(forest, cost);
+  const int64_t io_bytes =
+      2 * int64_t{forest.q_rows()} * spec.q_heads * spec.head_dim * dtype_bytes(spec.dtype);
+
+  PlanHeader h;
+  h.partial_slots = static_cast<int32_t>(prediction.partial_slots);
+  h.q_heads = spec.q_heads;
+  h.kv_heads = spec.kv_heads;
+  h.head_dim = spec.head_dim;
+  h.dtype = spec.dtype;
+  h.scale = spec.scale_or_default();
+  h.page_tokens = forest.page_tokens();
+  h.max_page_id = forest.max_page_id();
+  h.sequences = forest.sequences();
+  h.batch_invariant = options.batch_invariant;
+  h.backend = s.profile.backend;
+  h.workers = s.profile.workers;
+  h.row_tile = s.profile.row_tile;
+  h.kv_tile = s.profile.kv_tile;
+  h.narrow_rows = cost.narrow_rows();
+  h.page_table_len = forest.page_indptr().back();
+  h.scratch_bytes = s.profile.backend == Backend::kCpu
+                        ? cpu_scratch_bytes(s.profile.row_tile, s.profile.kv_tile, spec.head_dim)
+                        : 0;
+  h.device = s.profile.name;
+  s.lay_out(spec, h);
+  h.cost = {.predicted_us = prediction.us,
+            .predicted_unshared_us = unshared.us,
+            .roof_us = cost.roof_us(static_cast<double>(unique_bytes + io_bytes),
+                                    static_cast<double>(flops)),
+            .kv_bytes = prediction.kv_bytes,
+            .unshared_kv_bytes = unshared.kv_bytes,
+            .io_bytes = io_bytes,
+            .partial_bytes = 2 * h.partials_bytes,
+            .flops = flops,
+            .padded_flops = prediction.padded_flops,
+            .unshared_padded_flops = unshared.padded_flops};
+  into.blocks_.resize(h.total_bytes / sizeof(Plan::Block));
+  s.write(h, reinterpret_cast<std::byte*>(into.blocks_.data()));
+}
+
+Plan plan(const Forest& forest, const AttentionSpec& spec, const DeviceProfile& profile,
+          const PlanOptions& options) {
+  Planner planner(profile);
+  Plan result;
+  planner.plan(forest, spec, options, result);
+  return result;
+}
+
+}  // namespace pando

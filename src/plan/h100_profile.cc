@@ -1,0 +1,32 @@
+#include <cstring>
+
+#include "pando/profile.h"
+
+namespace pando {
+
+/// Published rates and the measured ceilings of an H100 SXM (copy 2.9 TB/s, bf16 product 772
+/// TFLOP/s); launch and item costs are estimates until they are calibrated on the card.
+DeviceProfile h100_profile() {
+  constexpr double kSmFlopsPerNs = 790e12 / 132 / 1e9;
+  DeviceProfile profile;
+  std::strncpy(profile.name.data(), "NVIDIA H100 SXM (estimates)", profile.name.size() - 1);
+  profile.backend = Backend::kCuda;
+  profile.workers = 132;
+  profile.row_tile = 128;
+  profile.kv_tile = 128;
+  profile.launch_us = 5.0;
+  profile.item_us = 1.0;
+  profile.partial_row_us = 0.02;
+  profile.dram_bytes_per_us = 3.0e6;
+  profile.cache_bytes_per_us = 5.5e6;
+  profile.cache_bytes = 40'000'000;
+  profile.peak_flops_per_us = 790e6;
+  KernelRate rate;
+  rate.row_granule = 64;
+  rate.wide_ns = 4 / kSmFlopsPerNs;
+  rate.softmax_ns = 0.05;
+  profile.rates.fill(rate);
+  return profile;
+}
+
+}  // namespace pando
