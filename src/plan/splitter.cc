@@ -8,6 +8,7 @@
 namespace pando {
 namespace {
 
+constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr int32_t kMaxSplitTokens = std::numeric_limits<int32_t>::max();
 
 }  // namespace
@@ -19,20 +20,24 @@ void Splitter::split(std::span<const Run> runs, const Context& context) {
     predict(context);
     return;
   }
-  constexpr double kNever = std::numeric_limits<double>::infinity();
   apply(context, kNever);
   predict(context);
-  const double even_us = (prediction_.us - context.cost.launch_us());
+  const double even_us = prediction_.us - context.cost.launch_us();
+  const double unsplit_us = longest_us_;
   double best_us = prediction_.us;
   double best_longest_us = kNever;
+  double applied_us = kNever;
   for (const double parts : {1.0, 2.0, 4.0, 8.0}) {
-    apply(context, even_us / parts);
+    if (unsplit_us <= even_us / parts) continue;  // nothing would be split
+    applied_us = even_us / parts;
+    apply(context, applied_us);
     predict(context);
     if (prediction_.us < 0.99 * best_us) {  // a tie goes to fewer splits
       best_us = prediction_.us;
-      best_longest_us = even_us / parts;
+      best_longest_us = applied_us;
     }
   }
+  if (applied_us == best_longest_us) return;
   apply(context, best_longest_us);
   predict(context);
 }
@@ -108,6 +113,9 @@ void Splitter::apply(const Context& context, double longest_us) {
     const int64_t tokens = tile.tokens();
     if (tokens == 0) continue;
     const double unit_us = static_cast<double>(tokens) * std::max(tile.token_us, share_us_);
+    tile.splits = 1;
+    tile.split_tokens = kMaxSplitTokens;
+    if (unit_us <= longest_us) continue;
     const double parts = std::max(1.0, std::ceil(unit_us / longest_us));
     const auto per_split = static_cast<int64_t>(std::ceil(static_cast<double>(tokens) / parts));
     const int64_t split_tokens = (per_split + step - 1) / step * step;
@@ -131,14 +139,14 @@ void Splitter::predict(const Context& context) {
   const CostModel& cost = context.cost;
   prediction_ = {};
   double total_us = 0;
-  double longest_us = 0;
+  longest_us_ = 0;
   double units = 0;
   for (Tile& tile : tiles_) {
     if (tile.splits == 0) continue;
     const double tokens_us = tile.tokens() * std::max(tile.token_us, share_us_);
     const double items_us = tile.splits * cost.item_us();
     total_us += tokens_us + items_us;
-    longest_us = std::max(longest_us, (tokens_us + items_us) / tile.splits);
+    longest_us_ = std::max(longest_us_, (tokens_us + items_us) / tile.splits);
     units += tile.splits;
     tile.partial = -1;
     if (!tile.alone || tile.splits > 1) {
@@ -154,7 +162,7 @@ void Splitter::predict(const Context& context) {
   // Units are taken one after another: with few of them some workers get one more than others.
   const double rounds = std::ceil(units / cost.workers());
   const double even_us = units > 0 ? rounds * total_us / units : 0;
-  prediction_.us = cost.launch_us() + std::max(longest_us, even_us);
+  prediction_.us = cost.launch_us() + std::max(longest_us_, even_us);
 }
 
 }  // namespace pando

@@ -77,7 +77,8 @@ class Splitter {
   std::vector<Tile> tiles_;
   std::vector<uint8_t> alone_;  ///< by run: no run above or below it
   Prediction prediction_;
-  double share_us_ = 0;  ///< worker time in which memory delivers one token of one kv head
+  double longest_us_ = 0;  ///< predicted time of the longest unit
+  double share_us_ = 0;    ///< worker time in which memory delivers one token of one kv head
 };
 
 }  // namespace pando

@@ -2,17 +2,20 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <bit>
 
 namespace pando {
 namespace {
 
-/// Eighths of a power of two below the longest item; items in one bucket keep their order.
-constexpr int32_t kBuckets = 64;
+/// Steps of about an eighth of a power of two below the longest item: exponent and first three bits
+/// of the mantissa. Items in one bucket keep their order.
+constexpr uint64_t kBuckets = 64;
 
-int32_t bucket_of(double us, double longest_us) {
-  const double below = 8 * std::log2(longest_us / us);
-  return static_cast<int32_t>(std::clamp(below, 0.0, double{kBuckets - 1}));
+uint64_t bucket_of(double us, double longest_us) {
+  constexpr int kShift = 52 - 3;
+  const uint64_t below =
+      (std::bit_cast<uint64_t>(longest_us) >> kShift) - (std::bit_cast<uint64_t>(us) >> kShift);
+  return std::min(below, kBuckets - 1);
 }
 
 }  // namespace
@@ -46,7 +49,7 @@ void WorkList::list_items(std::span<const Run> runs, std::span<const Tile> tiles
   // Longest first, by a counting sort: whoever is free takes the next, so the end is even.
   std::array<int32_t, kBuckets + 1> at{};
   for (const double us : item_us_) ++at[bucket_of(us, longest_us) + 1];
-  for (int32_t b = 0; b < kBuckets; ++b) at[b + 1] += at[b];
+  for (uint64_t b = 0; b < kBuckets; ++b) at[b + 1] += at[b];
   items_.resize(unsorted_.size());
   for (size_t i = 0; i < unsorted_.size(); ++i) {
     items_[at[bucket_of(item_us_[i], longest_us)]++] = unsorted_[i];
