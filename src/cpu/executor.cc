@@ -1,1 +1,48 @@
-// placeholder
+#include <memory>
+#include <string>
+
+#include "core/check.h"
+#include "cpu/kernels.h"
+#include "cpu/matrix.h"
+#include "cpu/run_plan.h"
+#include "pando/cpu.h"
+#include "plan/check_args.h"
+
+namespace pando {
+
+struct CpuExecutor::State {
+  explicit State(int threads) : pool(threads) {}
+  ThreadPool pool;
+};
+
+CpuExecutor::CpuExecutor(int threads) {
+  constexpr int kMostThreads = 4096;
+  require(threads >= 0 && threads <= kMostThreads, "threads: got {}, want 0 to {}", threads,
+          kMostThreads);
+  state_ = std::make_unique<State>(threads);
+}
+CpuExecutor::~CpuExecutor() = default;
+
+int CpuExecutor::threads() const { return state_->pool.threads(); }
+
+void attend(const Plan& plan, const AttendArgs& args, CpuExecutor& executor) {
+  check_args(plan, args, Backend::kCpu);
+  run_plan(plan, args, best_kernels(plan.header().dtype), executor.state_->pool);
+}
+
+KernelSet best_kernels(DType dtype) {
+  KernelSet kernels = vector_kernels(dtype);
+  if (dtype == DType::kBF16 && matrix_available()) {
+    kernels.wide = attend_matrix;
+    kernels.matrix = true;
+  }
+  return kernels;
+}
+
+std::string_view cpu_simd_name() {
+  static const std::string name =
+      std::string(vector_target_name()) + (matrix_available() ? "+AMX" : "");
+  return name;
+}
+
+}  // namespace pando

@@ -1,0 +1,98 @@
+// AVX-512 helpers of the AMX kernel.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "core/convert.h"
+#include "cpu/matrix_tiles.h"
+
+namespace pando {
+
+/// 32 bf16 from `from`, or the first `count` and zeros.
+PANDO_AMX_INLINE __m512i load_bf16(const std::byte* from, int32_t count) {
+  if (count >= 32) return _mm512_loadu_si512(from);
+  return _mm512_maskz_loadu_epi16((__mmask32{1} << count) - 1, from);
+}
+
+/// Elements that are neither NaN nor infinite.
+PANDO_AMX_INLINE __mmask32 finite_bf16(__m512i values) {
+  const __m512i exponent = _mm512_set1_epi16(0x7f80);
+  return _mm512_cmpneq_epi16_mask(_mm512_and_si512(values, exponent), exponent);
+}
+
+/// 2^x for x <= 0 (and a little above), as exp2_vector of the vector kernels.
+PANDO_AMX_INLINE __m512 exp2_16(__m512 x) {
+  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 f = _mm512_sub_ps(x, whole);
+  __m512 p = _mm512_set1_ps(0x1.470b4ap-13f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.5f7276p-10f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.3b270ep-7f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.c6ae72p-5f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.ebfbe2p-3f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.62e430p-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  const __mmask16 not_tiny = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return _mm512_maskz_scalef_ps(not_tiny, p, whole);
+}
+
+/// Element r of the result is (bf16 of even[r], bf16 of odd[r]), even in the low half.
+PANDO_AMX_INLINE __m512i bf16_pairs(__m512 even, __m512 odd) {
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, both);
+}
+
+/// Transposes a 16 x 16 matrix of 32-bit values.
+PANDO_AMX_INLINE void transpose_16x16(__m512i (&m)[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(m[i], m[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(m[i], m[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    m[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    m[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    m[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    m[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(m[i], m[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(m[i], m[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(m[i + 8], m[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(m[i + 8], m[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 4; ++i) {
+    m[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    m[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    m[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    m[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+/// Undoes the interleaving of V: `low` holds dims 8i + 0..3 of 32, `high` dims 8i + 4..7. Adding 0
+/// turns -0, whose sign could depend on tokens that the row does not see, into +0.
+PANDO_AMX_INLINE void store_natural(__m512 low, __m512 high, float* to) {
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i last =
+      _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+  const __m512 zero = _mm512_setzero_ps();
+  _mm512_store_ps(to, _mm512_add_ps(_mm512_permutex2var_ps(low, first, high), zero));
+  _mm512_store_ps(to + 16, _mm512_add_ps(_mm512_permutex2var_ps(low, last, high), zero));
+}
+
+PANDO_AMX_INLINE void store_bf16(const float* from, int32_t count, uint16_t* to) {
+  for (int32_t i = 0; i < count; i += 16) {
+    const __m256i values = (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(from + i));
+    const uint32_t left = static_cast<uint32_t>(count - i);
+    _mm256_mask_storeu_epi16(to + i, left >= 16 ? 0xffff : (1u << left) - 1, values);
+  }
+}
+
+}  // namespace pando

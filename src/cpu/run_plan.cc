@@ -1,0 +1,154 @@
+#include "cpu/run_plan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <tuple>
+#include <utility>
+
+#include "cpu/matrix.h"
+
+namespace pando {
+namespace {
+
+/// A counter on its own cache line.
+struct alignas(64) Counter {
+  std::atomic<int64_t> value{0};
+};
+
+/// Pieces that threads claim in order; a phase is over when all claimed pieces are finished.
+struct Phase {
+  int64_t total = 0;
+  int64_t batch = 1;
+  Counter claimed;
+  Counter finished;
+
+  template <typename Work>
+  void work(Work&& one) {
+    for (int64_t begin;
+         (begin = claimed.value.fetch_add(batch, std::memory_order_relaxed)) < total;) {
+      const int64_t end = std::min(begin + batch, total);
+      for (int64_t i = begin; i < end; ++i) one(i);
+      finished.value.fetch_add(end - begin, std::memory_order_release);
+    }
+  }
+  void wait() const {
+    for (int spins = 0; finished.value.load(std::memory_order_acquire) < total; ++spins) {
+      if (spins < 2000) {
+        spin_pause();
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+};
+
+struct Run {
+  const Plan& plan;
+  const AttendArgs& args;
+  const KernelSet& kernels;
+  CallView call;
+  std::byte* scratch;
+  Phase items;
+  Phase merges;
+};
+
+CallView make_call(const Plan& plan, const AttendArgs& args) {
+  const PlanHeader& h = plan.header();
+  const auto rows_strides = [&](int64_t row_stride, int64_t head_stride) {
+    const bool contiguous = row_stride == 0 && head_stride == 0;
+    return contiguous ? std::pair{int64_t{h.q_heads} * h.head_dim, int64_t{h.head_dim}}
+                      : std::pair{row_stride, head_stride};
+  };
+  CallView call{};
+  call.dtype = h.dtype;
+  call.head_dim = h.head_dim;
+  call.q_heads = h.q_heads;
+  call.group = plan.group();
+  call.scale = h.scale;
+  call.rows = plan.rows().data();
+  call.q = static_cast<const std::byte*>(args.q.data);
+  std::tie(call.q_row_stride, call.q_head_stride) =
+      rows_strides(args.q.row_stride, args.q.head_stride);
+  call.k = static_cast<const std::byte*>(args.k);
+  call.v = static_cast<const std::byte*>(args.v);
+  call.page_stride = args.kv.page_stride;
+  call.head_stride = args.kv.head_stride;
+  call.token_stride = args.kv.token_stride;
+  call.page_shift = std::countr_zero(static_cast<uint32_t>(h.page_tokens));
+  call.out = static_cast<std::byte*>(args.out.data);
+  std::tie(call.out_row_stride, call.out_head_stride) =
+      rows_strides(args.out.row_stride, args.out.head_stride);
+  call.lse = args.lse;
+  call.partial_slots = h.partial_slots;
+  call.partial_o = reinterpret_cast<float*>(args.workspace.data());
+  call.partial_lse = call.partial_o + int64_t{h.kv_heads} * h.partial_slots * h.head_dim;
+  return call;
+}
+
+void run_item(const Run& run, int64_t index, std::byte* scratch) {
+  const PlanHeader& h = run.plan.header();
+  const WorkItem& item = run.plan.items()[index / h.kv_heads];
+  Unit unit{};
+  unit.call = &run.call;
+  unit.page_ids = run.args.page_ids.data() + item.page_offset;
+  unit.kv_head = static_cast<int32_t>(index % h.kv_heads);
+  unit.token_begin = item.token_begin;
+  unit.token_end = item.token_end;
+  unit.packed_begin = item.packed_begin;
+  unit.rows = item.packed_end - item.packed_begin;
+  unit.partial = item.partial;
+  unit.full = item.full != 0;
+  unit.scratch = scratch;
+  (unit.rows <= h.narrow_rows ? run.kernels.narrow : run.kernels.wide)(unit);
+}
+
+void run_merge(const Run& run, int64_t index, std::byte* scratch) {
+  const PlanHeader& h = run.plan.header();
+  const MergeGroup& group = run.plan.merges()[index / h.kv_heads];
+  MergeUnit unit{};
+  unit.call = &run.call;
+  unit.sources = run.plan.sources().data() + group.source_begin;
+  unit.source_count = group.source_end - group.source_begin;
+  unit.kv_head = static_cast<int32_t>(index % h.kv_heads);
+  unit.packed_begin = group.packed_begin;
+  unit.packed_end = group.packed_end;
+  unit.accumulator = reinterpret_cast<float*>(scratch);
+  run.kernels.merge(unit);
+}
+
+void work(void* context, int worker) {
+  Run& run = *static_cast<Run*>(context);
+  std::byte* const scratch = run.scratch + worker * run.plan.header().scratch_bytes;
+  if (run.items.total > 0) {
+    const MatrixTiles tiles(run.kernels.matrix);
+    run.items.work([&](int64_t i) { run_item(run, i, scratch); });
+  }
+  if (run.merges.total > 0) {
+    run.items.wait();
+    run.merges.work([&](int64_t i) { run_merge(run, i, scratch); });
+  }
+}
+
+}  // namespace
+
+void run_plan(const Plan& plan, const AttendArgs& args, const KernelSet& kernels,
+              ThreadPool& pool) {
+  const PlanHeader& h = plan.header();
+  if (h.rows == 0) return;
+  Run run{.plan = plan,
+          .args = args,
+          .kernels = kernels,
+          .call = make_call(plan, args),
+          .scratch = args.workspace.data() + (h.partials_bytes + 63) / 64 * 64,
+          .items = {},
+          .merges = {}};
+  run.items.total = int64_t{h.items} * h.kv_heads;
+  run.merges.total = int64_t{h.merges} * h.kv_heads;
+  const int workers = std::min(pool.threads(), h.workers);
+  // A merge takes about a microsecond; claiming several keeps the counter out of the way.
+  run.merges.batch = std::clamp<int64_t>(run.merges.total / (8 * workers), 1, 16);
+  pool.run(workers, work, &run);
+}
+
+}  // namespace pando

@@ -1,0 +1,156 @@
+// One unit of work: a plan item at one kv head, with every address that a kernel needs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/grouping.h"
+#include "pando/attention.h"
+#include "pando/plan.h"
+
+namespace pando {
+
+/// What is the same for every unit of one attend call.
+struct CallView {
+  DType dtype;
+  int32_t head_dim;
+  int32_t q_heads;
+  int32_t group;
+  float scale;
+  const PlanRow* rows;
+  const std::byte* q;
+  int64_t q_row_stride, q_head_stride;  // elements, as all strides here
+  const std::byte* k;
+  const std::byte* v;
+  int64_t page_stride, head_stride, token_stride;
+  int32_t page_shift;  // log2 of page_tokens
+  std::byte* out;
+  int64_t out_row_stride, out_head_stride;
+  float* lse;          // may be null
+  float* partial_o;    // [kv_heads][partial_slots][head_dim]
+  float* partial_lse;  // [kv_heads][partial_slots]
+  int32_t partial_slots;
+};
+
+/// Where the result of one packed row goes: `o` is fp32 for a partial, else of the call's dtype.
+struct RowTarget {
+  std::byte* o;
+  float* lse;
+  bool partial;
+};
+
+/// A tile of packed rows over a run of kv tokens at one kv head.
+struct Unit {
+  const CallView* call;
+  const int32_t* page_ids;  // of the page that holds position 0
+  int32_t kv_head;
+  int32_t token_begin, token_end;
+  int64_t packed_begin;
+  int32_t rows;
+  int32_t partial;
+  bool full;  // every row sees every token
+  std::byte* scratch;
+
+  int64_t element_bytes() const { return dtype_bytes(call->dtype); }
+  const PlanRow& plan_row(int32_t r) const {
+    return call->rows[row_of_packed(packed_begin + r, call->group)];
+  }
+  /// head_dim elements of the query of row `r` of the tile.
+  const std::byte* q_row(int32_t r) const {
+    const int32_t head = q_head_of_packed(packed_begin + r, kv_head, call->group);
+    const int64_t at = plan_row(r).q_row * call->q_row_stride + head * call->q_head_stride;
+    return call->q + at * element_bytes();
+  }
+  RowTarget target(int32_t r) const {
+    if (partial >= 0) {
+      const int64_t slot = int64_t{kv_head} * call->partial_slots + partial + r;
+      auto* o = reinterpret_cast<std::byte*>(call->partial_o + slot * call->head_dim);
+      return {o, call->partial_lse + slot, true};
+    }
+    const int32_t head = q_head_of_packed(packed_begin + r, kv_head, call->group);
+    const int64_t q_row = plan_row(r).q_row;
+    const int64_t at = q_row * call->out_row_stride + head * call->out_head_stride;
+    float* lse = call->lse == nullptr ? nullptr : call->lse + q_row * call->q_heads + head;
+    return {call->out + at * element_bytes(), lse, false};
+  }
+  /// Element offsets in K and in V of the tokens [begin, end), which must lie inside the item.
+  void fill_offsets(int32_t begin, int32_t end, int64_t* offsets) const {
+    const int32_t page_tokens = int32_t{1} << call->page_shift;
+    while (begin < end) {
+      const int32_t slot = begin & (page_tokens - 1);
+      const int32_t run = end - begin < page_tokens - slot ? end - begin : page_tokens - slot;
+      int64_t at = page_ids[begin >> call->page_shift] * call->page_stride +
+                   kv_head * call->head_stride + slot * call->token_stride;
+      for (int32_t i = 0; i < run; ++i, at += call->token_stride) *offsets++ = at;
+      begin += run;
+    }
+  }
+};
+
+/// The part of a token tile that matters to the rows of a unit.
+struct SeenTokens {
+  int32_t any_begin, any_end;    // at least one row sees these
+  int32_t full_begin, full_end;  // every row sees these; inside [any_begin, any_end)
+  bool mixed() const { return full_begin != any_begin || full_end != any_end; }
+};
+
+/// Extremes of the rows' visible ranges, clamped to the item.
+struct VisibleBounds {
+  int32_t first_begin, last_begin, first_end, last_end;
+
+  SeenTokens seen(int32_t begin, int32_t end) const {
+    SeenTokens s;
+    s.any_begin = begin > first_begin ? begin : first_begin;
+    s.any_end = end < last_end ? end : last_end;
+    if (s.any_end < s.any_begin) s.any_end = s.any_begin;
+    s.full_begin = s.any_begin > last_begin ? s.any_begin : last_begin;
+    s.full_end = s.any_end < first_end ? s.any_end : first_end;
+    if (s.full_begin >= s.full_end) s.full_begin = s.full_end = s.any_end;
+    return s;
+  }
+};
+
+/// Visible range of each row, clamped to the item and empty for the padding rows up to `lanes`.
+inline VisibleBounds fill_visible(const Unit& unit, int32_t lanes, int32_t* begins, int32_t* ends) {
+  VisibleBounds bounds{unit.token_end, unit.token_begin, unit.token_end, unit.token_begin};
+  for (int32_t r = 0; r < lanes; ++r) {
+    int32_t begin = unit.token_begin;
+    int32_t end = unit.token_begin;
+    if (r < unit.rows) {
+      const PlanRow& row = unit.plan_row(r);
+      end = unit.token_end;
+      if (!unit.full) {
+        begin = row.visible_begin > begin ? row.visible_begin : begin;
+        end = row.visible_end < end ? row.visible_end : end;
+        if (end <= begin) begin = end = unit.token_begin;
+      }
+      if (begin < bounds.first_begin && begin != end) bounds.first_begin = begin;
+      if (begin > bounds.last_begin) bounds.last_begin = begin;
+      if (end < bounds.first_end) bounds.first_end = end;
+      if (end > bounds.last_end) bounds.last_end = end;
+    }
+    begins[r] = begin;
+    ends[r] = end;
+  }
+  return bounds;
+}
+
+/// One past the last token of the tile that holds `token`, on the absolute grid of `tile` tokens,
+/// so that how a row's tokens are grouped does not depend on where an item begins.
+constexpr int32_t tile_end(int32_t token, int32_t tile, int32_t item_end) {
+  const int64_t grid = (int64_t{token} / tile + 1) * tile;
+  return grid < item_end ? static_cast<int32_t>(grid) : item_end;
+}
+
+/// Merge of one group's rows at one kv head.
+struct MergeUnit {
+  const CallView* call;
+  const int32_t* sources;  // partial slots of packed_begin
+  int32_t source_count;
+  int32_t kv_head;
+  int64_t packed_begin;
+  int64_t packed_end;
+  float* accumulator;  // [head_dim]
+};
+
+}  // namespace pando

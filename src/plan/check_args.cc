@@ -1,0 +1,133 @@
+#include "plan/check_args.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <limits>
+#include <string_view>
+
+#include "core/check.h"
+#include "plan/scratch.h"
+
+namespace pando {
+namespace {
+
+/// One dimension of a strided tensor.
+struct Dimension {
+  std::string_view name;  // of its stride
+  int64_t size;
+  int64_t stride;
+};
+
+/// Refuses strides that are negative, make two elements share memory, or overflow an offset.
+/// The innermost dimension is head_dim with stride 1.
+template <size_t N>
+void check_strides(std::string_view argument, std::array<Dimension, N> dimensions,
+                   int64_t head_dim) {
+  for (const Dimension& d : dimensions) {
+    require(d.stride >= 0, "{}.{}: got {}, want at least 0", argument, d.name, d.stride);
+  }
+  std::sort(dimensions.begin(), dimensions.end(),
+            [](const Dimension& a, const Dimension& b) { return a.stride < b.stride; });
+  constexpr int64_t kLimit = std::numeric_limits<int64_t>::max() / 8;
+  int64_t extent = head_dim;
+  for (const Dimension& d : dimensions) {
+    if (d.size <= 1) continue;
+    require(d.stride >= extent,
+            "{}.{}: got {} elements for {} entries, want at least {} so that none overlap",
+            argument, d.name, d.stride, d.size, extent);
+    require(d.stride <= (kLimit - extent) / (d.size - 1),
+            "{}.{}: got {} elements for {} entries, want offsets that fit in 63 bits", argument,
+            d.name, d.stride, d.size);
+    extent += d.stride * (d.size - 1);
+  }
+}
+
+void check_pointer(std::string_view argument, const void* pointer, int64_t alignment) {
+  require(pointer != nullptr, "{}: got a null pointer, want memory of the plan's backend",
+          argument);
+  require(reinterpret_cast<uintptr_t>(pointer) % alignment == 0,
+          "{}: got address {}, want it aligned to {} bytes", argument, pointer, alignment);
+}
+
+void check_rows(std::string_view argument, const void* data, int64_t row_stride,
+                int64_t head_stride, const PlanHeader& h) {
+  check_pointer(argument, data, dtype_bytes(h.dtype));
+  if (row_stride == 0 && head_stride == 0) return;  // contiguous
+  check_strides(argument,
+                std::array<Dimension, 2>{
+                    {{"row_stride", h.rows, row_stride}, {"head_stride", h.q_heads, head_stride}}},
+                h.head_dim);
+}
+
+void check_kv(const KvLayout& kv, const PlanHeader& h) {
+  require(kv.page_tokens == h.page_tokens, "kv.page_tokens: got {}, want {} as in the plan",
+          kv.page_tokens, h.page_tokens);
+  require(kv.kv_heads == h.kv_heads, "kv.kv_heads: got {}, want {} as in the plan", kv.kv_heads,
+          h.kv_heads);
+  require(kv.head_dim == h.head_dim, "kv.head_dim: got {}, want {} as in the plan", kv.head_dim,
+          h.head_dim);
+  require(kv.num_pages > h.max_page_id,
+          "kv.num_pages: got {}, want more than {}, the largest page id in the plan", kv.num_pages,
+          h.max_page_id);
+  check_strides("kv",
+                std::array<Dimension, 3>{{{"page_stride", kv.num_pages, kv.page_stride},
+                                          {"head_stride", kv.kv_heads, kv.head_stride},
+                                          {"token_stride", kv.page_tokens, kv.token_stride}}},
+                h.head_dim);
+}
+
+/// A plan from bytes may say anything; the CPU kernels rely on these.
+void check_cpu_plan(const PlanHeader& h) {
+  require(h.head_dim % 8 == 0 && h.head_dim <= 256,
+          "plan: got a head_dim of {}, want a multiple of 8 up to 256", h.head_dim);
+  require(std::has_single_bit(static_cast<uint32_t>(h.page_tokens)),
+          "plan: got pages of {} tokens, want a power of two", h.page_tokens);
+  const int64_t scratch_bytes = cpu_scratch_bytes(h.row_tile, h.kv_tile, h.head_dim);
+  require(h.scratch_bytes >= scratch_bytes && h.scratch_bytes % 64 == 0,
+          "plan: got {} scratch bytes for each worker, want a multiple of 64 from {} on",
+          h.scratch_bytes, scratch_bytes);
+  const int64_t partials_bytes =
+      int64_t{h.kv_heads} * h.partial_slots * (h.head_dim + 1) * int64_t{sizeof(float)};
+  require(h.partials_bytes >= partials_bytes, "plan: got {} bytes of partials, want at least {}",
+          h.partials_bytes, partials_bytes);
+}
+
+std::string_view backend_name(Backend backend) {
+  return backend == Backend::kCpu ? "the CPU" : "CUDA";
+}
+
+}  // namespace
+
+void check_args(const Plan& plan, const AttendArgs& args, Backend backend) {
+  require(!plan.bytes().empty(), "plan: got an empty plan, want one made by Planner::plan");
+  const PlanHeader& h = plan.header();
+  if (h.backend != backend) {
+    fail(ErrorCode::kTypeMismatch, "plan: got one made for {}, want one made for {}",
+         backend_name(h.backend), backend_name(backend));
+  }
+  if (h.rows == 0) return;
+  if (backend == Backend::kCpu) check_cpu_plan(h);
+  check_rows("q", args.q.data, args.q.row_stride, args.q.head_stride, h);
+  check_rows("out", args.out.data, args.out.row_stride, args.out.head_stride, h);
+  if (args.lse != nullptr) check_pointer("lse", args.lse, alignof(float));
+  if (h.items > 0) {
+    check_pointer("k", args.k, dtype_bytes(h.dtype));
+    check_pointer("v", args.v, dtype_bytes(h.dtype));
+    check_kv(args.kv, h);
+    const auto ids = static_cast<int64_t>(args.page_ids.size());
+    require(ids == 0 || args.page_ids.data() != nullptr,
+            "page_ids: got a null pointer, want {} page ids", h.page_table_len);
+    require(ids >= h.page_table_len,
+            "page_ids: got {} ids, want at least {}, the ids that the plan was made from", ids,
+            h.page_table_len);
+  }
+  const int64_t workspace_bytes = plan.workspace_bytes();
+  const auto got_bytes = static_cast<int64_t>(args.workspace.size());
+  require(got_bytes >= workspace_bytes, "workspace: got {} bytes, want at least {}", got_bytes,
+          workspace_bytes);
+  if (workspace_bytes > 0) check_pointer("workspace", args.workspace.data(), 64);
+}
+
+}  // namespace pando

@@ -1,0 +1,162 @@
+// An attention problem in memory, built for tests of the CPU backend and checked by the oracle.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <new>
+#include <random>
+#include <vector>
+
+#include "core/convert.h"
+#include "cpu/run_plan.h"
+#include "pando/pando.h"
+#include "reference/oracle.h"
+
+namespace pando::testing {
+
+/// One sequence: its query rows and tokens, and how many whole pages it takes from the shared ones.
+struct Sequence {
+  int32_t q_len;
+  int32_t kv_len;
+  int32_t shared_pages = 0;
+};
+
+enum class Layout { kHnd, kNhd, kPadded };
+
+/// Memory aligned to 64 bytes.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes) : bytes_(bytes) {
+    data_ = static_cast<std::byte*>(::operator new (bytes + 64, std::align_val_t{64}));
+    std::fill_n(data_, bytes + 64, std::byte{0xff});  // NaN: nothing in it may be trusted
+  }
+  ~Workspace() { ::operator delete (data_, std::align_val_t{64}); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  std::span<std::byte> span() const { return {data_, static_cast<size_t>(bytes_)}; }
+
+ private:
+  std::byte* data_;
+  int64_t bytes_;
+};
+
+struct Output {
+  std::vector<std::byte> out;
+  std::vector<float> lse;
+  friend bool operator==(const Output& a, const Output& b) {
+    return a.out == b.out && a.lse.size() == b.lse.size() &&
+           std::memcmp(a.lse.data(), b.lse.data(), a.lse.size() * sizeof(float)) == 0;
+  }
+};
+
+struct AttendCase {
+  AttentionSpec spec;
+  int32_t page_tokens = 16;
+  std::vector<int32_t> q_indptr{0}, kv_len, page_indptr{0}, page_ids;
+  KvLayout kv;
+  std::vector<std::byte> q, k, v;
+  int32_t q_rows = 0;
+
+  AttendCase(AttentionSpec s, int32_t tokens_a_page, const std::vector<Sequence>& sequences,
+             Layout layout = Layout::kHnd, uint32_t seed = 1)
+      : spec(s), page_tokens(tokens_a_page) {
+    int32_t shared = 0;
+    for (const Sequence& sequence : sequences) shared = std::max(shared, sequence.shared_pages);
+    int32_t next = shared;
+    for (const Sequence& sequence : sequences) {
+      q_indptr.push_back(q_indptr.back() + sequence.q_len);
+      kv_len.push_back(sequence.kv_len);
+      const int32_t pages = (sequence.kv_len + page_tokens - 1) / page_tokens;
+      for (int32_t i = 0; i < pages; ++i) {
+        page_ids.push_back(i < sequence.shared_pages ? i : next++);
+      }
+      page_indptr.push_back(static_cast<int32_t>(page_ids.size()));
+    }
+    q_rows = q_indptr.back();
+    // Page ids in shuffled order, with unused pages between them.
+    std::mt19937 random(seed);
+    std::vector<int32_t> names(next * 2 + 1);
+    for (size_t i = 0; i < names.size(); ++i) names[i] = static_cast<int32_t>(i);
+    std::shuffle(names.begin(), names.end(), random);
+    for (int32_t& id : page_ids) id = names[id];
+    const auto pages = static_cast<int64_t>(names.size());
+    kv = layout == Layout::kHnd ? KvLayout::hnd(pages, page_tokens, spec.kv_heads, spec.head_dim)
+                                : KvLayout::nhd(pages, page_tokens, spec.kv_heads, spec.head_dim);
+    if (layout == Layout::kPadded) {
+      kv.head_stride = spec.head_dim + 3;
+      kv.token_stride = kv.head_stride * spec.kv_heads + 5;
+      kv.page_stride = kv.token_stride * page_tokens + 7;
+    }
+    q = normal(int64_t{q_rows} * spec.q_heads * spec.head_dim, random);
+    k = normal(kv.num_pages * kv.page_stride, random);
+    v = normal(kv.num_pages * kv.page_stride, random);
+  }
+
+  std::vector<std::byte> normal(int64_t count, std::mt19937& random) const {
+    std::vector<std::byte> data(count * dtype_bytes(spec.dtype));
+    std::normal_distribution<float> draw;
+    for (int64_t i = 0; i < count; ++i) store_element(data.data(), i, spec.dtype, draw(random));
+    return data;
+  }
+
+  BatchView batch() const { return {q_indptr, kv_len, page_indptr, page_ids, page_tokens}; }
+  Problem problem() const { return {batch(), spec, {q.data(), 0, 0}, k.data(), v.data(), kv}; }
+
+  /// Element offset of the K and V of a token of a sequence.
+  int64_t token_offset(int32_t sequence, int32_t token, int32_t head) const {
+    const int32_t page = page_ids[page_indptr[sequence] + token / page_tokens];
+    return kv.offset(page, head, token % page_tokens);
+  }
+  void fill_token(std::vector<std::byte>& tensor, int32_t sequence, int32_t token, float value) {
+    for (int32_t h = 0; h < spec.kv_heads; ++h) {
+      const int64_t at = token_offset(sequence, token, h);
+      for (int32_t d = 0; d < spec.head_dim; ++d) {
+        store_element(tensor.data(), at + d, spec.dtype, value);
+      }
+    }
+  }
+
+  Plan plan(const DeviceProfile& profile, const PlanOptions& options = {}) const {
+    return pando::plan(discover(batch()), spec, profile, options);
+  }
+  AttendArgs args(Output& output, std::span<std::byte> workspace) const {
+    AttendArgs a;
+    a.q = {q.data(), 0, 0};
+    a.k = k.data();
+    a.v = v.data();
+    a.kv = kv;
+    a.page_ids = page_ids;
+    a.out = {output.out.data(), 0, 0};
+    a.lse = output.lse.data();
+    a.workspace = workspace;
+    return a;
+  }
+  Output blank_output() const {
+    const int64_t heads = int64_t{q_rows} * spec.q_heads;
+    Output output;
+    output.out.assign(heads * spec.head_dim * dtype_bytes(spec.dtype), std::byte{0xff});
+    output.lse.assign(heads, std::numeric_limits<float>::quiet_NaN());
+    return output;
+  }
+  Output run(const Plan& plan, const KernelSet& kernels, ThreadPool& pool) const {
+    const Workspace workspace(plan.workspace_bytes());
+    Output output = blank_output();
+    run_plan(plan, args(output, workspace.span()), kernels, pool);
+    return output;
+  }
+  CheckResult check(const Output& output) const {
+    return check_result(problem(), {output.out.data(), 0, 0}, output.lse.data());
+  }
+};
+
+/// A profile with `workers` threads whose tiles of up to `narrow_rows` rows take the narrow kernel.
+inline DeviceProfile profile_with(int workers, int32_t narrow_rows) {
+  DeviceProfile profile = cpu_profile(workers);
+  for (KernelRate& rate : profile.rates) rate.narrow_rows = narrow_rows;
+  return profile;
+}
+
+}  // namespace pando::testing

@@ -1,0 +1,267 @@
+// Every kernel on every vector target that this machine can run, against the fp64 oracle.
+#include "cpu/kernels.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "cpu/attend_case.h"
+#include "cpu/matrix.h"
+#include "hwy/highway.h"
+
+namespace pando::testing {
+namespace {
+
+enum class Path { kNarrow, kWide, kMatrix };
+
+struct Target {
+  int64_t hwy;
+  Path path;
+  std::string name;
+};
+
+std::vector<Target> targets() {
+  std::vector<Target> all;
+  for (int64_t bits = hwy::SupportedTargets(); bits != 0; bits &= bits - 1) {
+    const int64_t one = bits & -bits;
+    if ((one & (HWY_AVX3 | HWY_AVX2 | HWY_SSE4 | HWY_NEON)) == 0) continue;
+    const std::string name = hwy::TargetName(one);
+    all.push_back({one, Path::kNarrow, name + "_narrow"});
+    all.push_back({one, Path::kWide, name + "_wide"});
+  }
+  if (matrix_available()) all.push_back({HWY_AVX3, Path::kMatrix, "AMX"});
+  return all;
+}
+
+class Kernels : public ::testing::TestWithParam<Target> {
+ protected:
+  void SetUp() override {
+    hwy::SetSupportedTargetsForTest(GetParam().hwy);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+  void TearDown() override {
+    hwy::SetSupportedTargetsForTest(0);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+  std::vector<DType> dtypes() const {
+    if (GetParam().path == Path::kMatrix) return {DType::kBF16};
+    return {DType::kF32, DType::kBF16, DType::kF16};
+  }
+  KernelSet kernels(DType dtype) const {
+    KernelSet set = vector_kernels(dtype);
+    if (GetParam().path == Path::kMatrix) {
+      set.wide = attend_matrix;
+      set.matrix = true;
+    }
+    return set;
+  }
+  DeviceProfile profile(int workers = 1) const {
+    return profile_with(workers, GetParam().path == Path::kNarrow ? 1'000'000 : 0);
+  }
+  void expect_correct(const AttendCase& c, const PlanOptions& options = {}, int workers = 1) {
+    ThreadPool pool(workers);
+    const Output output = c.run(c.plan(profile(workers), options), kernels(c.spec.dtype), pool);
+    const CheckResult result = c.check(output);
+    EXPECT_TRUE(result.passed()) << fmt::format(
+        "{} {} q_heads {} kv_heads {} head_dim {} page {}: out {} of {}, lse {} of {}",
+        GetParam().name, dtype_name(c.spec.dtype), c.spec.q_heads, c.spec.kv_heads, c.spec.head_dim,
+        c.page_tokens, result.got.max_err_out, result.allowed.out, result.got.max_err_lse,
+        result.allowed.lse);
+  }
+};
+
+AttentionSpec spec_of(DType dtype, int32_t q_heads, int32_t kv_heads, int32_t head_dim) {
+  AttentionSpec spec;
+  spec.q_heads = q_heads;
+  spec.kv_heads = kv_heads;
+  spec.head_dim = head_dim;
+  spec.dtype = dtype;
+  return spec;
+}
+
+TEST_P(Kernels, exp2_is_accurate_and_exact_at_the_ends) {
+  std::vector<float> in, out;
+  for (int i = 0; i <= 1'260'000; ++i) in.push_back(-1e-4f * static_cast<float>(i));
+  const auto count = static_cast<int64_t>(in.size());
+  in.insert(in.end(), {-126.5f, -1000.0f, -1e30f, -std::numeric_limits<float>::infinity(), 0.0f});
+  out.resize(in.size());
+  exp2_values(in.data(), out.data(), static_cast<int64_t>(in.size()));
+  double worst = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double want = std::exp2(static_cast<double>(in[i]));
+    if (in[i] >= -126.0f) worst = std::max(worst, std::abs(out[i] - want) / want);
+  }
+  EXPECT_LE(worst, 2e-7);
+  for (int64_t i = count; i < count + 4; ++i) EXPECT_EQ(out[i], 0.0f);
+  EXPECT_EQ(out.back(), 1.0f);
+}
+
+TEST_P(Kernels, match_the_oracle_at_every_head_dim) {
+  for (const DType dtype : dtypes()) {
+    for (int32_t head_dim = 8; head_dim <= 256; head_dim += head_dim < 80 ? 8 : 16) {
+      const AttentionSpec spec = spec_of(dtype, 4, 2, head_dim);
+      expect_correct(AttendCase(spec, 16, {{1, 70, 2}, {3, 45, 2}, {1, 33, 2}}));
+    }
+  }
+}
+
+TEST_P(Kernels, match_the_oracle_at_every_number_of_rows) {
+  for (const DType dtype : dtypes()) {
+    for (const int32_t rows :
+         {1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 47, 48, 49, 63, 65, 96, 127, 128, 129, 200}) {
+      expect_correct(AttendCase(spec_of(dtype, 1, 1, 64), 16, {{rows, rows + 70}}));
+    }
+  }
+}
+
+TEST_P(Kernels, match_the_oracle_at_every_length) {
+  for (const DType dtype : dtypes()) {
+    for (const int32_t tokens : {1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 191, 257}) {
+      expect_correct(AttendCase(spec_of(dtype, 4, 1, 128), 16, {{1, tokens}, {2, tokens + 1}}));
+    }
+  }
+}
+
+TEST_P(Kernels, match_the_oracle_at_every_page_size_and_layout) {
+  for (const DType dtype : dtypes()) {
+    for (const int32_t page : {1, 2, 4, 8, 16, 32, 64, 128, 256}) {
+      for (const Layout layout : {Layout::kHnd, Layout::kNhd, Layout::kPadded}) {
+        const int32_t shared = std::max(1, 64 / page);
+        expect_correct(AttendCase(spec_of(dtype, 6, 2, 64), page,
+                                  {{1, shared * page + 3, shared},
+                                   {2, shared * page + 37, shared},
+                                   {5, shared * page, shared}},
+                                  layout));
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, match_the_oracle_at_every_head_ratio) {
+  for (const DType dtype : dtypes()) {
+    for (const auto& [q_heads, kv_heads] : std::vector<std::pair<int, int>>{
+             {1, 1}, {24, 4}, {64, 4}, {32, 2}, {14, 2}, {5, 1}, {71, 1}, {128, 1}, {8, 8}}) {
+      expect_correct(AttendCase(spec_of(dtype, q_heads, kv_heads, 32), 16,
+                                {{1, 40, 2}, {2, 55, 2}, {1, 34, 2}}));
+    }
+  }
+}
+
+TEST_P(Kernels, match_the_oracle_with_windows_and_causal_chunks) {
+  for (const DType dtype : dtypes()) {
+    for (const int32_t window : {0, 1, 17, 64, 100}) {
+      AttentionSpec spec = spec_of(dtype, 2, 1, 64);
+      spec.window = window;
+      expect_correct(AttendCase(spec, 16, {{40, 300}, {70, 70}, {34, 1}}));
+    }
+  }
+}
+
+TEST_P(Kernels, are_right_on_large_scores_and_zero_queries) {
+  for (const DType dtype : dtypes()) {
+    AttendCase c(spec_of(dtype, 2, 1, 128), 16, {{1, 2}, {2, 150}});
+    for (int64_t i = 0; i < 128; ++i) store_element(c.q.data(), i, dtype, 64.0f);
+    c.fill_token(c.k, 0, 0, -64.0f);
+    c.fill_token(c.k, 0, 1, -64.0f);
+    expect_correct(c);
+    for (int64_t i = 0; i < int64_t{c.q_rows} * 256; ++i) store_element(c.q.data(), i, dtype, 0);
+    expect_correct(c);
+  }
+}
+
+TEST_P(Kernels, invisible_tokens_change_no_bit) {
+  ThreadPool pool(1);
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const DType dtype : dtypes()) {
+    for (const int32_t page : {4, 16}) {
+      // Eight rows end at eight positions; the last sequence sees nothing but its own token.
+      AttentionSpec spec = spec_of(dtype, 4, 2, 72);
+      AttendCase c(spec, page, {{8, 77}, {20, 140}, {3, 1}});
+      const Plan plan = c.plan(profile());
+      // Token 69 + i of sequence 0 is seen by its rows i and later; those past the end by nobody.
+      const int32_t poisoned = 73;
+      for (const float value : {0.0f, kNan, kInf, -kInf, 1e30f}) {
+        AttendCase clean = c;
+        AttendCase dirty = c;
+        for (int32_t token = 77; token % page != 0; ++token) {
+          dirty.fill_token(dirty.k, 0, token, value);
+          dirty.fill_token(dirty.v, 0, token, value);
+        }
+        for (std::vector<std::byte> AttendCase::*tensor : {&AttendCase::k, &AttendCase::v}) {
+          dirty.fill_token(dirty.*tensor, 0, poisoned, value);
+        }
+        const Output a = clean.run(plan, kernels(dtype), pool);
+        const Output b = dirty.run(plan, kernels(dtype), pool);
+        const int64_t row_bytes = 4 * 72 * dtype_bytes(dtype);
+        const int64_t before = (poisoned - 69) * row_bytes;
+        EXPECT_EQ(std::memcmp(a.out.data(), b.out.data(), before), 0) << GetParam().name << value;
+        EXPECT_EQ(std::memcmp(a.out.data() + 8 * row_bytes, b.out.data() + 8 * row_bytes,
+                              a.out.size() - 8 * row_bytes),
+                  0);
+        EXPECT_EQ(std::memcmp(a.lse.data(), b.lse.data(), (poisoned - 69) * 4 * sizeof(float)), 0);
+        // Rows that see a NaN value must show it.
+        if (std::isnan(value)) {
+          EXPECT_TRUE(std::isnan(load_element(b.out.data(), int64_t{7} * 4 * 72, dtype)));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, rows_that_see_nothing_are_empty) {
+  ThreadPool pool(1);
+  for (const DType dtype : dtypes()) {
+    const AttentionSpec spec = spec_of(dtype, 8, 2, 64);
+    const AttendCase c(spec, 16, {{34, 1}, {3, 0}});
+    const Output output = c.run(c.plan(profile()), kernels(dtype), pool);
+    EXPECT_TRUE(c.check(output).passed());
+    for (int64_t i = 0; i < 33 * 8; ++i) {
+      EXPECT_EQ(output.lse[i], -std::numeric_limits<float>::infinity());
+      for (int64_t d = 0; d < 64; ++d) {
+        EXPECT_EQ(load_element(output.out.data(), i * 64 + d, dtype), 0.0f);
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, rows_keep_their_bits_among_other_rows_when_batch_invariant) {
+  ThreadPool pool(2);
+  for (const DType dtype : dtypes()) {
+    PlanOptions options;
+    options.batch_invariant = true;
+    options.cut_tokens = 64;
+    const AttentionSpec spec = spec_of(dtype, 4, 2, 80);
+    const std::vector<Sequence> all{{1, 200, 8}, {5, 333, 8}, {1, 140, 8}, {9, 131, 8}, {1, 64}};
+    AttendCase together(spec, 16, all);
+    const Output whole = together.run(together.plan(profile(2), options), kernels(dtype), pool);
+    for (size_t s = 0; s < all.size(); ++s) {
+      // The same sequence alone: same pages, same queries.
+      AttendCase alone = together;
+      const int32_t first = together.q_indptr[s];
+      const int32_t rows = all[s].q_len;
+      const int64_t row_bytes = int64_t{spec.q_heads} * spec.head_dim * dtype_bytes(dtype);
+      alone.q_indptr = {0, rows};
+      alone.kv_len = {all[s].kv_len};
+      alone.page_indptr = {together.page_indptr[s], together.page_indptr[s + 1]};
+      alone.q_rows = rows;
+      alone.q.assign(together.q.begin() + first * row_bytes,
+                     together.q.begin() + (first + rows) * row_bytes);
+      const Output one = alone.run(alone.plan(profile(1), options), kernels(dtype), pool);
+      EXPECT_EQ(std::memcmp(one.out.data(), whole.out.data() + first * row_bytes, rows * row_bytes),
+                0)
+          << GetParam().name << " " << dtype_name(dtype) << " sequence " << s;
+      EXPECT_EQ(std::memcmp(one.lse.data(), whole.lse.data() + first * spec.q_heads,
+                            rows * spec.q_heads * sizeof(float)),
+                0);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Kernels, ::testing::ValuesIn(targets()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace pando::testing
