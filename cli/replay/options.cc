@@ -41,6 +41,7 @@ void ReplayOptions::check() const {
   in_range("scale", scale.numerator, 1, 1 << 20);
   in_range("scale", scale.denominator, 1, 1 << 20);
   in_range("steps", steps, 0, std::numeric_limits<int64_t>::max());
+  in_range("repeats", repeats, 1, 1000);
   require(std::isfinite(step_ms) && step_ms >= 0, "step_ms: got {}, want 0 or more", step_ms);
   in_range("q_heads", q_heads, 1, 1 << 16);
   in_range("kv_heads", kv_heads, 1, q_heads);

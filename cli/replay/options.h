@@ -28,6 +28,7 @@ struct ReplayOptions {
   int32_t page_tokens = 16;
   Scale scale;
   int64_t steps = 200;  ///< decode steps; 0: until the trace ends
+  int32_t repeats = 1;  ///< times that both attends of a step run; the fastest of each counts
   double step_ms = 0;   ///< time of a step on the trace's clock; 0: no arrival gaps
   int32_t q_heads = 32;
   int32_t kv_heads = 8;

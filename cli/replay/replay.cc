@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <numeric>
 
 #include "cases/rng.h"
@@ -93,10 +94,19 @@ StepRecord Decoder::step(int64_t step, const BatchView& batch, std::span<const i
       time_us([&] { step == 0 ? forest_.discover(batch) : forest_.update(batch, changed); });
   record.plan_us = plan_side(shared_);
   record.unshared_plan_us = plan_side(unshared_);
-  // The second of the two finds the end of the KV in cache, so they take turns.
-  if (step % 2 == 0) record.attend_us = attend_side(shared_, batch);
-  record.unshared_us = attend_side(unshared_, batch);
-  if (step % 2 != 0) record.attend_us = attend_side(shared_, batch);
+  if (step == 0) {  // untimed: memory that the system has not handed out yet
+    attend_side(shared_, batch);
+    attend_side(unshared_, batch);
+  }
+  record.attend_us = record.unshared_us = std::numeric_limits<double>::infinity();
+  for (int32_t repeat = 0; repeat < options_.repeats; ++repeat) {
+    // The second of the two finds the end of the KV in cache, so they take turns.
+    const bool shared_first = (step + repeat) % 2 == 0;
+    const double first_us = attend_side(shared_first ? shared_ : unshared_, batch);
+    const double second_us = attend_side(shared_first ? unshared_ : shared_, batch);
+    record.attend_us = std::min(record.attend_us, shared_first ? first_us : second_us);
+    record.unshared_us = std::min(record.unshared_us, shared_first ? second_us : first_us);
+  }
 
   record.kv_bytes = shared_.plan.cost().kv_bytes;
   record.unshared_kv_bytes = unshared_.plan.cost().kv_bytes;

@@ -54,6 +54,7 @@ Json options_json(const ReplayOptions& o) {
           {"page_tokens", o.page_tokens},
           {"scale", scale_text(o.scale)},
           {"steps", o.steps},
+          {"repeats", o.repeats},
           {"step_ms", o.step_ms},
           {"q_heads", o.q_heads},
           {"kv_heads", o.kv_heads},

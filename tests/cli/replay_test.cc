@@ -160,6 +160,7 @@ TEST(Replay, bad_options_are_refused_by_name) {
   refused("page_tokens", [](ReplayOptions& o) { o.page_tokens = 512; });
   refused("scale", [](ReplayOptions& o) { o.scale.denominator = 0; });
   refused("steps", [](ReplayOptions& o) { o.steps = -1; });
+  refused("repeats", [](ReplayOptions& o) { o.repeats = 0; });
   refused("step_ms", [](ReplayOptions& o) { o.step_ms = std::nan(""); });
   refused("q_heads", [](ReplayOptions& o) { o.q_heads = 3; });
   refused("kv_heads", [](ReplayOptions& o) { o.kv_heads = 0; });
