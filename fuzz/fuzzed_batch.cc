@@ -6,8 +6,8 @@
 namespace pando::fuzz {
 namespace {
 
-constexpr int32_t kMaxSequences = 12;
-constexpr int32_t kMaxPages = 12;
+constexpr int32_t kMaxSequences = 9;
+constexpr int32_t kMaxPages = 9;
 
 int32_t interesting_number(ByteReader& in) {
   constexpr int32_t kNumbers[] = {0,   -1,  1,     2,     16,         255,
@@ -31,7 +31,7 @@ void FuzzedBatch::add_sequence(ByteReader& in) {
   // Entries after ceil(kv_len / page_tokens) are padding that nobody may read.
   kv_len.push_back(in.in_range(0, pages * page_tokens));
   page_indptr.push_back(static_cast<int32_t>(page_ids.size()));
-  q_indptr.push_back(q_indptr.back() + in.in_range(0, 5));
+  q_indptr.push_back(q_indptr.back() + in.in_range(0, 3));
 }
 
 void FuzzedBatch::corrupt(ByteReader& in) {
@@ -83,16 +83,19 @@ FuzzedBatch take_next_batch(ByteReader& in, const FuzzedBatch& before,
     next.q_indptr.push_back(next.q_indptr.back() + in.in_range(0, 2));
   }
   const int32_t added = in.one_in(4) ? in.in_range(0, 4) : 0;
-  for (int32_t b = 0; b < added; ++b) next.add_sequence(in);
+  for (int32_t i = 0; i < added; ++i) {
+    if (next.sequences() < before.sequences()) changed.push_back(next.sequences());
+    next.add_sequence(in);
+  }
   return next;
 }
 
 AttentionSpec take_spec(ByteReader& in, int32_t q_rows, std::vector<VisibleRange>& visible) {
-  constexpr int32_t kGroups[] = {1, 2, 3, 4, 5, 7, 8, 16, 128};
+  constexpr int32_t kGroups[] = {1, 2, 3, 4, 5, 7, 8, 16};
   constexpr int32_t kHeadDims[] = {64, 128, 8, 256, 80, 0, 100, 264, -8};
   AttentionSpec spec;
   spec.kv_heads = in.in_range(0, 8) + 1;
-  spec.q_heads = spec.kv_heads * in.pick(kGroups);
+  spec.q_heads = spec.kv_heads * (in.one_in(64) ? 128 : in.pick(kGroups));
   if (in.one_in(16)) spec.kv_heads = interesting_number(in);
   if (in.one_in(16)) spec.q_heads = interesting_number(in);
   spec.head_dim = in.pick(kHeadDims);
