@@ -84,14 +84,14 @@ std::string run_name(const RunOptions& options) {
 }
 
 CpuExecutor& Runner::executor(int threads) {
-  auto& slot = executors_[threads];
-  if (!slot) slot = std::make_unique<CpuExecutor>(threads);
+  auto& slot = executors_[resolve(threads)];
+  if (!slot) slot = std::make_unique<CpuExecutor>(resolve(threads));
   return *slot;
 }
 
 Planner& Runner::planner(int threads) {
-  auto& slot = planners_[threads];
-  if (!slot) slot = std::make_unique<Planner>(cpu_profile(threads));
+  auto& slot = planners_[resolve(threads)];
+  if (!slot) slot = std::make_unique<Planner>(cpu_profile(resolve(threads)));
   return *slot;
 }
 

@@ -19,7 +19,7 @@ namespace pando::cases {
 /// How one run of a case differs from another.
 struct RunOptions {
   PlanOptions plan;
-  int threads = 0;       ///< 0: all cores
+  int threads = 0;       ///< 0: the runner's default
   bool strided = false;  ///< gaps between the rows and heads of out
   bool want_lse = true;
 };
@@ -48,6 +48,9 @@ bool same_row_bits(const Case& problem, const Output& a, int32_t row_a, const Ou
 /// Keeps executors, planner scratch and forest between runs, as a serving loop does.
 class Runner {
  public:
+  /// 0: all cores.
+  explicit Runner(int default_threads = 0) : default_threads_(default_threads) {}
+
   /// Runs the case with out, lse and workspace full of NaN. Throws what the library throws.
   Output attend(const Case& problem, const RunOptions& options);
 
@@ -57,6 +60,9 @@ class Runner {
   Planner& planner(int threads);
 
  private:
+  int resolve(int threads) const { return threads == 0 ? default_threads_ : threads; }
+
+  int default_threads_;
   std::map<int, std::unique_ptr<CpuExecutor>> executors_;
   std::map<int, std::unique_ptr<Planner>> planners_;
   Forest forest_;

@@ -1,0 +1,106 @@
+#include "commands/common.h"
+
+#include <fmt/chrono.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+#include "git_commit.h"
+
+namespace pando::cli {
+namespace {
+
+/// Text after the colon of the first line of `file` that starts with `key`.
+std::string system_value(const char* file, std::string_view key) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    const size_t colon = line.find(':');
+    if (!line.starts_with(key) || colon == std::string::npos) continue;
+    const size_t begin = line.find_first_not_of(" \t", colon + 1);
+    return begin == std::string::npos ? "" : line.substr(begin);
+  }
+  return "";
+}
+
+constexpr const char* kNoCuda = "this build has no CUDA backend";
+
+}  // namespace
+
+ChosenBackend choose_backend(std::string_view name) {
+  if (name == "cpu") return {Backend::kCpu, "cpu"};
+  if (name == "auto") return {Backend::kCpu, fmt::format("cpu (auto: {})", kNoCuda)};
+  if (name == "cuda") {
+    fail(ErrorCode::kUnsupported, "backend: got \"cuda\", but {}: want cpu or auto", kNoCuda);
+  }
+  fail(ErrorCode::kInvalidArgument, "backend: got \"{}\", want one of cpu, cuda, auto", name);
+}
+
+void check_threads(int threads) {
+  require(threads >= 0 && threads <= 1024, "threads: got {}, want a number in [0, 1024]", threads);
+}
+
+std::string cpu_name() {
+  const std::string name = system_value("/proc/cpuinfo", "model name");
+  return name.empty() ? "unknown" : name;
+}
+
+double cpu_clock_mhz() {
+  return std::strtod(system_value("/proc/cpuinfo", "cpu MHz").c_str(), nullptr);
+}
+
+int64_t available_bytes() {
+  const std::string kib = system_value("/proc/meminfo", "MemAvailable");
+  return kib.empty() ? int64_t{1} << 30 : std::strtoll(kib.c_str(), nullptr, 10) * 1024;
+}
+
+std::string commit() { return kGitCommit; }
+
+std::string now_utc() {
+  const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(now));
+}
+
+cases::KvOrder order_from_name(std::string_view name) {
+  if (name == "hnd") return cases::KvOrder::kHnd;
+  if (name == "nhd") return cases::KvOrder::kNhd;
+  fail(ErrorCode::kInvalidArgument, "layout: got \"{}\", want one of hnd, nhd", name);
+}
+
+Json profile_json(const DeviceProfile& profile) {
+  Json rates = Json::object();
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const KernelRate& rate = profile.rates[static_cast<size_t>(dtype)];
+    rates[std::string(dtype_name(dtype))] = {
+        {"narrow_rows", rate.narrow_rows}, {"row_granule", rate.row_granule},
+        {"narrow_ns", rate.narrow_ns},     {"convert_ns", rate.convert_ns},
+        {"wide_ns", rate.wide_ns},         {"softmax_ns", rate.softmax_ns}};
+  }
+  return {{"name", profile.name.data()},
+          {"backend", profile.backend == Backend::kCpu ? "cpu" : "cuda"},
+          {"workers", profile.workers},
+          {"row_tile", profile.row_tile},
+          {"kv_tile", profile.kv_tile},
+          {"launch_us", profile.launch_us},
+          {"item_us", profile.item_us},
+          {"partial_row_us", profile.partial_row_us},
+          {"dram_bytes_per_us", profile.dram_bytes_per_us},
+          {"cache_bytes_per_us", profile.cache_bytes_per_us},
+          {"cache_bytes", profile.cache_bytes},
+          {"peak_flops_per_us", profile.peak_flops_per_us},
+          {"rates", rates}};
+}
+
+std::string bandwidth_text(const DeviceProfile& profile) {
+  return fmt::format("{:.1f} GB/s", profile.dram_bytes_per_us / 1e3);
+}
+
+std::string peak_text(const DeviceProfile& profile) {
+  return fmt::format("{:.0f} GFLOP/s", profile.peak_flops_per_us / 1e3);
+}
+
+}  // namespace pando::cli

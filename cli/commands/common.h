@@ -1,0 +1,44 @@
+// What several subcommands need: the backend, the machine, and how both are named.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+
+#include "cases/case.h"
+#include "pando/profile.h"
+
+namespace pando::cli {
+
+using Json = nlohmann::ordered_json;
+
+/// The backend that "cpu", "cuda" or "auto" stands for here.
+struct ChosenBackend {
+  Backend backend = Backend::kCpu;
+  std::string text;  ///< "cpu", or "cpu (auto: why)"
+};
+/// Throws kInvalidArgument for another word, kUnsupported for a backend that is not there.
+ChosenBackend choose_backend(std::string_view name);
+
+/// Throws kInvalidArgument for negative or absurd numbers.
+void check_threads(int threads);
+
+/// Name of the CPU, "unknown" where the system does not tell.
+std::string cpu_name();
+/// Its clock now in MHz, 0 where the system does not tell.
+double cpu_clock_mhz();
+/// Memory that can be had without swapping, in bytes.
+int64_t available_bytes();
+/// git describe of the source that was built, "unknown" without git.
+std::string commit();
+/// "2026-11-25T07:00:00Z".
+std::string now_utc();
+
+cases::KvOrder order_from_name(std::string_view name);
+Json profile_json(const DeviceProfile& profile);
+/// "32.1 GB/s", "250 GFLOP/s".
+std::string bandwidth_text(const DeviceProfile& profile);
+std::string peak_text(const DeviceProfile& profile);
+
+}  // namespace pando::cli

@@ -1,0 +1,43 @@
+// pando replay: decodes a trace of requests step by step, with and without sharing.
+#include "replay/replay.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "commands/commands.h"
+#include "commands/common.h"
+#include "replay/report.h"
+#include "replay/trace.h"
+#include "term/progress.h"
+
+namespace pando::cli {
+
+int run_replay(const ReplayCommandOptions& options) {
+  choose_backend(options.backend);
+  check_threads(options.threads);
+  replay::ReplayOptions engine = options.engine;
+  engine.scale = replay::Scale::parse(options.scale);
+  engine.dtype = dtype_from_name(options.dtype);
+  engine.threads = options.threads;
+  engine.check();
+  const replay::Trace trace = replay::read_trace(options.trace);
+
+  term::Progress progress(engine.steps);
+  const replay::ReplayResult result =
+      replay::run_replay(trace, engine, [&](const replay::StepRecord& step) {
+        progress.start(fmt::format("{} sequences, {} tokens", step.sequences, step.tokens));
+        progress.finish_one();
+      });
+  progress.clear();
+  if (options.json) {
+    nlohmann::json json = replay::to_json(result);
+    if (!options.steps_too) json.erase("steps");
+    fmt::print("{}\n", json.dump(2));
+  } else {
+    fmt::print("{}", replay::to_text(result));
+  }
+  return result.oracle.passed ? 0 : 1;
+}
+
+}  // namespace pando::cli
