@@ -1,5 +1,6 @@
 #include "replay/trace.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 #include <rapidcheck/gtest.h>
@@ -25,7 +26,7 @@ std::string line_with(const std::string& name, const std::string& value) {
                                                         {"hash_ids", "[4, 5]"}}) {
     if (field == name) text = value;
     if (text.empty()) continue;
-    line += (line.empty() ? "{\"" : ", \"") + field + "\": " + text;
+    line += fmt::format(R"({}"{}": {})", line.empty() ? "{" : ", ", field, text);
   }
   return line + "}";
 }
@@ -58,7 +59,7 @@ TEST(Trace, lines_become_requests_in_order) {
 }
 
 TEST(Trace, blank_lines_line_ends_and_other_fields_are_ignored) {
-  const std::string extra = line_with("timestamp", "7, \"model\": {\"name\": [null]}");
+  const std::string extra = line_with("timestamp", R"(7, "model": {"name": [null]})");
   EXPECT_EQ(parse_trace("\n" + kGood + "\r\n \t\r\n" + extra + "\n\n", "t.jsonl").size(), 2U);
 }
 
@@ -75,7 +76,7 @@ TEST(Trace, lines_that_are_no_object_are_refused) {
   EXPECT_EQ(refusal("{"), "t.jsonl:1: not JSON");
   EXPECT_EQ(refusal(kGood + kGood), "t.jsonl:1: not JSON");
   EXPECT_EQ(refusal(std::string("\0\xff", 2)), "t.jsonl:1: not JSON");
-  EXPECT_EQ(refusal("\xef\xbb\xbf"), "t.jsonl:1: not JSON");
+  EXPECT_EQ(refusal(std::string(3, '\xef')), "t.jsonl:1: not JSON");
   EXPECT_EQ(refusal("[1]"), "t.jsonl:1: got array, want a JSON object");
   EXPECT_EQ(refusal("null"), "t.jsonl:1: got null, want a JSON object");
   EXPECT_EQ(refusal(std::string(100'000, '[')), "t.jsonl:1: not JSON");
@@ -111,12 +112,13 @@ TEST(Trace, values_that_are_no_integer_in_range_are_named) {
   for (const auto& [field, range] : fields) {
     for (const auto& [value, got] : values) {
       EXPECT_EQ(refusal(line_with(field, value)),
-                "t.jsonl:1: " + field + ": got " + got + ", want an integer in " + range);
+                fmt::format("t.jsonl:1: {}: got {}, want an integer in {}", field, got, range));
     }
   }
   for (const auto& [value, got] : values) {
     EXPECT_EQ(refusal(line_with("hash_ids", "[0, " + value + "]")),
-              "t.jsonl:1: hash_ids[1]: got " + got + ", want an integer in [0, 9007199254740992]");
+              fmt::format("t.jsonl:1: hash_ids[1]: got {}, want an integer in {}", got,
+                          "[0, 9007199254740992]"));
   }
   EXPECT_EQ(refusal(line_with("input_length", "0")),
             "t.jsonl:1: input_length: got 0, want an integer in [1, 16777216]");

@@ -59,7 +59,7 @@ TEST(KvPool, page_is_free_only_when_its_last_reference_goes) {
 
 TEST(KvPool, free_and_unknown_pages_are_refused_by_name) {
   KvPool pool(2, 4);
-  const auto kInvalid = ErrorCode::kInvalidArgument;
+  constexpr auto kInvalid = ErrorCode::kInvalidArgument;
   EXPECT_EQ(message_of(kInvalid, [&] { pool.release(1); }),
             "page: got 1, which is free, want a page in use to release");
   EXPECT_EQ(message_of(kInvalid, [&] { pool.retain(0); }),
@@ -70,7 +70,7 @@ TEST(KvPool, free_and_unknown_pages_are_refused_by_name) {
 }
 
 TEST(KvPool, sizes_out_of_range_are_refused_by_name) {
-  const auto kInvalid = ErrorCode::kInvalidArgument;
+  constexpr auto kInvalid = ErrorCode::kInvalidArgument;
   EXPECT_EQ(message_of(kInvalid, [] { KvPool(0, 16); }), "num_pages: got 0, want at least 1");
   EXPECT_EQ(message_of(kInvalid, [] { KvPool(-5, 16); }), "num_pages: got -5, want at least 1");
   for (const int32_t page_tokens : {-1, 0, 3, 24, 257, 512}) {

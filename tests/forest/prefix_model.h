@@ -2,6 +2,7 @@
 // who is in use or goes first is found by looking at everything.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <iterator>
 #include <map>
@@ -86,7 +87,7 @@ struct PrefixModel {
   }
 
   Tokens path_to(const Tokens& tokens, size_t pages) const {
-    return Tokens(tokens.begin(), tokens.begin() + static_cast<int64_t>(pages) * page_tokens);
+    return {tokens.begin(), tokens.begin() + static_cast<int64_t>(pages) * page_tokens};
   }
   void cache_whole_pages(const Sequence& sequence) {
     for (size_t i = 0; (i + 1) * page_tokens <= sequence.tokens.size(); ++i) {

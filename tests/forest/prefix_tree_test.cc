@@ -15,7 +15,7 @@ using Ids = std::vector<int32_t>;
 
 Ids pages_of(const PrefixTree& tree, SequenceId sequence) {
   const std::span<const int32_t> pages = tree.pages(sequence);
-  return Ids(pages.begin(), pages.end());
+  return {pages.begin(), pages.end()};
 }
 
 /// Message of the Error of `code` that `call` throws.
@@ -276,7 +276,7 @@ TEST(PrefixTree, unknown_sequences_are_refused_by_name) {
   PrefixTree tree(pool);
   const SequenceId ended = tree.insert(Ids{1}).sequence;
   tree.release(ended);
-  const auto kInvalid = ErrorCode::kInvalidArgument;
+  constexpr auto kInvalid = ErrorCode::kInvalidArgument;
   const std::string wanted = "sequence: got 0, want a live sequence of this tree";
   EXPECT_EQ(message_of(kInvalid, [&] { tree.release(ended); }), wanted);
   EXPECT_EQ(message_of(kInvalid, [&] { tree.fork(ended); }), wanted);
