@@ -156,16 +156,17 @@ void add_replay(CLI::App& app, ReplayCommandOptions& o, Command& chosen) {
   add("--kv-heads", engine.kv_heads, "KV heads");
   add("--head-dim", engine.head_dim, "Elements of a head");
   add("--dtype", o.dtype, "fp32, bf16 or fp16");
+  add("--repeats", engine.repeats, "Times that each attend of a step runs; the fastest counts");
   add("--seed", engine.seed, "Seed of q, k and v");
   add("--check-every", engine.check_every, "Steps between oracle checks; 0: never");
-  add("--check-rows", engine.check_rows, "Sequences that one check covers");
+  add("--check-rows", engine.check_rows, "Sequences that one check covers, at most");
   command->add_flag("--step-records", o.steps_too, "With --json: also a record of each step");
 }
 
 int run(int argc, char** argv) {
   CLI::App app("Attention over batches whose sequences share KV.", "pando");
   app.set_version_flag("--version", std::string("pando ") + version());
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // none is answered below: by what there is
   app.get_formatter()->column_width(28);
   Options options;
   Command chosen;
@@ -180,6 +181,10 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kBadInput;
+  }
+  if (!chosen) {
+    fmt::print(stderr, "{}", app.help());
+    return kBadInput;
   }
   return chosen();
 }

@@ -62,7 +62,7 @@ Outcome large_negative_logits(const Kind& kind, Runner& runner) {
       }
       for (const float got : output.lse) {
         outcome.expect(
-            std::fabs(got - lse) <= std::fabs(lse) * 0x1p-22,
+            std::fabs(got - lse) <= std::fabs(lse) * 0x1p-20,
             fmt::format("{}: {} keys: lse is {}, want {}", run_name(options), keys, got, lse));
       }
     }

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "commands/commands.h"
@@ -20,6 +21,7 @@ int run_replay(const ReplayCommandOptions& options) {
   engine.scale = replay::Scale::parse(options.scale);
   engine.dtype = dtype_from_name(options.dtype);
   engine.threads = options.threads;
+  if (engine.slots > 0) engine.check_rows = std::min(engine.check_rows, engine.slots);
   engine.check();
   const replay::Trace trace = replay::read_trace(options.trace);
 
