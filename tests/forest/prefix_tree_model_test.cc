@@ -217,7 +217,7 @@ struct Match : Command {
 };
 
 // Rare interleavings need more cases than the default 100; RC_PARAMS in the environment prevails.
-[[maybe_unused]] const int kCases = setenv("RC_PARAMS", "max_success=2000", /*overwrite=*/0);
+[[maybe_unused]] const int kCases = setenv("RC_PARAMS", "max_success=1000", /*overwrite=*/0);
 
 RC_GTEST_PROP(PrefixTree, agrees_with_the_naive_model, ()) {
   PrefixModel model;
