@@ -13,6 +13,7 @@
 #if defined(__x86_64__)
 #include "cpu/matrix_tiles.h"
 #include "cpu/matrix_vectors.h"
+#include "cpu/prefetch.h"
 #include "plan/scratch.h"
 
 namespace pando {
@@ -48,9 +49,12 @@ struct TokenTile {
   int32_t base;
   SeenTokens seen;
   int32_t first_block, last_block;  // blocks of 16 tokens with a token that some row sees
-  bool reads_stale;                 // a token that not every row sees holds a NaN or an infinity
+  bool reads_stale = false;         // a token that not every row sees holds a NaN or an infinity
   const void* k_tile[kTile / 16];
   int64_t k_stride_bytes[kTile / 16];
+
+  int32_t first_step() const { return first_block / 2; }  // of 32 tokens
+  int32_t last_step() const { return (last_block + 1) / 2; }
 };
 
 PANDO_AMX void pack_queries(const Matrix& m) {
@@ -98,30 +102,43 @@ PANDO_AMX void open_keys(const Matrix& m, TokenTile& t) {
   }
 }
 
-/// Interleaves V by pairs of tokens. Tokens that nobody sees are zero, and so is what is not finite
-/// in tokens that only some rows see: those elements are added by add_stale, row by row.
-PANDO_AMX void open_values(const Matrix& m, TokenTile& t) {
+/// 32 dims of V at `token`, from `d` on, with zeros for what no row may use: tokens that nobody
+/// sees, and what is not finite in tokens that only some rows see (add_stale adds that).
+PANDO_AMX_INLINE __m512i value_chunk(const Matrix& m, TokenTile& t, int32_t token, int32_t d) {
+  if (token < t.seen.any_begin || token >= t.seen.any_end) return _mm512_setzero_si512();
+  const int64_t at = m.b.offsets[token - t.seen.any_begin] + d;
+  const __m512i row = load_bf16(m.u.call->v + at * 2, m.head_dim - d);
+  if (token >= t.seen.full_begin && token < t.seen.full_end) return row;
+  const __mmask32 finite = finite_bf16(row);
+  t.reads_stale |= finite != 0xffffffffu;
+  return _mm512_maskz_mov_epi16(finite, row);
+}
+
+PANDO_AMX_INLINE void store_pairs(__m512i even, __m512i odd, uint32_t* to) {
+  _mm512_store_si512(to, _mm512_unpacklo_epi16(even, odd));
+  _mm512_store_si512(to + 16, _mm512_unpackhi_epi16(even, odd));
+}
+
+/// Interleaves V by pairs of tokens.
+PANDO_AMX void open_values(const Matrix& m, TokenTile& t, TilePrefetch& coming) {
   const auto* const v = m.u.call->v;
-  const int32_t steps_begin = t.first_block / 2 * 32;
-  const int32_t steps_end = (t.last_block + 1) / 2 * 32;
+  const int32_t begin = t.base + t.first_step() * 32;
+  const int32_t end = t.base + t.last_step() * 32;
   t.reads_stale = false;
-  for (int32_t i = steps_begin; i < steps_end; i += 2) {
-    for (int32_t d = 0; d < m.padded_dim(); d += 32) {
-      __m512i row[2];
-      for (int32_t j = 0; j < 2; ++j) {
-        const int32_t token = t.base + i + j;
-        row[j] = _mm512_setzero_si512();
-        if (token < t.seen.any_begin || token >= t.seen.any_end) continue;
-        row[j] = load_bf16(v + (m.b.offsets[token - t.seen.any_begin] + d) * 2, m.head_dim - d);
-        if (token < t.seen.full_begin || token >= t.seen.full_end) {
-          const __mmask32 finite = finite_bf16(row[j]);
-          t.reads_stale |= finite != 0xffffffffu;
-          row[j] = _mm512_maskz_mov_epi16(finite, row[j]);
-        }
+  for (int32_t token = begin; token < end; token += 2) {
+    uint32_t* const to = m.b.v_pairs + int64_t{token - t.base} / 2 * m.padded_dim();
+    coming.step();
+    if (m.head_dim % 32 == 0 && token >= t.seen.full_begin && token + 1 < t.seen.full_end) {
+      const int64_t* const at = m.b.offsets + (token - t.seen.any_begin);
+      const std::byte* const even = v + at[0] * 2;
+      const std::byte* const odd = v + at[1] * 2;
+      for (int32_t d = 0; d < m.head_dim; d += 32) {
+        store_pairs(_mm512_loadu_si512(even + d * 2), _mm512_loadu_si512(odd + d * 2), to + d);
       }
-      uint32_t* const to = m.b.v_pairs + int64_t{i} / 2 * m.padded_dim() + d;
-      _mm512_store_si512(to, _mm512_unpacklo_epi16(row[0], row[1]));
-      _mm512_store_si512(to + 16, _mm512_unpackhi_epi16(row[0], row[1]));
+      continue;
+    }
+    for (int32_t d = 0; d < m.padded_dim(); d += 32) {
+      store_pairs(value_chunk(m, t, token, d), value_chunk(m, t, token + 1, d), to + d);
     }
   }
 }
@@ -151,54 +168,104 @@ PANDO_AMX void add_stale(const Matrix& m, const TokenTile& t, int32_t row_block,
   }
 }
 
-/// Softmax of 16 rows over one tile; s becomes P in pairs of tokens.
-PANDO_AMX void softmax(const Matrix& m, const TokenTile& t, int32_t row_block, float* s,
-                       uint32_t* p_pairs) {
-  const int32_t first = row_block * 16;
-  const __m512i begins = _mm512_load_si512(m.b.visible_begin + first);
-  const __m512i ends = _mm512_load_si512(m.b.visible_end + first);
-  const __m512 minus_inf = _mm512_set1_ps(kMinusInf);
-  const __m512 scale_log2 = _mm512_set1_ps(m.u.call->scale * kLog2E);
-  const __m512 old_max = _mm512_load_ps(m.b.row_max + first);
-  const int32_t begin = t.seen.any_begin - t.base;
-  const int32_t end = t.seen.any_end - t.base;
-  const int32_t full_begin = t.seen.full_begin - t.base;
-  const int32_t full_end = t.seen.full_end - t.base;
-  __m512 top = old_max;
-  for (int32_t i = begin; i < end; ++i) {
-    __m512 score = _mm512_mul_ps(_mm512_load_ps(s + i * 16), scale_log2);
-    if (i < full_begin || i >= full_end) {
-      const __m512i token = _mm512_set1_epi32(t.base + i);
-      const __mmask16 seen =
-          _mm512_cmple_epi32_mask(begins, token) & _mm512_cmpgt_epi32_mask(ends, token);
-      score = _mm512_mask_mov_ps(minus_inf, seen, score);
+/// The softmax of 16 rows over one tile of tokens.
+class Softmax {
+ public:
+  PANDO_AMX_INLINE Softmax(const Matrix& m, const TokenTile& t, int32_t row_block, const float* s)
+      : s_(s),
+        base_(t.base),
+        begin_(t.seen.any_begin - t.base),
+        end_(t.seen.any_end - t.base),
+        full_begin_(t.seen.full_begin - t.base),
+        full_end_(t.seen.full_end - t.base),
+        begins_(_mm512_load_si512(m.b.visible_begin + row_block * 16)),
+        ends_(_mm512_load_si512(m.b.visible_end + row_block * 16)),
+        scale_log2_(_mm512_set1_ps(m.u.call->scale * kLog2E)) {}
+
+  /// The larger of `top` and the tile's scores, in log2 units.
+  PANDO_AMX_INLINE __m512 max(__m512 top) const {
+    // Four running maxima, because one would wait for itself.
+    __m512 tops[4] = {top, top, top, top};
+    int32_t i = begin_;
+    for (; i < end_ && (i < full_begin_ || i % 4 != 0); ++i)
+      tops[0] = _mm512_max_ps(tops[0], score(i));
+    for (; i + 4 <= full_end_; i += 4) {
+      for (int32_t j = 0; j < 4; ++j) {
+        const __m512 value = _mm512_mul_ps(_mm512_load_ps(s_ + (i + j) * 16), scale_log2_);
+        tops[j] = _mm512_max_ps(tops[j], value);
+      }
     }
-    _mm512_store_ps(s + i * 16, score);
-    top = _mm512_max_ps(top, score);
+    for (; i < end_; ++i) tops[0] = _mm512_max_ps(tops[0], score(i));
+    return _mm512_max_ps(_mm512_max_ps(tops[0], tops[1]), _mm512_max_ps(tops[2], tops[3]));
   }
-  // A row that has seen nothing yet subtracts 0 instead of -inf, so that 2^(-inf) = 0 follows.
-  const __mmask16 nothing = _mm512_cmp_ps_mask(top, minus_inf, _CMP_EQ_OQ);
-  const __m512 finite_top = _mm512_mask_mov_ps(top, nothing, _mm512_setzero_ps());
-  const __m512 alpha = exp2_16(_mm512_sub_ps(old_max, finite_top));
-  __m512 sum = _mm512_mul_ps(_mm512_load_ps(m.b.row_sum + first), alpha);
-  const int32_t steps_begin = t.first_block / 2 * 32;
-  const int32_t steps_end = (t.last_block + 1) / 2 * 32;
-  for (int32_t step = steps_begin; step < steps_end; step += 32) {
-    __m512i pairs[16];
+
+  /// P of the 32 tokens from `first` on, in pairs of tokens; adds to `sum`.
+  PANDO_AMX_INLINE void exp(int32_t first, __m512 minus_top, __m512& sum, __m512i (&pairs)[16],
+                            TilePrefetch& coming) const {
+    if (first >= full_begin_ && first + 32 <= full_end_) {
+      for (int32_t j = 0; j < 16; ++j) {
+        coming.step();
+        const float* const at = s_ + (first + j * 2) * 16;
+        const __m512 even = exp2_16(_mm512_fmadd_ps(_mm512_load_ps(at), scale_log2_, minus_top));
+        const __m512 odd =
+            exp2_16(_mm512_fmadd_ps(_mm512_load_ps(at + 16), scale_log2_, minus_top));
+        sum = _mm512_add_ps(_mm512_add_ps(sum, even), odd);
+        pairs[j] = bf16_pairs(even, odd);
+      }
+      return;
+    }
     for (int32_t j = 0; j < 16; ++j) {
-      __m512 p[2];
+      coming.step();
+      __m512 p[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
       for (int32_t k = 0; k < 2; ++k) {
-        const int32_t i = step + j * 2 + k;
-        p[k] = _mm512_setzero_ps();
-        if (i < begin || i >= end) continue;
-        p[k] = exp2_16(_mm512_sub_ps(_mm512_load_ps(s + i * 16), finite_top));
+        const int32_t i = first + j * 2 + k;
+        if (i < begin_ || i >= end_) continue;
+        const __m512 x = _mm512_fmadd_ps(_mm512_load_ps(s_ + i * 16), scale_log2_, minus_top);
+        p[k] = exp2_16(visible(i, x));
         sum = _mm512_add_ps(sum, p[k]);
       }
       pairs[j] = bf16_pairs(p[0], p[1]);
     }
+  }
+
+ private:
+  PANDO_AMX_INLINE __m512 score(int32_t i) const {
+    return visible(i, _mm512_mul_ps(_mm512_load_ps(s_ + i * 16), scale_log2_));
+  }
+  /// `x` where the row sees token i, else -inf, whatever x is.
+  PANDO_AMX_INLINE __m512 visible(int32_t i, __m512 x) const {
+    if (i >= full_begin_ && i < full_end_) return x;
+    const __m512i token = _mm512_set1_epi32(base_ + i);
+    const __mmask16 seen =
+        _mm512_cmple_epi32_mask(begins_, token) & _mm512_cmpgt_epi32_mask(ends_, token);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(kMinusInf), seen, x);
+  }
+
+  const float* s_;
+  int32_t base_, begin_, end_, full_begin_, full_end_;
+  __m512i begins_, ends_;
+  __m512 scale_log2_;
+};
+
+/// Updates the running maximum, sum and alpha of 16 rows, and writes P in pairs of tokens.
+PANDO_AMX void softmax(const Matrix& m, const TokenTile& t, int32_t row_block, const float* s,
+                       uint32_t* p_pairs, TilePrefetch& coming) {
+  const int32_t first = row_block * 16;
+  const Softmax tile(m, t, row_block, s);
+  const __m512 old_max = _mm512_load_ps(m.b.row_max + first);
+  const __m512 top = tile.max(old_max);
+  // A row that has seen nothing yet subtracts 0 instead of -inf, so that 2^(-inf) = 0 follows.
+  const __mmask16 something = _mm512_cmp_ps_mask(top, _mm512_set1_ps(kMinusInf), _CMP_NEQ_UQ);
+  const __m512 minus_top = _mm512_maskz_sub_ps(something, _mm512_setzero_ps(), top);
+  const __m512 alpha = exp2_16(_mm512_add_ps(old_max, minus_top));
+  __m512 sum = _mm512_mul_ps(_mm512_load_ps(m.b.row_sum + first), alpha);
+  for (int32_t step = t.first_step(); step < t.last_step(); ++step) {
+    __m512i pairs[16];
+    tile.exp(step * 32, minus_top, sum, pairs, coming);
     transpose_16x16(pairs);
-    for (int32_t r = 0; r < 16; ++r)
-      _mm512_store_si512(p_pairs + (step / 32 * 16 + r) * 16, pairs[r]);
+    for (int32_t r = 0; r < 16; ++r) {
+      _mm512_store_si512(p_pairs + (step * 16 + r) * 16, pairs[r]);
+    }
   }
   _mm512_store_ps(m.b.row_max + first, top);
   _mm512_store_ps(m.b.row_sum + first, sum);
@@ -220,47 +287,73 @@ PANDO_AMX void rescale(const Matrix& m, int32_t row_block) {
   }
 }
 
-/// One kv tile for one or two blocks of 16 rows, from row block `first` on.
-PANDO_AMX void block_rows(const Matrix& m, const TokenTile& t, int32_t first, int32_t blocks) {
-  constexpr int32_t kScoreStride = kTile * 16;
-  constexpr int32_t kPairStride = kTile * 8;
-  const uint32_t* const q = m.b.q_pairs + int64_t{first} * m.dim_steps * 256;
-  const int32_t q_stride = m.dim_steps * 256;
-  for (int32_t block = t.first_block; block < t.last_block;) {
-    const bool two = block + 1 < t.last_block;
-    const KeyTiles keys{{t.k_tile[block], t.k_tile[two ? block + 1 : block]},
-                        {t.k_stride_bytes[block], t.k_stride_bytes[two ? block + 1 : block]}};
-    float* const s = m.b.s + block * 256;
-    if (blocks == 2) {
-      two ? score_tiles<2, 2>(keys, q, q_stride, m.dim_steps, s, kScoreStride)
-          : score_tiles<1, 2>(keys, q, q_stride, m.dim_steps, s, kScoreStride);
-    } else {
-      two ? score_tiles<2, 1>(keys, q, q_stride, m.dim_steps, s, kScoreStride)
-          : score_tiles<1, 1>(keys, q, q_stride, m.dim_steps, s, kScoreStride);
-    }
-    block += two ? 2 : 1;
+/// Blocks of 16 tokens [block, block + count), the last one repeated up to the end of `keys`: the
+/// scores of a repeated block land in rows of s that nobody reads.
+PANDO_AMX_INLINE KeyTiles key_tiles(const TokenTile& t, int32_t block) {
+  KeyTiles keys;
+  for (int32_t i = 0; i < 4; ++i) {
+    const int32_t from = std::min(block + i, t.last_block - 1);
+    keys.tile[i] = t.k_tile[from];
+    keys.stride_bytes[i] = t.k_stride_bytes[from];
   }
-  for (int32_t i = 0; i < blocks; ++i) {
-    softmax(m, t, first + i, m.b.s + i * kScoreStride, m.b.p_pairs + i * kPairStride);
+  return keys;
+}
+
+constexpr int32_t kScoreStride = (kTile + 48) * 16;  // room for three repeated blocks
+constexpr int32_t kPairStride = kTile * 8;
+
+/// One kv tile for 32 rows, from row block `first` on.
+PANDO_AMX void attend_two_blocks(const Matrix& m, const TokenTile& t, int32_t first,
+                                 TilePrefetch& coming) {
+  const int32_t block_stride = m.dim_steps * 256;
+  const uint32_t* const q = m.b.q_pairs + int64_t{first} * block_stride;
+  for (int32_t block = t.first_block; block < t.last_block; block += 2) {
+    score_tiles_2x2(key_tiles(t, block), q, block_stride, m.dim_steps, m.b.s + block * 256,
+                    kScoreStride);
+  }
+  for (int32_t i = 0; i < 2; ++i) {
+    softmax(m, t, first + i, m.b.s + i * kScoreStride, m.b.p_pairs + i * kPairStride, coming);
     rescale(m, first + i);
   }
-  const int32_t step_begin = t.first_block / 2;
-  const int32_t steps = (t.last_block + 1) / 2 - step_begin;
-  const uint32_t* const p = m.b.p_pairs + step_begin * 256;
-  const uint32_t* const v = m.b.v_pairs + int64_t{step_begin} * 16 * m.padded_dim();
+  const uint32_t* const p = m.b.p_pairs + t.first_step() * 256;
+  const uint32_t* const v = m.b.v_pairs + int64_t{t.first_step()} * 16 * m.padded_dim();
   float* const o = m.b.o + int64_t{first} * m.dim_steps * 512;
   for (int32_t d = 0; d < m.dim_steps; ++d) {
-    if (blocks == 2) {
-      output_tiles<2>(p, kPairStride, v + d * 32, m.padded_dim(), steps, o + d * 512,
-                      m.dim_steps * 512);
-    } else {
-      output_tiles<1>(p, kPairStride, v + d * 32, m.padded_dim(), steps, o + d * 512,
-                      m.dim_steps * 512);
-    }
+    output_tiles_2x2(p, kPairStride, v + d * 32, m.padded_dim(), t.last_step() - t.first_step(),
+                     o + d * 512, m.dim_steps * 512);
   }
-  if (t.reads_stale) {
-    for (int32_t i = 0; i < blocks; ++i) {
-      add_stale(m, t, first + i, m.b.p_pairs + i * kPairStride);
+}
+
+/// The same for 16 rows.
+PANDO_AMX void attend_one_block(const Matrix& m, const TokenTile& t, int32_t first,
+                                TilePrefetch& coming) {
+  const uint32_t* const q = m.b.q_pairs + int64_t{first} * m.dim_steps * 256;
+  for (int32_t block = t.first_block; block < t.last_block; block += 4) {
+    score_tiles_4x1(key_tiles(t, block), q, m.dim_steps, m.b.s + block * 256);
+  }
+  softmax(m, t, first, m.b.s, m.b.p_pairs, coming);
+  rescale(m, first);
+  const uint32_t* const p = m.b.p_pairs + t.first_step() * 256;
+  const uint32_t* const v = m.b.v_pairs + int64_t{t.first_step()} * 16 * m.padded_dim();
+  const int32_t steps = t.last_step() - t.first_step();
+  float* const o = m.b.o + int64_t{first} * m.dim_steps * 512;
+  int32_t d = 0;
+  for (; d + 2 <= m.dim_steps; d += 2) {
+    output_tiles_1xn<true>(p, v + d * 32, m.padded_dim(), steps, o + d * 512);
+  }
+  if (d < m.dim_steps) output_tiles_1xn<false>(p, v + d * 32, m.padded_dim(), steps, o + d * 512);
+}
+
+PANDO_AMX void attend_tile(const Matrix& m, const TokenTile& t, TilePrefetch& coming) {
+  for (int32_t block = 0; block < m.row_blocks; block += 2) {
+    const int32_t blocks = std::min(2, m.row_blocks - block);
+    if (blocks == 2) {
+      attend_two_blocks(m, t, block, coming);
+    } else {
+      attend_one_block(m, t, block, coming);
+    }
+    for (int32_t i = 0; t.reads_stale && i < blocks; ++i) {
+      add_stale(m, t, block + i, m.b.p_pairs + i * kPairStride);
     }
   }
 }
@@ -311,10 +404,15 @@ PANDO_AMX void attend_matrix(const Unit& u) {
       t.last_block = (t.seen.any_end - t.base + 15) / 16;
       u.fill_offsets(t.seen.any_begin, t.seen.any_end, m.b.offsets);
       open_keys(m, t);
-      open_values(m, t);
-      for (int32_t block = 0; block < m.row_blocks; block += 2) {
-        block_rows(m, t, block, std::min(2, m.row_blocks - block));
-      }
+      const int32_t next = tile_end(end, kTile, u.token_end);
+      u.fill_offsets(end, next, m.b.next_offsets);
+      const auto tokens_of = [&](const std::byte* base) {
+        return TokenPrefetch(base, m.b.next_offsets, next - end, 2, m.head_dim);
+      };
+      TilePrefetch coming(tokens_of(u.call->k), tokens_of(u.call->v),
+                          (t.last_block - t.first_block) * 8 * (m.row_blocks + 1));
+      open_values(m, t, coming);
+      attend_tile(m, t, coming);
     }
     begin = end;
   }

@@ -16,72 +16,118 @@ namespace pando {
 /// GCC 12 does not know that a tile load reads memory, so stores before it could be moved past it.
 PANDO_AMX_INLINE void tile_fence() { asm volatile("" ::: "memory"); }
 
-/// Up to two tiles of 16 tokens by 32 dims of K, and the distance between tokens.
+/// Tiles of 16 tokens by 32 dims of K, and the distance between tokens.
 struct KeyTiles {
-  const void* tile[2];
-  int64_t stride_bytes[2];
+  const void* tile[4];
+  int64_t stride_bytes[4];
 };
 
-/// s[j][i] = K_i Q_j for kTokens token tiles i and kRows row blocks j; the tiles of s for one j
-/// follow each other, s_stride floats apart from those of the next j.
-template <int kTokens, int kRows>
-PANDO_AMX_INLINE void score_tiles(const KeyTiles& keys, const uint32_t* q, int32_t q_stride,
-                                  int32_t dim_steps, float* s, int32_t s_stride) {
+/// s[j][i] = K_i Q_j for two token tiles i and two row blocks j. The tiles of s for one j follow
+/// each other, s_stride floats apart from those of the next j.
+PANDO_AMX_INLINE void score_tiles_2x2(const KeyTiles& keys, const uint32_t* q, int32_t q_stride,
+                                      int32_t dim_steps, float* s, int32_t s_stride) {
   tile_fence();
   _tile_zero(0);
-  if constexpr (kTokens == 2) _tile_zero(1);
-  if constexpr (kRows == 2) _tile_zero(2);
-  if constexpr (kTokens == 2 && kRows == 2) _tile_zero(3);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
   for (int32_t d = 0; d < dim_steps; ++d) {
-    const auto* const k0 = static_cast<const char*>(keys.tile[0]) + d * 64;
     _tile_loadd(6, q + d * 256, 64);
-    _tile_loadd(4, k0, keys.stride_bytes[0]);
+    _tile_loadd(4, static_cast<const char*>(keys.tile[0]) + d * 64, keys.stride_bytes[0]);
     _tile_dpbf16ps(0, 4, 6);
-    if constexpr (kTokens == 2) {
-      const auto* const k1 = static_cast<const char*>(keys.tile[1]) + d * 64;
-      _tile_loadd(5, k1, keys.stride_bytes[1]);
-      _tile_dpbf16ps(1, 5, 6);
-    }
-    if constexpr (kRows == 2) {
-      _tile_loadd(7, q + q_stride + d * 256, 64);
-      _tile_dpbf16ps(2, 4, 7);
-      if constexpr (kTokens == 2) _tile_dpbf16ps(3, 5, 7);
-    }
+    _tile_loadd(5, static_cast<const char*>(keys.tile[1]) + d * 64, keys.stride_bytes[1]);
+    _tile_dpbf16ps(1, 5, 6);
+    _tile_loadd(7, q + q_stride + d * 256, 64);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
   }
   _tile_stored(0, s, 64);
-  if constexpr (kTokens == 2) _tile_stored(1, s + 256, 64);
-  if constexpr (kRows == 2) _tile_stored(2, s + s_stride, 64);
-  if constexpr (kTokens == 2 && kRows == 2) _tile_stored(3, s + s_stride + 256, 64);
+  _tile_stored(1, s + 256, 64);
+  _tile_stored(2, s + s_stride, 64);
+  _tile_stored(3, s + s_stride + 256, 64);
 }
 
-/// o[j] += P_j V for kRows row blocks j and 32 dims; V is [pair of tokens][v_stride].
-template <int kRows>
-PANDO_AMX_INLINE void output_tiles(const uint32_t* p, int32_t p_stride, const uint32_t* v,
-                                   int32_t v_stride, int32_t steps, float* o, int32_t o_stride) {
+/// The same for four token tiles and one row block.
+PANDO_AMX_INLINE void score_tiles_4x1(const KeyTiles& keys, const uint32_t* q, int32_t dim_steps,
+                                      float* s) {
+  tile_fence();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int32_t d = 0; d < dim_steps; ++d) {
+    _tile_loadd(6, q + d * 256, 64);
+    _tile_loadd(4, static_cast<const char*>(keys.tile[0]) + d * 64, keys.stride_bytes[0]);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, static_cast<const char*>(keys.tile[1]) + d * 64, keys.stride_bytes[1]);
+    _tile_dpbf16ps(1, 5, 6);
+    _tile_loadd(7, static_cast<const char*>(keys.tile[2]) + d * 64, keys.stride_bytes[2]);
+    _tile_dpbf16ps(2, 7, 6);
+    _tile_loadd(4, static_cast<const char*>(keys.tile[3]) + d * 64, keys.stride_bytes[3]);
+    _tile_dpbf16ps(3, 4, 6);
+  }
+  _tile_stored(0, s, 64);
+  _tile_stored(1, s + 256, 64);
+  _tile_stored(2, s + 512, 64);
+  _tile_stored(3, s + 768, 64);
+}
+
+/// o[j][i] += P_j V_i for two row blocks j and two blocks i of 16 dims; V is
+/// [pair of tokens][v_stride].
+PANDO_AMX_INLINE void output_tiles_2x2(const uint32_t* p, int32_t p_stride, const uint32_t* v,
+                                       int32_t v_stride, int32_t steps, float* o,
+                                       int32_t o_stride) {
   tile_fence();
   _tile_loadd(0, o, 64);
   _tile_loadd(1, o + 256, 64);
-  if constexpr (kRows == 2) {
-    _tile_loadd(2, o + o_stride, 64);
-    _tile_loadd(3, o + o_stride + 256, 64);
+  _tile_loadd(2, o + o_stride, 64);
+  _tile_loadd(3, o + o_stride + 256, 64);
+  for (int32_t i = 0; i < steps; ++i) {
+    _tile_loadd(4, p + i * 256, 64);
+    _tile_loadd(6, v + int64_t{i} * 16 * v_stride, v_stride * 4);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, v + int64_t{i} * 16 * v_stride + 16, v_stride * 4);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, p + p_stride + i * 256, 64);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, o, 64);
+  _tile_stored(1, o + 256, 64);
+  _tile_stored(2, o + o_stride, 64);
+  _tile_stored(3, o + o_stride + 256, 64);
+}
+
+/// The same for one row block and two, or with `four` four, blocks of 16 dims.
+template <bool kFour>
+PANDO_AMX_INLINE void output_tiles_1xn(const uint32_t* p, const uint32_t* v, int32_t v_stride,
+                                       int32_t steps, float* o) {
+  tile_fence();
+  _tile_loadd(0, o, 64);
+  _tile_loadd(1, o + 256, 64);
+  if constexpr (kFour) {
+    _tile_loadd(2, o + 512, 64);
+    _tile_loadd(3, o + 768, 64);
   }
   for (int32_t i = 0; i < steps; ++i) {
-    _tile_loadd(6, v + int64_t{i} * 16 * v_stride, v_stride * 4);
-    _tile_loadd(7, v + int64_t{i} * 16 * v_stride + 16, v_stride * 4);
+    const uint32_t* const pairs = v + int64_t{i} * 16 * v_stride;
     _tile_loadd(4, p + i * 256, 64);
+    _tile_loadd(6, pairs, v_stride * 4);
     _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, pairs + 16, v_stride * 4);
     _tile_dpbf16ps(1, 4, 7);
-    if constexpr (kRows == 2) {
-      _tile_loadd(5, p + p_stride + i * 256, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+    if constexpr (kFour) {
+      _tile_loadd(5, pairs + 32, v_stride * 4);
+      _tile_dpbf16ps(2, 4, 5);
+      _tile_loadd(6, pairs + 48, v_stride * 4);
+      _tile_dpbf16ps(3, 4, 6);
     }
   }
   _tile_stored(0, o, 64);
   _tile_stored(1, o + 256, 64);
-  if constexpr (kRows == 2) {
-    _tile_stored(2, o + o_stride, 64);
-    _tile_stored(3, o + o_stride + 256, 64);
+  if constexpr (kFour) {
+    _tile_stored(2, o + 512, 64);
+    _tile_stored(3, o + 768, 64);
   }
 }
 

@@ -26,19 +26,19 @@ PANDO_AMX_INLINE __mmask32 finite_bf16(__m512i values) {
   return _mm512_cmpneq_epi16_mask(_mm512_and_si512(values, exponent), exponent);
 }
 
-/// 2^x for x <= 0 (and a little above), as exp2_vector of the vector kernels.
+/// 2^x for x <= 0 (and a little above): relative error below 2e-7, exactly 1 at 0, 0 for -inf and,
+/// with subnormals flushed, below -126. A NaN stays one.
 PANDO_AMX_INLINE __m512 exp2_16(__m512 x) {
-  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 f = _mm512_sub_ps(x, whole);
-  __m512 p = _mm512_set1_ps(0x1.470b4ap-13f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.5f7276p-10f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.3b270ep-7f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.c6ae72p-5f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.ebfbe2p-3f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.62e430p-1f));
+  constexpr int kFraction = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+  const __m512 f = _mm512_reduce_ps(x, kFraction);  // x - floor(x), and 0 for -inf
+  // Minimax on [0, 1] with the constant term fixed to 1.
+  __m512 p = _mm512_set1_ps(0x1.e974fap-10f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.277856p-7f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.c91ce6p-5f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.ebdb56p-3f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.62e4bap-1f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-  const __mmask16 not_tiny = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
-  return _mm512_maskz_scalef_ps(not_tiny, p, whole);
+  return _mm512_scalef_ps(p, x);  // p * 2^floor(x)
 }
 
 /// Element r of the result is (bf16 of even[r], bf16 of odd[r]), even in the low half.

@@ -10,6 +10,7 @@
 // clang-format on
 
 #include "cpu/kernels.h"
+#include "cpu/prefetch.h"
 #include "cpu/simd-inl.h"
 #include "plan/scratch.h"
 
@@ -19,9 +20,9 @@ namespace HWY_NAMESPACE {
 namespace {
 
 inline constexpr bool kManyRegisters = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON;
-inline constexpr int32_t kScoreTokens = 4;                        // dots that are reduced together
-inline constexpr int32_t kScoreRows = kManyRegisters ? 4 : 2;     // rows that share a K load
-inline constexpr int32_t kOutputChunks = kManyRegisters ? 4 : 2;  // chunks of O held in registers
+inline constexpr int32_t kScoreTokens = 4;                     // dots that are reduced together
+inline constexpr int32_t kScoreRows = kManyRegisters ? 4 : 2;  // rows that share a K load
+inline constexpr int32_t kOutputVectors = kManyRegisters ? 16 : 8;  // of O held in registers
 
 using D4 = hn::CappedTag<float, 4>;
 
@@ -54,13 +55,18 @@ struct Narrow {
   const Unit& u;
   NarrowScratch b;
   int32_t whole_chunks;
-  int32_t tail;        // elements after the whole chunks
-  int32_t padded_dim;  // stride of q and o
+  int32_t tail;            // elements after the whole chunks
+  int32_t padded_dim;      // stride of q and o
+  const int64_t* offsets;  // of the tile's tokens
+  int32_t lines_a_step;    // prefetched for each token of each pass over V
 
   Narrow(const Unit& unit, ScratchCursor& cursor)
       : u(unit), b(cursor, unit.rows, unit.call->head_dim) {
     whole_chunks = u.call->head_dim / kChunk;
     tail = u.call->head_dim % kChunk;
+    const int32_t passes = std::max(1, u.rows * whole_chunks * 2 / kOutputVectors);
+    const int64_t row_bytes = u.call->head_dim * u.element_bytes();
+    lines_a_step = static_cast<int32_t>((row_bytes / 64 + passes - 1) / passes);
     padded_dim = (whole_chunks + (tail > 0 ? 1 : 0)) * kChunk;
   }
 };
@@ -109,13 +115,14 @@ HWY_INLINE void score_tokens(const Narrow<E>& n, const typename E::T* const* k, 
 
 /// Scores of every row against the tokens at `offsets`, in log2 units.
 template <class E>
-HWY_INLINE void score_tile(const Narrow<E>& n, const int64_t* offsets, int32_t tokens) {
+HWY_INLINE void score_tile(const Narrow<E>& n, int32_t tokens, TokenPrefetch& coming) {
   using T = typename E::T;
   const T* const base = reinterpret_cast<const T*>(n.u.call->k);
   for (int32_t t = 0; t < tokens; t += kScoreTokens) {
     // The last four are filled up with a token that is there; its scores are not used.
     const T* k[kScoreTokens];
-    for (int i = 0; i < kScoreTokens; ++i) k[i] = base + offsets[std::min(t + i, tokens - 1)];
+    for (int i = 0; i < kScoreTokens; ++i) k[i] = base + n.offsets[std::min(t + i, tokens - 1)];
+    coming.lines(kScoreTokens * coming.token_lines());
     int32_t r = 0;
     const auto q = [&](int32_t row) HWY_ATTR { return n.b.q + int64_t{row} * n.padded_dim; };
     const auto s = [&](int32_t row) HWY_ATTR { return n.b.s + row * kTileTokens + t; };
@@ -166,15 +173,16 @@ HWY_INLINE void softmax_row(const Narrow<E>& n, int32_t r, int32_t tokens) {
 /// o[r] = alpha * o[r] + sum_t p[r][t] v[t] for kR rows, kC chunks from `at` on, and the tokens
 /// [begin, end) that all of these rows see.
 template <class E, int kR, int kC, bool kTail>
-HWY_INLINE void output_chunks(const Narrow<E>& n, int32_t r, int32_t at, int32_t begin,
-                              int32_t end) {
+HWY_INLINE void output_chunks(const Narrow<E>& n, int32_t r, int32_t at, int32_t begin, int32_t end,
+                              TokenPrefetch& coming) {
   using T = typename E::T;
   const DF d;
   const T* const base = reinterpret_cast<const T*>(n.u.call->v) + at;
   float* const o = n.b.o + int64_t{r} * n.padded_dim + at;
   const float* const p = n.b.s + r * kTileTokens;
+  const int64_t* const offsets = n.offsets;
   VF acc[kR][2 * kC];
-  HWY_UNROLL(2)
+  HWY_UNROLL(4)
   for (int i = 0; i < kR; ++i) {
     const VF alpha = hn::Set(d, n.b.alpha[r + i]);
     HWY_UNROLL(8)
@@ -183,9 +191,10 @@ HWY_INLINE void output_chunks(const Narrow<E>& n, int32_t r, int32_t at, int32_t
     }
   }
   for (int32_t t = begin; t < end; ++t) {
-    const T* const v = base + n.b.offsets[t];
+    const T* const v = base + offsets[t];
+    coming.lines(n.lines_a_step);
     VF weight[kR];
-    HWY_UNROLL(2)
+    HWY_UNROLL(4)
     for (int i = 0; i < kR; ++i) weight[i] = hn::Set(d, p[i * kTileTokens + t]);
     HWY_UNROLL(4)
     for (int c = 0; c < kC; ++c) {
@@ -195,14 +204,14 @@ HWY_INLINE void output_chunks(const Narrow<E>& n, int32_t r, int32_t at, int32_t
       } else {
         E::load_chunk(v + c * kChunk, a, b);
       }
-      HWY_UNROLL(2)
+      HWY_UNROLL(4)
       for (int i = 0; i < kR; ++i) {
         acc[i][2 * c] = hn::MulAdd(a, weight[i], acc[i][2 * c]);
         acc[i][2 * c + 1] = hn::MulAdd(b, weight[i], acc[i][2 * c + 1]);
       }
     }
   }
-  HWY_UNROLL(2)
+  HWY_UNROLL(4)
   for (int i = 0; i < kR; ++i) {
     HWY_UNROLL(8)
     for (int j = 0; j < 2 * kC; ++j) {
@@ -212,36 +221,46 @@ HWY_INLINE void output_chunks(const Narrow<E>& n, int32_t r, int32_t at, int32_t
 }
 
 template <class E, int kR>
-HWY_INLINE void output_rows(const Narrow<E>& n, int32_t r, int32_t begin, int32_t end) {
+HWY_INLINE void output_rows(const Narrow<E>& n, int32_t r, int32_t begin, int32_t end,
+                            TokenPrefetch& coming) {
+  constexpr int32_t kMost = std::min(4, kOutputVectors / (2 * kR));
   int32_t c = 0;
-  for (; c + kOutputChunks <= n.whole_chunks; c += kOutputChunks) {
-    output_chunks<E, kR, kOutputChunks, false>(n, r, c * kChunk, begin, end);
+  for (; c + kMost <= n.whole_chunks; c += kMost) {
+    output_chunks<E, kR, kMost, false>(n, r, c * kChunk, begin, end, coming);
   }
-  if constexpr (kOutputChunks == 4) {
+  if constexpr (kMost == 4) {
     for (; c + 2 <= n.whole_chunks; c += 2) {
-      output_chunks<E, kR, 2, false>(n, r, c * kChunk, begin, end);
+      output_chunks<E, kR, 2, false>(n, r, c * kChunk, begin, end, coming);
     }
   }
-  for (; c < n.whole_chunks; ++c) output_chunks<E, kR, 1, false>(n, r, c * kChunk, begin, end);
-  if (n.tail > 0) output_chunks<E, kR, 1, true>(n, r, c * kChunk, begin, end);
+  for (; c < n.whole_chunks; ++c) {
+    output_chunks<E, kR, 1, false>(n, r, c * kChunk, begin, end, coming);
+  }
+  if (n.tail > 0) output_chunks<E, kR, 1, true>(n, r, c * kChunk, begin, end, coming);
 }
 
 template <class E>
-HWY_INLINE void output_tile(const Narrow<E>& n) {
+HWY_INLINE void output_tile(const Narrow<E>& n, TokenPrefetch& coming) {
   const NarrowScratch& b = n.b;
   for (int32_t r = 0; r < n.u.rows;) {
+    // Rows taken together see the same tokens: V of a token never meets a row that does not see it.
     const int32_t begin = b.seen_begin[r];
     const int32_t end = b.seen_end[r];
-    // Rows of a pair must see the same tokens: V of a token is never used by a row that does not.
-    const bool pair = r + 1 < n.u.rows && b.seen_begin[r + 1] == begin && b.seen_end[r + 1] == end;
+    int32_t alike = 1;
+    while (alike < 4 && r + alike < n.u.rows && b.seen_begin[r + alike] == begin &&
+           b.seen_end[r + alike] == end) {
+      ++alike;
+    }
     if (begin < end) {
-      if (pair) {
-        output_rows<E, 2>(n, r, begin, end);
+      if (alike == 4) {
+        output_rows<E, 4>(n, r, begin, end, coming);
+      } else if (alike >= 2) {
+        output_rows<E, 2>(n, r, begin, end, coming);
       } else {
-        output_rows<E, 1>(n, r, begin, end);
+        output_rows<E, 1>(n, r, begin, end, coming);
       }
     }
-    r += pair ? 2 : 1;
+    r += alike == 3 ? 2 : alike;
   }
 }
 
@@ -266,7 +285,7 @@ void attend_narrow(const Unit& u) {
   using T = typename E::T;
   const DF d;
   ScratchCursor cursor(u.scratch);
-  const Narrow<E> n(u, cursor);
+  Narrow<E> n(u, cursor);
   const NarrowScratch& b = n.b;
   const int32_t head_dim = u.call->head_dim;
   const VF scale_log2 = hn::Set(d, u.call->scale * kLog2E);
@@ -289,15 +308,28 @@ void attend_narrow(const Unit& u) {
     }
   }
 
-  for (int32_t begin = u.token_begin; begin < u.token_end;) {
-    const int32_t end = tile_end(begin, kTileTokens, u.token_end);
+  const auto prefetch = [&](const std::byte* base, const int64_t* offsets, int32_t tokens) {
+    return TokenPrefetch(base, offsets, tokens, u.element_bytes(), head_dim);
+  };
+  int64_t* offsets = b.offsets;
+  int64_t* next_offsets = b.next_offsets;
+  int32_t begin = u.token_begin;
+  int32_t end = tile_end(begin, kTileTokens, u.token_end);
+  u.fill_offsets(begin, end, offsets);
+  while (begin < end) {
     const int32_t tokens = end - begin;
-    u.fill_offsets(begin, end, b.offsets);
+    const int32_t next_end = tile_end(end, kTileTokens, u.token_end);
+    u.fill_offsets(end, next_end, next_offsets);
+    n.offsets = offsets;
     clip_rows(n, begin, end);
-    score_tile(n, b.offsets, tokens);
+    TokenPrefetch values = prefetch(u.call->v, offsets, tokens);
+    score_tile(n, tokens, values);
     for (int32_t r = 0; r < u.rows; ++r) softmax_row(n, r, tokens);
-    output_tile(n);
+    TokenPrefetch keys = prefetch(u.call->k, next_offsets, next_end - end);
+    output_tile(n, keys);
+    std::swap(offsets, next_offsets);
     begin = end;
+    end = next_end;
   }
 
   for (int32_t r = 0; r < u.rows; ++r) {

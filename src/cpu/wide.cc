@@ -15,6 +15,7 @@
 // clang-format on
 
 #include "cpu/kernels.h"
+#include "cpu/prefetch.h"
 #include "cpu/simd-inl.h"
 #include "plan/scratch.h"
 
@@ -163,10 +164,11 @@ HWY_INLINE void softmax(const SeenTokens& seen, const int32_t* begins, const int
 
 template <int kV>
 HWY_NOINLINE void panel_tile(const WideScratch& b, int32_t first, const SeenTokens& seen,
-                             int32_t head_dim) {
+                             int32_t head_dim, TilePrefetch& coming) {
   const int32_t tokens = seen.any_end - seen.any_begin;
   const float* const q = b.q + int64_t{first} * head_dim;
   for (int32_t t = 0; t < tokens; t += kBlock) {
+    coming.step();
     score_block<kV>(b.k_rows + t, q, head_dim, b.s + t * kV * kLanes);
   }
   const int32_t* const begins = b.visible_begin + first;
@@ -175,6 +177,7 @@ HWY_NOINLINE void panel_tile(const WideScratch& b, int32_t first, const SeenToke
   float* const o = b.o + int64_t{first} * head_dim;
   for (int32_t d0 = 0; d0 < head_dim; d0 += kBlock) {
     float* const block = o + d0 * kV * kLanes;
+    coming.step();
     if (seen.mixed()) {
       output_block<kV, true>(b.v_rows, d0, b.s, b.alpha + first, seen, begins, ends, block);
     } else {
@@ -231,7 +234,7 @@ HWY_INLINE void open_rows(const std::byte* base, const int64_t* offsets, int32_t
 
 template <class E>
 HWY_INLINE void unit_tile(const Unit& u, const WideScratch& b, const SeenTokens& seen,
-                          int32_t vectors, int32_t panels) {
+                          int32_t vectors, int32_t panels, TilePrefetch coming) {
   const int32_t head_dim = u.call->head_dim;
   const int32_t tokens = seen.any_end - seen.any_begin;
   u.fill_offsets(seen.any_begin, seen.any_end, b.offsets);
@@ -242,9 +245,9 @@ HWY_INLINE void unit_tile(const Unit& u, const WideScratch& b, const SeenTokens&
   int32_t first = 0;
   for (int32_t i = 0; i < panels; ++i) {
     const int32_t width = vectors / panels + (i < vectors % panels ? 1 : 0);
-    if (width == 1) panel_tile<1>(b, first, seen, head_dim);
-    if (width == 2) panel_tile<2>(b, first, seen, head_dim);
-    if (width == 3) panel_tile<3>(b, first, seen, head_dim);
+    if (width == 1) panel_tile<1>(b, first, seen, head_dim, coming);
+    if (width == 2) panel_tile<2>(b, first, seen, head_dim, coming);
+    if (width == 3) panel_tile<3>(b, first, seen, head_dim, coming);
     first += width * kLanes;
   }
 }
@@ -275,7 +278,16 @@ void attend_wide(const Unit& u) {
   for (int32_t begin = u.token_begin; begin < u.token_end;) {
     const int32_t end = tile_end(begin, kTileTokens, u.token_end);
     const SeenTokens seen = bounds.seen(begin, end);
-    if (seen.any_begin < seen.any_end) unit_tile<E>(u, b, seen, vectors, panels);
+    if (seen.any_begin < seen.any_end) {
+      const int32_t next = tile_end(end, kTileTokens, u.token_end);
+      u.fill_offsets(end, next, b.next_offsets);
+      const auto tokens_of = [&](const std::byte* base) {
+        return TokenPrefetch(base, b.next_offsets, next - end, u.element_bytes(), head_dim);
+      };
+      const int32_t steps = panels * ((seen.any_end - seen.any_begin + head_dim) / kBlock);
+      unit_tile<E>(u, b, seen, vectors, panels,
+                   TilePrefetch(tokens_of(u.call->k), tokens_of(u.call->v), std::max(1, steps)));
+    }
     begin = end;
   }
   for_each_panel([&](const Panel& panel) { write_panel<E>(u, b, panel); });

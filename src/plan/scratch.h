@@ -41,7 +41,7 @@ struct WideScratch {
   float *q, *o, *k, *v, *s;
   float *row_max, *row_sum, *alpha, *row_out;
   int32_t *visible_begin, *visible_end;
-  int64_t* offsets;
+  int64_t *offsets, *next_offsets;
   const float **k_rows, **v_rows;
 
   WideScratch(ScratchCursor& cursor, int32_t rows, int32_t head_dim) {
@@ -58,6 +58,7 @@ struct WideScratch {
     visible_begin = cursor.take<int32_t>(lanes);
     visible_end = cursor.take<int32_t>(lanes);
     offsets = cursor.take<int64_t>(kTileTokens);
+    next_offsets = cursor.take<int64_t>(kTileTokens);
     k_rows = cursor.take<const float*>(kTileTokens);
     v_rows = cursor.take<const float*>(kTileTokens);
   }
@@ -68,7 +69,7 @@ struct NarrowScratch {
   float *q, *o, *s;
   float *row_max, *row_sum, *alpha, *row_out;
   int32_t *seen_begin, *seen_end;
-  int64_t* offsets;
+  int64_t *offsets, *next_offsets;
 
   NarrowScratch(ScratchCursor& cursor, int32_t rows, int32_t head_dim) {
     const int64_t padded_dim = round_up(head_dim, kMaxChunk);
@@ -81,7 +82,8 @@ struct NarrowScratch {
     row_out = cursor.take<float>(padded_dim);
     seen_begin = cursor.take<int32_t>(rows);
     seen_end = cursor.take<int32_t>(rows);
-    offsets = cursor.take<int64_t>(2 * kTileTokens);
+    offsets = cursor.take<int64_t>(kTileTokens);
+    next_offsets = cursor.take<int64_t>(kTileTokens);
   }
 };
 
@@ -91,12 +93,12 @@ struct MatrixScratch {
   uint32_t* q_pairs;  ///< [row block][32 dims][pair of dims][row]
   uint32_t* v_pairs;  ///< [pair of tokens][dim], dims in the order of the interleaving
   uint16_t* k;        ///< [token][dim], for tokens that cannot be read from their page as a tile
-  float* s;           ///< [row block of two][token][row]
+  float* s;           ///< [row block of two][token and three spare blocks][row]
   uint32_t* p_pairs;  ///< [row block of two][32 tokens][row][pair of tokens]
   float* o;           ///< [row block][16 dims][row][dim]
   float *row_max, *row_sum, *alpha, *row_out;
   int32_t *visible_begin, *visible_end;
-  int64_t* offsets;
+  int64_t *offsets, *next_offsets;
 
   MatrixScratch(ScratchCursor& cursor, int32_t rows, int32_t head_dim) {
     const int64_t padded_rows = round_up(rows, kMaxLanes);
@@ -104,7 +106,7 @@ struct MatrixScratch {
     q_pairs = cursor.take<uint32_t>(padded_rows * padded_dim / 2);
     v_pairs = cursor.take<uint32_t>(int64_t{kMatrixTileTokens} / 2 * padded_dim);
     k = cursor.take<uint16_t>(int64_t{kMatrixTileTokens} * padded_dim);
-    s = cursor.take<float>(int64_t{kMatrixTileTokens} * 2 * kMaxLanes);
+    s = cursor.take<float>(int64_t{kMatrixTileTokens + 48} * 2 * kMaxLanes);
     p_pairs = cursor.take<uint32_t>(int64_t{kMatrixTileTokens} * kMaxLanes);
     o = cursor.take<float>(padded_rows * padded_dim);
     row_max = cursor.take<float>(padded_rows);
@@ -114,6 +116,7 @@ struct MatrixScratch {
     visible_begin = cursor.take<int32_t>(padded_rows);
     visible_end = cursor.take<int32_t>(padded_rows);
     offsets = cursor.take<int64_t>(kMatrixTileTokens);
+    next_offsets = cursor.take<int64_t>(kMatrixTileTokens);
   }
 };
 
