@@ -146,8 +146,7 @@ void Scheduler::start(SequenceId id, const Waiting& waiting, int32_t sample) {
                    .sample = sample,
                    .answered = waiting.answered,
                    .wanted = scaled_answer(trace_[waiting.request], options_.scale),
-                   .admission = counts_.admitted++,
-                   .page_replaced = false});
+                   .admission = counts_.admitted++});
   kv_len_[slot] = tree_.length(id);
   std::ranges::copy(tree_.pages(id), table(slot));
 }
@@ -179,7 +178,6 @@ bool Scheduler::append(Live& live) {
     if (error.code != ErrorCode::kOutOfPages) throw;
     return false;
   }
-  live.page_replaced = result.copy.has_value();
   if (result.copy) {
     memory_.copy(*result.copy);
     ++counts_.copied_pages;
@@ -199,10 +197,12 @@ void Scheduler::preempt(const Live& live) {
   admission_paused_ = true;
 }
 
+/// A slot goes on unless it holds another sequence. Pages of a sequence are replaced by copies only
+/// in its first step, because forks append in the step that starts them.
 void Scheduler::note_changes() {
   changed_.clear();
   for (int32_t slot = 0; slot < std::min(live(), static_cast<int32_t>(previous_.size())); ++slot) {
-    if (live_[slot].id != previous_[slot] || live_[slot].page_replaced) changed_.push_back(slot);
+    if (live_[slot].id != previous_[slot]) changed_.push_back(slot);
   }
   previous_.clear();
   for (const Live& live : live_) previous_.push_back(live.id);

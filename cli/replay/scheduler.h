@@ -31,7 +31,7 @@ struct Counts {
 ///
 /// When pages run out, the sequence admitted last is preempted: its pages are released, and it goes
 /// on later from its prompt and the tokens answered so far. Nothing is admitted from then on until
-/// a sequence ends, so that two sequences do not preempt each other for ever.
+/// a sequence ends: one whose next page was missing would only be preempted again.
 class Scheduler {
  public:
   /// Everything must outlive the scheduler.
@@ -60,8 +60,7 @@ class Scheduler {
     int32_t sample;
     int64_t answered;
     int64_t wanted;
-    int64_t admission;   // younger sequences have greater numbers
-    bool page_replaced;  // by copy-on-write in this step
+    int64_t admission;  // younger sequences have greater numbers
   };
 
   int64_t pages_needed(const Request& request) const;

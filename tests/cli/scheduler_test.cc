@@ -110,12 +110,14 @@ TEST(Scheduler, requests_are_taken_in_order_as_slots_free_up) {
 }
 
 TEST(Scheduler, changed_lists_slots_that_hold_another_sequence) {
-  CheckedRun run({request(2, 1, {1}), request(2, 9, {2}), request(2, 9, {3})}, tiny_options());
+  CheckedRun run({request(2, 1, {1}), request(2, 9, {2}), request(6, 9, {3})}, tiny_options());
   ASSERT_TRUE(run.step());
   EXPECT_TRUE(run.scheduler().changed().empty());  // all are new
-  ASSERT_TRUE(run.step());                         // the last slot moved into the first
+  const std::vector<int32_t> moving = run.pages(2);
+  ASSERT_TRUE(run.step());  // the last slot moved into the first
   EXPECT_EQ(std::vector(run.scheduler().changed().begin(), run.scheduler().changed().end()),
             (std::vector<int32_t>{0}));
+  EXPECT_EQ(run.pages(0), moving);
   ASSERT_TRUE(run.step());
   EXPECT_TRUE(run.scheduler().changed().empty());
 }
@@ -129,7 +131,7 @@ TEST(Scheduler, equal_prompts_share_whole_pages) {
   EXPECT_EQ(run.scheduler().counts().cached_tokens, 8 + 4);
 }
 
-TEST(Scheduler, forked_samples_are_listed_when_their_page_is_copied) {
+TEST(Scheduler, forked_samples_copy_their_half_full_page) {
   ReplayOptions options = tiny_options();
   options.samples = 2;
   CheckedRun run({request(6, 9, {1}), request(5, 9, {2})}, options);
@@ -152,6 +154,26 @@ TEST(Scheduler, youngest_sequence_is_preempted_and_goes_on_later) {
   int64_t decoded = 0;  // each token of each answer once
   for (const auto& lengths : all) decoded += static_cast<int64_t>(lengths.size());
   EXPECT_EQ(decoded, 12 + 12 + 4);
+}
+
+TEST(Scheduler, preempted_sequence_waits_until_another_ends) {
+  ReplayOptions options = tiny_options();
+  options.pool_tokens = 16;  // 4 pages: the third sequence finds none for its fifth token
+  CheckedRun run({request(4, 3, {1}), request(1, 5, {2}), request(3, 3, {3})}, options);
+  EXPECT_EQ(run.all_lengths(),
+            (std::vector<std::vector<int32_t>>{{5, 2, 4}, {6, 3}, {7, 4}, {5, 5}, {6, 6}}));
+  EXPECT_EQ(run.scheduler().counts().preempted, 1);
+  EXPECT_EQ(run.scheduler().counts().cached_tokens, 4);  // its page had not been evicted
+}
+
+TEST(Scheduler, preempted_sequences_go_on_in_their_first_order) {
+  ReplayOptions options = tiny_options();
+  options.slots = 4;
+  options.pool_tokens = 16;
+  CheckedRun run({request(3, 2, {1}), request(3, 2, {2}), request(1, 2, {3}), request(2, 2, {4})},
+                 options);
+  EXPECT_EQ(run.all_lengths(), (std::vector<std::vector<int32_t>>{{4, 4, 2, 3}, {5, 5}, {3, 4}}));
+  EXPECT_EQ(run.scheduler().counts().preempted, 2);
 }
 
 TEST(Scheduler, requests_longer_than_the_pool_are_skipped_and_counted) {
