@@ -34,34 +34,42 @@ struct Panel {
   int32_t vectors;
 };
 
-/// S[i] = sum_d rows[i][d] * q[d] for the kBlock tokens of `rows`.
+/// S[i] = sum_d rows[i][d] * q[d] for the kBlock tokens of `rows`. Dimensions are summed in runs of
+/// kSumRun, whose sums are added up: a single running sum would lose bits with head_dim.
 template <int kV>
 HWY_INLINE void score_block(const float* const* rows, const float* q, int32_t head_dim, float* s) {
+  constexpr int32_t kSumRun = 64;
   const DF d;
-  VF acc[kBlock][kV];
-  HWY_UNROLL(8)
-  for (int i = 0; i < kBlock; ++i) {
-    HWY_UNROLL(3)
-    for (int j = 0; j < kV; ++j) acc[i][j] = hn::Zero(d);
-  }
   const float* row[kBlock];
   HWY_UNROLL(8)
   for (int i = 0; i < kBlock; ++i) row[i] = rows[i];
-  for (int32_t k = 0; k < head_dim; ++k) {
-    VF column[kV];
-    HWY_UNROLL(3)
-    for (int j = 0; j < kV; ++j) column[j] = hn::Load(d, q + (k * kV + j) * kLanes);
+  for (int32_t begin = 0; begin < head_dim; begin += kSumRun) {
+    const int32_t end = std::min(begin + kSumRun, head_dim);
+    VF acc[kBlock][kV];
     HWY_UNROLL(8)
     for (int i = 0; i < kBlock; ++i) {
-      const VF a = hn::Set(d, row[i][k]);
       HWY_UNROLL(3)
-      for (int j = 0; j < kV; ++j) acc[i][j] = hn::MulAdd(a, column[j], acc[i][j]);
+      for (int j = 0; j < kV; ++j) acc[i][j] = hn::Zero(d);
     }
-  }
-  HWY_UNROLL(8)
-  for (int i = 0; i < kBlock; ++i) {
-    HWY_UNROLL(3)
-    for (int j = 0; j < kV; ++j) hn::Store(acc[i][j], d, s + (i * kV + j) * kLanes);
+    for (int32_t k = begin; k < end; ++k) {
+      VF column[kV];
+      HWY_UNROLL(3)
+      for (int j = 0; j < kV; ++j) column[j] = hn::Load(d, q + (k * kV + j) * kLanes);
+      HWY_UNROLL(8)
+      for (int i = 0; i < kBlock; ++i) {
+        const VF a = hn::Set(d, row[i][k]);
+        HWY_UNROLL(3)
+        for (int j = 0; j < kV; ++j) acc[i][j] = hn::MulAdd(a, column[j], acc[i][j]);
+      }
+    }
+    HWY_UNROLL(8)
+    for (int i = 0; i < kBlock; ++i) {
+      HWY_UNROLL(3)
+      for (int j = 0; j < kV; ++j) {
+        float* const at = s + (i * kV + j) * kLanes;
+        hn::Store(begin == 0 ? acc[i][j] : hn::Add(hn::Load(d, at), acc[i][j]), d, at);
+      }
+    }
   }
 }
 
@@ -130,36 +138,45 @@ HWY_INLINE void softmax(const SeenTokens& seen, const int32_t* begins, const int
                         float* s, float* row_max, float* row_sum, float* alpha) {
   const DF d;
   const int32_t tokens = seen.any_end - seen.any_begin;
+  const VF minus_inf = hn::Set(d, kMinusInf);
+  VF top[kV], sum[kV];
+  HWY_UNROLL(3)
+  for (int j = 0; j < kV; ++j) top[j] = hn::Load(d, row_max + j * kLanes);
+  for (int32_t t = 0; t < tokens; ++t) {
+    float* const at = s + t * kV * kLanes;
+    const int32_t token = seen.any_begin + t;
+    if (token < seen.full_begin || token >= seen.full_end) {
+      HWY_UNROLL(3)
+      for (int j = 0; j < kV; ++j) {
+        const MF visible = sees(begins + j * kLanes, ends + j * kLanes, token);
+        const VF score = hn::Load(d, at + j * kLanes);
+        hn::Store(hn::IfThenElse(visible, score, minus_inf), d, at + j * kLanes);
+      }
+    }
+    HWY_UNROLL(3)
+    for (int j = 0; j < kV; ++j) top[j] = hn::Max(top[j], hn::Load(d, at + j * kLanes));
+  }
   HWY_UNROLL(3)
   for (int j = 0; j < kV; ++j) {
-    const VF minus_inf = hn::Set(d, kMinusInf);
     const VF old_max = hn::Load(d, row_max + j * kLanes);
-    VF top = old_max;
-    for (int32_t t = 0; t < tokens; ++t) {
-      float* const at = s + (t * kV + j) * kLanes;
-      VF score = hn::Load(d, at);
-      const int32_t token = seen.any_begin + t;
-      if (token < seen.full_begin || token >= seen.full_end) {
-        score =
-            hn::IfThenElse(sees(begins + j * kLanes, ends + j * kLanes, token), score, minus_inf);
-        hn::Store(score, d, at);
-      }
-      top = hn::Max(top, score);
-    }
+    hn::Store(top[j], d, row_max + j * kLanes);
     // A lane that has seen nothing yet subtracts 0 instead of -inf, so that 2^(-inf) = 0 follows.
-    const VF finite_top = hn::IfThenElse(hn::Eq(top, minus_inf), hn::Zero(d), top);
-    const VF rescale = exp2_vector(hn::Sub(old_max, finite_top));
-    VF sum = hn::Mul(hn::Load(d, row_sum + j * kLanes), rescale);
-    for (int32_t t = 0; t < tokens; ++t) {
-      float* const at = s + (t * kV + j) * kLanes;
-      const VF p = exp2_vector(hn::Sub(hn::Load(d, at), finite_top));
-      hn::Store(p, d, at);
-      sum = hn::Add(sum, p);
-    }
-    hn::Store(top, d, row_max + j * kLanes);
-    hn::Store(sum, d, row_sum + j * kLanes);
+    top[j] = hn::IfThenElse(hn::Eq(top[j], minus_inf), hn::Zero(d), top[j]);
+    const VF rescale = exp2_vector(hn::Sub(old_max, top[j]));
+    sum[j] = hn::Mul(hn::Load(d, row_sum + j * kLanes), rescale);
     hn::Store(rescale, d, alpha + j * kLanes);
   }
+  for (int32_t t = 0; t < tokens; ++t) {
+    float* const at = s + t * kV * kLanes;
+    HWY_UNROLL(3)
+    for (int j = 0; j < kV; ++j) {
+      const VF p = exp2_vector(hn::Sub(hn::Load(d, at + j * kLanes), top[j]));
+      hn::Store(p, d, at + j * kLanes);
+      sum[j] = hn::Add(sum[j], p);
+    }
+  }
+  HWY_UNROLL(3)
+  for (int j = 0; j < kV; ++j) hn::Store(sum[j], d, row_sum + j * kLanes);
 }
 
 template <int kV>
