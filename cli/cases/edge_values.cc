@@ -100,6 +100,50 @@ Outcome garbage_past_the_end(const Kind& kind, Runner& runner) {
   return outcome;
 }
 
+/// Sets the elements of a token of a page to `value`, in K and V, at every head.
+void set_token(Case& problem, int64_t page, int32_t slot, float value) {
+  const KvLayout kv = problem.kv();
+  for (int32_t head = 0; head < kv.kv_heads; ++head) {
+    for (int32_t d = 0; d < kv.head_dim; ++d) {
+      store_element(problem.k.data(), kv.offset(page, head, slot) + d, problem.spec.dtype, value);
+      store_element(problem.v.data(), kv.offset(page, head, slot) + d, problem.spec.dtype, value);
+    }
+  }
+}
+
+/// Row 6: the same when the tokens past the end belong to others who share the page and see them.
+Outcome garbage_that_others_see(const Kind& kind, Runner& runner) {
+  Outcome outcome;
+  for (const int32_t page_tokens : {4, 16, 64}) {
+    for (const int32_t q_len : {1, 40}) {
+      ForestShape shape;
+      shape.add_node(-1, 4 * page_tokens);
+      for (int s = 0; s < 3; ++s) shape.add_sequence(0, q_len);
+      Case problem = edge_case(kind, edge_tables(shape, page_tokens), 8, 2);
+      problem.tables.kv_len[0] -= 3;
+      fill_data(problem, {.seed = 6});
+      const int32_t last_page = problem.tables.page_ids[3];
+      for (const RunOptions& options : all_modes()) {
+        const auto attend_with = [&](float value) {
+          for (int32_t i = 1; i <= 3; ++i) set_token(problem, last_page, page_tokens - i, value);
+          return runner.attend(problem, options);
+        };
+        const Output clean = attend_with(0);
+        for (const float garbage : {kNan, kInf, -kInf}) {
+          const Output output = attend_with(garbage);
+          ++outcome.runs;
+          for (int32_t row = 0; row < q_len; ++row) {
+            outcome.expect(same_row_bits(problem, clean, row, output, row),
+                           fmt::format("{}: pages of {}, {} rows: bits depend on others' tokens",
+                                       run_name(options), page_tokens, q_len));
+          }
+        }
+      }
+    }
+  }
+  return outcome;
+}
+
 /// Row 7: zero queries weigh all tokens alike.
 Outcome zero_queries(const Kind& kind, Runner& runner) {
   ForestShape shape;
@@ -174,6 +218,7 @@ std::vector<SuiteCase> edge_values(const SuiteOptions& options) {
   std::vector<SuiteCase> cases = {{"edges", "1-merging-empties", merge_empties}};
   add_kinds(cases, "3-large-negative-logits", options, large_negative_logits);
   add_kinds(cases, "6-garbage-past-the-end", options, garbage_past_the_end);
+  add_kinds(cases, "6-garbage-that-others-see", options, garbage_that_others_see);
   add_kinds(cases, "7-zero-queries", options, zero_queries);
   add_kinds(cases, "10-duplicates", options, duplicates);
   return cases;
