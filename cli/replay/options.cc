@@ -48,7 +48,7 @@ void ReplayOptions::check() const {
   in_range("head_dim", head_dim, 1, 1 << 16);
   in_range("threads", threads, 0, 1 << 16);
   in_range("check_every", check_every, 0, std::numeric_limits<int64_t>::max());
-  in_range("check_rows", check_rows, 1, slots);
+  in_range("check_rows", check_rows, 1, 1 << 16);
 }
 
 }  // namespace pando::replay

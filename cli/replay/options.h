@@ -38,7 +38,7 @@ struct ReplayOptions {
   std::optional<DeviceProfile> profile;  ///< cpu_profile(threads) when absent
   uint64_t seed = 0;
   int64_t check_every = 20;  ///< steps between oracle checks; 0: never
-  int32_t check_rows = 4;    ///< sequences that one check covers
+  int32_t check_rows = 4;    ///< sequences that one check covers, at most
 
   int64_t num_pages() const { return (pool_tokens + page_tokens - 1) / page_tokens; }
   /// Throws kInvalidArgument naming the option, what it got and what was wanted.
