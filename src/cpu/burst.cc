@@ -1,0 +1,75 @@
+// clang-format off
+#include "cpu/simd_config.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/burst.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
+#include "cpu/burst.h"
+
+#include "cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pando {
+namespace HWY_NAMESPACE {
+namespace {
+
+int64_t arithmetic_burst_of(int64_t rounds, float& sink) {
+  constexpr int kChains = 12;  // enough to hide the latency, few enough for 16 registers
+  const DF d;
+  VF acc[kChains];
+  HWY_UNROLL(12)
+  for (int i = 0; i < kChains; ++i) acc[i] = hn::Set(d, static_cast<float>(i));
+  const VF factor = hn::Set(d, 0.999f);
+  const VF summand = hn::Set(d, sink);
+  for (int64_t round = 0; round < rounds; ++round) {
+    HWY_UNROLL(12)
+    for (int i = 0; i < kChains; ++i) acc[i] = hn::MulAdd(acc[i], factor, summand);
+  }
+  HWY_UNROLL(12)
+  for (int i = 1; i < kChains; ++i) acc[0] = hn::Add(acc[0], acc[i]);
+  sink = hn::GetLane(acc[0]);
+  return rounds * kChains * kLanes * 2;
+}
+
+float read_burst_of(const std::byte* from, int64_t bytes) {
+  constexpr int kChains = 8;
+  const DF d;
+  const float* const values = reinterpret_cast<const float*>(from);
+  VF acc[kChains];
+  HWY_UNROLL(8)
+  for (int i = 0; i < kChains; ++i) acc[i] = hn::Zero(d);
+  const int64_t count = bytes / static_cast<int64_t>(sizeof(float));
+  for (int64_t at = 0; at < count; at += kChains * kLanes) {
+    HWY_UNROLL(8)
+    for (int i = 0; i < kChains; ++i) {
+      acc[i] = hn::Add(acc[i], hn::LoadU(d, values + at + i * kLanes));
+    }
+  }
+  HWY_UNROLL(8)
+  for (int i = 1; i < kChains; ++i) acc[0] = hn::Add(acc[0], acc[i]);
+  return hn::GetLane(acc[0]);
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace pando
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace pando {
+
+HWY_EXPORT(arithmetic_burst_of);
+HWY_EXPORT(read_burst_of);
+
+int64_t arithmetic_burst(int64_t rounds, float& sink) {
+  return HWY_DYNAMIC_DISPATCH(arithmetic_burst_of)(rounds, sink);
+}
+float read_burst(const std::byte* from, int64_t bytes) {
+  return HWY_DYNAMIC_DISPATCH(read_burst_of)(from, bytes);
+}
+
+}  // namespace pando
+#endif

@@ -1,0 +1,111 @@
+// measure_cpu_profile: the stored profile with what this machine does right now.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "cpu/burst.h"
+#include "cpu/kernels.h"
+#include "cpu/matrix.h"
+#include "cpu/probe.h"
+#include "cpu/thread_pool.h"
+#include "pando/cpu.h"
+#include "pando/profile.h"
+
+namespace pando {
+namespace {
+
+/// Shortest time in nanoseconds of some runs of `work`: other load only ever makes it longer.
+template <typename Work>
+double best_ns(int runs, Work&& work) {
+  using Clock = std::chrono::steady_clock;
+  double best = 1e30;
+  for (int i = 0; i < runs; ++i) {
+    const Clock::time_point begin = Clock::now();
+    work();
+    best = std::min(best, std::chrono::duration<double, std::nano>(Clock::now() - begin).count());
+  }
+  return best;
+}
+
+/// Nanoseconds a token that `kernel` needs for `rows` rows with KV in cache.
+double token_ns(UnitKernel kernel, DType dtype, int32_t rows, int32_t head_dim) {
+  constexpr int32_t kTokens = 512;
+  KernelProbe probe(dtype, rows, head_dim, kTokens, 0);
+  probe.run(kernel);
+  return best_ns(12, [&] { probe.run(kernel); }) / kTokens;
+}
+
+/// Fits the formula of KernelRate to three points of the wide kernel and one of the narrow one.
+KernelRate measure_rate(const KernelSet& kernels, DType dtype, KernelRate rate) {
+  const double t_32 = token_ns(kernels.wide, dtype, 32, 128);
+  const double t_128 = token_ns(kernels.wide, dtype, 128, 128);
+  const double t_half = token_ns(kernels.wide, dtype, 128, 64);
+  rate.softmax_ns = std::max(0.0, (2 * t_half - t_128) / 128);
+  rate.wide_ns = std::max(1e-6, ((t_128 - t_32) / 96 - rate.softmax_ns) / 128);
+  rate.convert_ns = std::max(0.0, (t_128 - 128 * (128 * rate.wide_ns + rate.softmax_ns)) / 128);
+  const double t_granule = token_ns(kernels.wide, dtype, rate.row_granule, 128);
+  rate.narrow_ns = token_ns(kernels.narrow, dtype, 4, 128) / (4 * 128);
+  rate.narrow_rows =
+      std::clamp(static_cast<int32_t>(t_granule / (128 * rate.narrow_ns)), 1, rate.row_granule);
+  return rate;
+}
+
+constexpr int64_t kPiece = 256 << 10;  // bytes that a thread reads at once
+
+/// Bytes per microsecond that all threads read together, pass after pass over `bytes`.
+double read_rate(ThreadPool& pool, const std::byte* data, int64_t bytes) {
+  struct Job {
+    const std::byte* data;
+    int64_t pieces;
+    std::atomic<int64_t> next{0};
+    std::atomic<float> sink{0};
+  };
+  const double ns = best_ns(6, [&] {
+    Job job{.data = data, .pieces = bytes / kPiece};
+    pool.run(
+        pool.threads(),
+        [](void* context, int) {
+          Job& j = *static_cast<Job*>(context);
+          for (int64_t i; (i = j.next.fetch_add(1)) < j.pieces;) {
+            j.sink = read_burst(j.data + i * kPiece, kPiece);
+          }
+        },
+        &job);
+  });
+  return 1e3 * static_cast<double>(bytes) / ns;
+}
+
+}  // namespace
+
+DeviceProfile measure_cpu_profile(int threads) {
+  constexpr int64_t kDramBytes = 192 << 20;
+  constexpr int64_t kCacheBytes = 8 << 20;
+  DeviceProfile p = cpu_profile(threads);
+  const std::string name = "CPU " + std::string(cpu_simd_name()) + " (measured)";
+  std::strncpy(p.name.data(), name.c_str(), p.name.size() - 1);
+  ThreadPool pool(p.workers);
+  {
+    const auto memory = std::make_unique<std::byte[]>(kDramBytes);
+    p.dram_bytes_per_us = read_rate(pool, memory.get(), kDramBytes);
+    p.cache_bytes_per_us =
+        std::max(p.dram_bytes_per_us, read_rate(pool, memory.get(), kCacheBytes));
+  }
+  if (!matrix_available()) {
+    float sink = 0.5f;
+    int64_t flops = 0;
+    const double ns = best_ns(20, [&] { flops = arithmetic_burst(20'000, sink); });
+    p.peak_flops_per_us = 1e3 * static_cast<double>(flops) / ns * p.workers;
+  }
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const KernelSet kernels = best_kernels(dtype);
+    const MatrixTiles tiles(kernels.matrix);
+    KernelRate& rate = p.rates[static_cast<size_t>(dtype)];
+    rate = measure_rate(kernels, dtype, rate);
+  }
+  return p;
+}
+
+}  // namespace pando
