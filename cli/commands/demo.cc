@@ -134,7 +134,7 @@ int run_demo(const DemoOptions& options) {
   const Forest forest = discover(problem.tables.batch());
   const Plan plan = pando::plan(forest, problem.attention(), runner.planner(0).profile());
   if (options.json) {
-    fmt::print("{}\n", demo_json(problem, plan, m).dump(2));
+    fmt::print("{}\n", demo_json(problem, plan, m).dump());
   } else {
     print_demo(problem, forest, plan, m, backend);
   }

@@ -36,7 +36,7 @@ int run_info(const InfoOptions& options) {
                  {"measured", options.measure},
                  {"profile", profile_json(profile)}};
     for (const auto& [what, text] : supported) json["supported"][what] = text;
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", json.dump());
     return 0;
   }
 

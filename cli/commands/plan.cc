@@ -119,7 +119,7 @@ int run_plan(const PlanCommandOptions& options) {
   const Forest forest = discover(problem.tables.batch());
   const Plan plan = pando::plan(forest, problem.attention(), profile, how);
   if (options.json) {
-    fmt::print("{}\n", plan_json(plan, options.items).dump(2));
+    fmt::print("{}\n", plan_json(plan, options.items).dump());
     return 0;
   }
   const term::Style style = term::Style::of(1);

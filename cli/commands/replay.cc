@@ -35,7 +35,7 @@ int run_replay(const ReplayCommandOptions& options) {
   if (options.json) {
     nlohmann::json json = replay::to_json(result);
     if (!options.steps_too) json.erase("steps");
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", json.dump());
   } else {
     fmt::print("{}", replay::to_text(result));
   }

@@ -121,7 +121,7 @@ void print_json(const std::vector<Verdict>& verdicts, const ChosenBackend& backe
                {"skipped", count_of(verdicts, Status::kSkipped)},
                {"cases", Json::array()}};
   for (const Verdict& verdict : verdicts) json["cases"].push_back(verdict_json(verdict));
-  fmt::print("{}\n", json.dump(2));
+  fmt::print("{}\n", json.dump());
 }
 
 /// The case of a file; what the library refuses is bad input, not a failed case.
