@@ -404,10 +404,9 @@ PANDO_AMX void attend_matrix(const Unit& u) {
       t.last_block = (t.seen.any_end - t.base + 15) / 16;
       u.fill_offsets(t.seen.any_begin, t.seen.any_end, m.b.offsets);
       open_keys(m, t);
-      const int32_t next = tile_end(end, kTile, u.token_end);
-      u.fill_offsets(end, next, m.b.next_offsets);
+      const int32_t coming_tokens = fill_coming(u, end, kTile, m.b.next_offsets);
       const auto tokens_of = [&](const std::byte* base) {
-        return TokenPrefetch(base, m.b.next_offsets, next - end, 2, m.head_dim);
+        return TokenPrefetch(base, m.b.next_offsets, coming_tokens, 2, m.head_dim);
       };
       TilePrefetch coming(tokens_of(u.call->k), tokens_of(u.call->v),
                           (t.last_block - t.first_block) * 8 * (m.row_blocks + 1));

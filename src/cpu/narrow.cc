@@ -55,10 +55,9 @@ struct Narrow {
   const Unit& u;
   NarrowScratch b;
   int32_t whole_chunks;
-  int32_t tail;            // elements after the whole chunks
-  int32_t padded_dim;      // stride of q and o
-  const int64_t* offsets;  // of the tile's tokens
-  int32_t lines_a_step;    // prefetched for each token of each pass over V
+  int32_t tail;          // elements after the whole chunks
+  int32_t padded_dim;    // stride of q and o
+  int32_t lines_a_step;  // prefetched for each token of each pass over V
 
   Narrow(const Unit& unit, ScratchCursor& cursor)
       : u(unit), b(cursor, unit.rows, unit.call->head_dim) {
@@ -121,7 +120,7 @@ HWY_INLINE void score_tile(const Narrow<E>& n, int32_t tokens, TokenPrefetch& co
   for (int32_t t = 0; t < tokens; t += kScoreTokens) {
     // The last four are filled up with a token that is there; its scores are not used.
     const T* k[kScoreTokens];
-    for (int i = 0; i < kScoreTokens; ++i) k[i] = base + n.offsets[std::min(t + i, tokens - 1)];
+    for (int i = 0; i < kScoreTokens; ++i) k[i] = base + n.b.offsets[std::min(t + i, tokens - 1)];
     coming.lines(kScoreTokens * coming.token_lines());
     int32_t r = 0;
     const auto q = [&](int32_t row) HWY_ATTR { return n.b.q + int64_t{row} * n.padded_dim; };
@@ -180,7 +179,7 @@ HWY_INLINE void output_chunks(const Narrow<E>& n, int32_t r, int32_t at, int32_t
   const T* const base = reinterpret_cast<const T*>(n.u.call->v) + at;
   float* const o = n.b.o + int64_t{r} * n.padded_dim + at;
   const float* const p = n.b.s + r * kTileTokens;
-  const int64_t* const offsets = n.offsets;
+  const int64_t* const offsets = n.b.offsets;
   VF acc[kR][2 * kC];
   HWY_UNROLL(4)
   for (int i = 0; i < kR; ++i) {
@@ -285,7 +284,7 @@ void attend_narrow(const Unit& u) {
   using T = typename E::T;
   const DF d;
   ScratchCursor cursor(u.scratch);
-  Narrow<E> n(u, cursor);
+  const Narrow<E> n(u, cursor);
   const NarrowScratch& b = n.b;
   const int32_t head_dim = u.call->head_dim;
   const VF scale_log2 = hn::Set(d, u.call->scale * kLog2E);
@@ -311,25 +310,18 @@ void attend_narrow(const Unit& u) {
   const auto prefetch = [&](const std::byte* base, const int64_t* offsets, int32_t tokens) {
     return TokenPrefetch(base, offsets, tokens, u.element_bytes(), head_dim);
   };
-  int64_t* offsets = b.offsets;
-  int64_t* next_offsets = b.next_offsets;
-  int32_t begin = u.token_begin;
-  int32_t end = tile_end(begin, kTileTokens, u.token_end);
-  u.fill_offsets(begin, end, offsets);
-  while (begin < end) {
+  for (int32_t begin = u.token_begin; begin < u.token_end;) {
+    const int32_t end = tile_end(begin, kTileTokens, u.token_end);
     const int32_t tokens = end - begin;
-    const int32_t next_end = tile_end(end, kTileTokens, u.token_end);
-    u.fill_offsets(end, next_end, next_offsets);
-    n.offsets = offsets;
+    u.fill_offsets(begin, end, b.offsets);
+    const int32_t coming = fill_coming(u, end, kTileTokens, b.next_offsets);
     clip_rows(n, begin, end);
-    TokenPrefetch values = prefetch(u.call->v, offsets, tokens);
+    TokenPrefetch values = prefetch(u.call->v, b.offsets, tokens);
     score_tile(n, tokens, values);
     for (int32_t r = 0; r < u.rows; ++r) softmax_row(n, r, tokens);
-    TokenPrefetch keys = prefetch(u.call->k, next_offsets, next_end - end);
+    TokenPrefetch keys = prefetch(u.call->k, b.next_offsets, coming);
     output_tile(n, keys);
-    std::swap(offsets, next_offsets);
     begin = end;
-    end = next_end;
   }
 
   for (int32_t r = 0; r < u.rows; ++r) {

@@ -50,6 +50,7 @@ struct Unit {
   int32_t partial;
   bool full;  // every row sees every token
   std::byte* scratch;
+  const Unit* next;  // the unit that this thread runs after this one, for prefetching, or null
 
   int64_t element_bytes() const { return dtype_bytes(call->dtype); }
   const PlanRow& plan_row(int32_t r) const {
@@ -86,6 +87,24 @@ struct Unit {
     }
   }
 };
+
+/// One past the last token of the tile that holds `token`, on the absolute grid of `tile` tokens,
+/// so that how a row's tokens are grouped does not depend on where an item begins.
+constexpr int32_t tile_end(int32_t token, int32_t tile, int32_t item_end) {
+  const int64_t grid = (int64_t{token} / tile + 1) * tile;
+  return grid < item_end ? static_cast<int32_t>(grid) : item_end;
+}
+
+/// Offsets of the tile of tokens that a thread reads after position `end` of `unit`: the next one
+/// of the unit or the first one of the unit that follows. Returns how many tokens that are.
+inline int32_t fill_coming(const Unit& unit, int32_t end, int32_t tile, int64_t* offsets) {
+  const Unit* const from = end < unit.token_end ? &unit : unit.next;
+  if (from == nullptr) return 0;
+  const int32_t begin = from == &unit ? end : from->token_begin;
+  const int32_t coming_end = tile_end(begin, tile, from->token_end);
+  from->fill_offsets(begin, coming_end, offsets);
+  return coming_end - begin;
+}
 
 /// The part of a token tile that matters to the rows of a unit.
 struct SeenTokens {
@@ -133,13 +152,6 @@ inline VisibleBounds fill_visible(const Unit& unit, int32_t lanes, int32_t* begi
     ends[r] = end;
   }
   return bounds;
-}
-
-/// One past the last token of the tile that holds `token`, on the absolute grid of `tile` tokens,
-/// so that how a row's tokens are grouped does not depend on where an item begins.
-constexpr int32_t tile_end(int32_t token, int32_t tile, int32_t item_end) {
-  const int64_t grid = (int64_t{token} / tile + 1) * tile;
-  return grid < item_end ? static_cast<int32_t>(grid) : item_end;
 }
 
 /// Merge of one group's rows at one kv head.

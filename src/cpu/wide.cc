@@ -296,10 +296,9 @@ void attend_wide(const Unit& u) {
     const int32_t end = tile_end(begin, kTileTokens, u.token_end);
     const SeenTokens seen = bounds.seen(begin, end);
     if (seen.any_begin < seen.any_end) {
-      const int32_t next = tile_end(end, kTileTokens, u.token_end);
-      u.fill_offsets(end, next, b.next_offsets);
+      const int32_t coming = fill_coming(u, end, kTileTokens, b.next_offsets);
       const auto tokens_of = [&](const std::byte* base) {
-        return TokenPrefetch(base, b.next_offsets, next - end, u.element_bytes(), head_dim);
+        return TokenPrefetch(base, b.next_offsets, coming, u.element_bytes(), head_dim);
       };
       const int32_t steps = panels * ((seen.any_end - seen.any_begin + head_dim) / kBlock);
       unit_tile<E>(u, b, seen, vectors, panels,
