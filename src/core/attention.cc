@@ -27,14 +27,12 @@ float AttentionSpec::scale_or_default() const {
   return scale ? *scale : 1.0f / std::sqrt(static_cast<float>(head_dim));
 }
 
-KvLayout KvLayout::hnd(int64_t num_pages, int32_t page_tokens, int32_t kv_heads,
-                       int32_t head_dim) {
+KvLayout KvLayout::hnd(int64_t num_pages, int32_t page_tokens, int32_t kv_heads, int32_t head_dim) {
   const int64_t head = int64_t{page_tokens} * head_dim;
   return {num_pages, page_tokens, kv_heads, head_dim, head * kv_heads, head, head_dim};
 }
 
-KvLayout KvLayout::nhd(int64_t num_pages, int32_t page_tokens, int32_t kv_heads,
-                       int32_t head_dim) {
+KvLayout KvLayout::nhd(int64_t num_pages, int32_t page_tokens, int32_t kv_heads, int32_t head_dim) {
   const int64_t token = int64_t{kv_heads} * head_dim;
   return {num_pages, page_tokens, kv_heads, head_dim, token * page_tokens, head_dim, token};
 }
