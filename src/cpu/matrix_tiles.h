@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cpu/prefetch.h"
+
 // clang-format off
 #define PANDO_AMX \
   __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
@@ -16,6 +18,13 @@ namespace pando {
 /// GCC 12 does not know that a tile load reads memory, so stores before it could be moved past it.
 PANDO_AMX_INLINE void tile_fence() { asm volatile("" ::: "memory"); }
 
+/// Steps of a TilePrefetch beside four tile products.
+inline constexpr int32_t kPrefetchSteps = 3;
+
+PANDO_AMX_INLINE void prefetch_some(TilePrefetch& coming) {
+  for (int32_t i = 0; i < kPrefetchSteps; ++i) coming.step();
+}
+
 /// Tiles of 16 tokens by 32 dims of K, and the distance between tokens.
 struct KeyTiles {
   const void* tile[4];
@@ -25,13 +34,15 @@ struct KeyTiles {
 /// s[j][i] = K_i Q_j for two token tiles i and two row blocks j. The tiles of s for one j follow
 /// each other, s_stride floats apart from those of the next j.
 PANDO_AMX_INLINE void score_tiles_2x2(const KeyTiles& keys, const uint32_t* q, int32_t q_stride,
-                                      int32_t dim_steps, float* s, int32_t s_stride) {
+                                      int32_t dim_steps, float* s, int32_t s_stride,
+                                      TilePrefetch& coming) {
   tile_fence();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (int32_t d = 0; d < dim_steps; ++d) {
+    prefetch_some(coming);
     _tile_loadd(6, q + d * 256, 64);
     _tile_loadd(4, static_cast<const char*>(keys.tile[0]) + d * 64, keys.stride_bytes[0]);
     _tile_dpbf16ps(0, 4, 6);
@@ -49,13 +60,14 @@ PANDO_AMX_INLINE void score_tiles_2x2(const KeyTiles& keys, const uint32_t* q, i
 
 /// The same for four token tiles and one row block.
 PANDO_AMX_INLINE void score_tiles_4x1(const KeyTiles& keys, const uint32_t* q, int32_t dim_steps,
-                                      float* s) {
+                                      float* s, TilePrefetch& coming) {
   tile_fence();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (int32_t d = 0; d < dim_steps; ++d) {
+    prefetch_some(coming);
     _tile_loadd(6, q + d * 256, 64);
     _tile_loadd(4, static_cast<const char*>(keys.tile[0]) + d * 64, keys.stride_bytes[0]);
     _tile_dpbf16ps(0, 4, 6);
@@ -75,14 +87,15 @@ PANDO_AMX_INLINE void score_tiles_4x1(const KeyTiles& keys, const uint32_t* q, i
 /// o[j][i] += P_j V_i for two row blocks j and two blocks i of 16 dims; V is
 /// [pair of tokens][v_stride].
 PANDO_AMX_INLINE void output_tiles_2x2(const uint32_t* p, int32_t p_stride, const uint32_t* v,
-                                       int32_t v_stride, int32_t steps, float* o,
-                                       int32_t o_stride) {
+                                       int32_t v_stride, int32_t steps, float* o, int32_t o_stride,
+                                       TilePrefetch& coming) {
   tile_fence();
   _tile_loadd(0, o, 64);
   _tile_loadd(1, o + 256, 64);
   _tile_loadd(2, o + o_stride, 64);
   _tile_loadd(3, o + o_stride + 256, 64);
   for (int32_t i = 0; i < steps; ++i) {
+    prefetch_some(coming);
     _tile_loadd(4, p + i * 256, 64);
     _tile_loadd(6, v + int64_t{i} * 16 * v_stride, v_stride * 4);
     _tile_dpbf16ps(0, 4, 6);
@@ -101,7 +114,7 @@ PANDO_AMX_INLINE void output_tiles_2x2(const uint32_t* p, int32_t p_stride, cons
 /// The same for one row block and two, or with `four` four, blocks of 16 dims.
 template <bool kFour>
 PANDO_AMX_INLINE void output_tiles_1xn(const uint32_t* p, const uint32_t* v, int32_t v_stride,
-                                       int32_t steps, float* o) {
+                                       int32_t steps, float* o, TilePrefetch& coming) {
   tile_fence();
   _tile_loadd(0, o, 64);
   _tile_loadd(1, o + 256, 64);
@@ -110,6 +123,7 @@ PANDO_AMX_INLINE void output_tiles_1xn(const uint32_t* p, const uint32_t* v, int
     _tile_loadd(3, o + 768, 64);
   }
   for (int32_t i = 0; i < steps; ++i) {
+    prefetch_some(coming);
     const uint32_t* const pairs = v + int64_t{i} * 16 * v_stride;
     _tile_loadd(4, p + i * 256, 64);
     _tile_loadd(6, pairs, v_stride * 4);

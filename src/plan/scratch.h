@@ -10,7 +10,7 @@ namespace pando {
 /// Tokens that the vector kernels take at once, on an absolute grid of kv positions.
 inline constexpr int32_t kTileTokens = 64;
 /// Tokens that the matrix-tile (AMX) kernel takes at once, on an absolute grid of kv positions.
-inline constexpr int32_t kMatrixTileTokens = 128;
+inline constexpr int32_t kMatrixTileTokens = 256;
 /// Rows and head dimensions are padded to the widest vector of any target.
 inline constexpr int32_t kMaxLanes = 16;
 /// Two such vectors: the unit in which the narrow kernel reads a head of K or V.
@@ -93,8 +93,8 @@ struct MatrixScratch {
   uint32_t* q_pairs;  ///< [row block][32 dims][pair of dims][row]
   uint32_t* v_pairs;  ///< [pair of tokens][dim], dims in the order of the interleaving
   uint16_t* k;        ///< [token][dim], for tokens that cannot be read from their page as a tile
-  float* s;           ///< [row block of two][token and three spare blocks][row]
-  uint32_t* p_pairs;  ///< [row block of two][32 tokens][row][pair of tokens]
+  float* s;           ///< [row block][token and three spare blocks][row]
+  uint32_t* p_pairs;  ///< [row block][32 tokens][row][pair of tokens]
   float* o;           ///< [row block][16 dims][row][dim]
   float *row_max, *row_sum, *alpha, *row_out;
   int32_t *visible_begin, *visible_end;
@@ -106,8 +106,8 @@ struct MatrixScratch {
     q_pairs = cursor.take<uint32_t>(padded_rows * padded_dim / 2);
     v_pairs = cursor.take<uint32_t>(int64_t{kMatrixTileTokens} / 2 * padded_dim);
     k = cursor.take<uint16_t>(int64_t{kMatrixTileTokens} * padded_dim);
-    s = cursor.take<float>(int64_t{kMatrixTileTokens + 48} * 2 * kMaxLanes);
-    p_pairs = cursor.take<uint32_t>(int64_t{kMatrixTileTokens} * kMaxLanes);
+    s = cursor.take<float>((kMatrixTileTokens + 48) * padded_rows);
+    p_pairs = cursor.take<uint32_t>(kMatrixTileTokens / 2 * padded_rows);
     o = cursor.take<float>(padded_rows * padded_dim);
     row_max = cursor.take<float>(padded_rows);
     row_sum = cursor.take<float>(padded_rows);

@@ -118,7 +118,8 @@ TEST_P(Kernels, match_the_oracle_at_every_number_of_rows) {
 
 TEST_P(Kernels, match_the_oracle_at_every_length) {
   for (const DType dtype : dtypes()) {
-    for (const int32_t tokens : {1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 191, 257}) {
+    for (const int32_t tokens :
+         {1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 191, 255, 256, 257, 511, 513, 700}) {
       expect_correct(AttendCase(spec_of(dtype, 4, 1, 128), 16, {{1, tokens}, {2, tokens + 1}}));
     }
   }
@@ -154,7 +155,7 @@ TEST_P(Kernels, match_the_oracle_with_windows_and_causal_chunks) {
     for (const int32_t window : {0, 1, 17, 64, 100}) {
       AttentionSpec spec = spec_of(dtype, 2, 1, 64);
       spec.window = window;
-      expect_correct(AttendCase(spec, 16, {{40, 300}, {70, 70}, {34, 1}}));
+      expect_correct(AttendCase(spec, 16, {{40, 300}, {70, 70}, {34, 1}, {9, 800}}));
     }
   }
 }
@@ -234,7 +235,8 @@ TEST_P(Kernels, rows_keep_their_bits_among_other_rows_when_batch_invariant) {
     options.batch_invariant = true;
     options.cut_tokens = 64;
     const AttentionSpec spec = spec_of(dtype, 4, 2, 80);
-    const std::vector<Sequence> all{{1, 200, 8}, {5, 333, 8}, {1, 140, 8}, {9, 131, 8}, {1, 64}};
+    const std::vector<Sequence> all{{1, 200, 8}, {5, 333, 8}, {1, 140, 8},
+                                    {9, 131, 8}, {1, 64},     {40, 900}};
     AttendCase together(spec, 16, all);
     const Output whole = together.run(together.plan(profile(2), options), kernels(dtype), pool);
     for (size_t s = 0; s < all.size(); ++s) {

@@ -1,0 +1,156 @@
+// The tokens of a tile, made ready for tile products; queries too.
+#pragma once
+
+#include "cpu/matrix_tiles.h"
+#include "cpu/matrix_vectors.h"
+#include "cpu/prefetch.h"
+#include "cpu/unit.h"
+#include "plan/scratch.h"
+
+namespace pando {
+
+/// Sizes and buffers that the stages share.
+struct Matrix {
+  const Unit& u;
+  MatrixScratch b;
+  int32_t head_dim;
+  int32_t dim_steps;   // of 32 dims
+  int32_t row_blocks;  // of 16 rows
+  VisibleBounds bounds;
+
+  Matrix(const Unit& unit, ScratchCursor& cursor)
+      : u(unit),
+        b(cursor, unit.rows, unit.call->head_dim),
+        head_dim(unit.call->head_dim),
+        dim_steps((head_dim + 31) / 32),
+        row_blocks((unit.rows + 15) / 16),
+        bounds(fill_visible(unit, row_blocks * 16, b.visible_begin, b.visible_end)) {}
+
+  int32_t padded_dim() const { return dim_steps * 32; }
+};
+
+/// The tokens of one tile: positions relative to `base`, a multiple of kMatrixTileTokens.
+struct TokenTile {
+  int32_t base;
+  SeenTokens seen;
+  int32_t first_block, last_block;  // blocks of 16 tokens with a token that some row sees
+  bool reads_stale = false;         // a token that not every row sees holds a NaN or an infinity
+  const void* k_tile[kMatrixTileTokens / 16];
+  int64_t k_stride_bytes[kMatrixTileTokens / 16];
+
+  int32_t first_step() const { return first_block / 2; }  // of 32 tokens
+  int32_t last_step() const { return (last_block + 1) / 2; }
+};
+
+PANDO_AMX inline void pack_queries(const Matrix& m) {
+  for (int32_t block = 0; block < m.row_blocks; ++block) {
+    for (int32_t step = 0; step < m.dim_steps; ++step) {
+      const int32_t dims = std::min(32, m.head_dim - step * 32);
+      __m512i rows[16];
+      for (int32_t r = 0; r < 16; ++r) {
+        const int32_t row = block * 16 + r;
+        rows[r] =
+            row < m.u.rows ? load_bf16(m.u.q_row(row) + step * 64, dims) : _mm512_setzero_si512();
+      }
+      transpose_16x16(rows);
+      uint32_t* const to = m.b.q_pairs + (int64_t{block} * m.dim_steps + step) * 256;
+      for (int32_t r = 0; r < 16; ++r) _mm512_store_si512(to + r * 16, rows[r]);
+    }
+  }
+}
+
+/// Finds each block of 16 tokens: in its page when it lies there whole, else gathered.
+PANDO_AMX inline void open_keys(const Matrix& m, TokenTile& t) {
+  const auto* const k = m.u.call->k;
+  const bool whole_pages = m.u.call->page_shift >= 4 && m.head_dim % 32 == 0;
+  for (int32_t block = t.first_block; block < t.last_block; ++block) {
+    const int32_t begin = std::max(t.base + block * 16, t.seen.any_begin);
+    const int32_t end = std::min(t.base + block * 16 + 16, t.seen.any_end);
+    const int64_t* const offsets = m.b.offsets + (begin - t.seen.any_begin);
+    if (whole_pages && end - begin == 16) {
+      t.k_tile[block] = k + offsets[0] * 2;
+      t.k_stride_bytes[block] = m.u.call->token_stride * 2;
+      continue;
+    }
+    uint16_t* const to = m.b.k + int64_t{block} * 16 * m.padded_dim();
+    for (int32_t i = 0; i < 16; ++i) {
+      const int32_t token = t.base + block * 16 + i;
+      for (int32_t d = 0; d < m.padded_dim(); d += 32) {
+        const __m512i row = token >= begin && token < end
+                                ? load_bf16(k + (offsets[token - begin] + d) * 2, m.head_dim - d)
+                                : _mm512_setzero_si512();
+        _mm512_store_si512(to + i * m.padded_dim() + d, row);
+      }
+    }
+    t.k_tile[block] = to;
+    t.k_stride_bytes[block] = m.padded_dim() * 2;
+  }
+}
+
+/// 32 dims of V at `token`, from `d` on, with zeros for what no row may use: tokens that nobody
+/// sees, and what is not finite in tokens that only some rows see (add_stale adds that).
+PANDO_AMX_INLINE __m512i value_chunk(const Matrix& m, TokenTile& t, int32_t token, int32_t d) {
+  if (token < t.seen.any_begin || token >= t.seen.any_end) return _mm512_setzero_si512();
+  const int64_t at = m.b.offsets[token - t.seen.any_begin] + d;
+  const __m512i row = load_bf16(m.u.call->v + at * 2, m.head_dim - d);
+  if (token >= t.seen.full_begin && token < t.seen.full_end) return row;
+  const __mmask32 finite = finite_bf16(row);
+  t.reads_stale |= finite != 0xffffffffu;
+  return _mm512_maskz_mov_epi16(finite, row);
+}
+
+PANDO_AMX_INLINE void store_pairs(__m512i even, __m512i odd, uint32_t* to) {
+  _mm512_store_si512(to, _mm512_unpacklo_epi16(even, odd));
+  _mm512_store_si512(to + 16, _mm512_unpackhi_epi16(even, odd));
+}
+
+/// Interleaves V by pairs of tokens.
+PANDO_AMX inline void open_values(const Matrix& m, TokenTile& t, TilePrefetch& coming) {
+  const auto* const v = m.u.call->v;
+  const int32_t begin = t.base + t.first_step() * 32;
+  const int32_t end = t.base + t.last_step() * 32;
+  t.reads_stale = false;
+  for (int32_t token = begin; token < end; token += 2) {
+    uint32_t* const to = m.b.v_pairs + int64_t{token - t.base} / 2 * m.padded_dim();
+    coming.step();
+    if (m.head_dim % 32 == 0 && token >= t.seen.full_begin && token + 1 < t.seen.full_end) {
+      const int64_t* const at = m.b.offsets + (token - t.seen.any_begin);
+      const std::byte* const even = v + at[0] * 2;
+      const std::byte* const odd = v + at[1] * 2;
+      for (int32_t d = 0; d < m.head_dim; d += 32) {
+        store_pairs(_mm512_loadu_si512(even + d * 2), _mm512_loadu_si512(odd + d * 2), to + d);
+      }
+      continue;
+    }
+    for (int32_t d = 0; d < m.padded_dim(); d += 32) {
+      store_pairs(value_chunk(m, t, token, d), value_chunk(m, t, token + 1, d), to + d);
+    }
+  }
+}
+
+/// Adds p * v for the elements that open_values left out, to the rows that see their token.
+PANDO_AMX inline void add_stale(const Matrix& m, const TokenTile& t, int32_t row_block,
+                                const uint32_t* p_pairs) {
+  for (int32_t token = t.seen.any_begin; token < t.seen.any_end; ++token) {
+    if (token >= t.seen.full_begin && token < t.seen.full_end) continue;
+    const int64_t at = m.b.offsets[token - t.seen.any_begin];
+    const auto* const v = reinterpret_cast<const uint16_t*>(m.u.call->v) + at;
+    const int32_t i = token - t.base;
+    for (int32_t r = 0; r < 16; ++r) {
+      const int32_t row = row_block * 16 + r;
+      if (token < m.b.visible_begin[row] || token >= m.b.visible_end[row]) continue;
+      const uint32_t pair = p_pairs[i / 32 * 256 + r * 16 + i % 32 / 2];
+      const float p = bf16_to_float(static_cast<uint16_t>(i % 2 == 0 ? pair : pair >> 16));
+      for (int32_t d = 0; d < m.head_dim; ++d) {
+        const float value = bf16_to_float(v[d]);
+        if (std::isfinite(value)) continue;
+        const int32_t in = d % 8 / 4;                   // which half of the interleaving
+        const int32_t column = d % 32 / 8 * 4 + d % 4;  // and where in it
+        const int64_t tile = int64_t{row_block} * m.dim_steps * 2 + d / 32 * 2 + in;
+        m.b.o[tile * 256 + r * 16 + column] += p * value;
+      }
+    }
+  }
+}
+
+}  // namespace pando
