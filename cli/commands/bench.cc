@@ -22,7 +22,7 @@ namespace pando::cli {
 namespace {
 
 constexpr double kMostSecondsARun = 0.75;  // without sharing, at the measured speed
-constexpr double kMemoryPart = 0.4;       // of what is free, for K and V
+constexpr double kMemoryPart = 0.4;        // of what is free, for K and V
 
 /// What every case of one bench has in common.
 struct Bench {

@@ -23,7 +23,7 @@ struct InfoOptions : CommonOptions {
 };
 
 struct DemoOptions : CommonOptions {
-  int reps = 5;
+  int reps = 10;
 };
 
 struct GenOptions {

@@ -83,9 +83,9 @@ void print_demo(const cases::Case& problem, const Forest& forest, const Plan& pl
     for (const Segment& segment : forest.segments()) tokens += segment.tokens();
     return tokens;
   }();
-  fmt::print("\n  {}  one decode step of {} sequences, {} of {} query heads on {} kv heads\n",
-             style.bold("pando"), problem.tables.sequences(), dtype_name(problem.spec.dtype),
-             problem.spec.q_heads, problem.spec.kv_heads);
+  fmt::print("\n  {}  one decode step of {} sequences: {} query heads on {} kv heads of {}, {}\n",
+             style.bold("pando"), problem.tables.sequences(), problem.spec.q_heads,
+             problem.spec.kv_heads, problem.spec.head_dim, dtype_name(problem.spec.dtype));
   fmt::print("  {}\n\n",
              style.dim(fmt::format("{}, {}, {} threads, backend {}", cpu_name(), cpu_simd_name(),
                                    plan.header().workers, backend.text)));

@@ -54,7 +54,7 @@ int run_info(const InfoOptions& options) {
   line("bandwidth", bandwidth_text(profile));
   line("cache", fmt::format("{:.1f} GB/s up to {}", profile.cache_bytes_per_us / 1e3,
                             term::bytes_text(static_cast<double>(profile.cache_bytes))));
-  line("peak", peak_text(profile) + ", fp32 multiply-add");
+  line("peak", peak_text(profile) + " of the fastest dtype");
   line("tiles", fmt::format("{} rows × {} tokens", profile.row_tile, profile.kv_tile));
   line("costs",
        fmt::format("launch {}, item {}, partial row {}", term::time_text(profile.launch_us),
