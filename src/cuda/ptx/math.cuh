@@ -1,0 +1,30 @@
+// Single arithmetic instructions (PTX ISA, "Floating Point Instructions").
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace pando::ptx {
+
+/// ex2.approx.ftz: 2^x, 0 for -inf.
+__device__ __forceinline__ float ex2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// cvt.rn.bf16x2 / cvt.rn.f16x2: two floats rounded and packed, `low` in the lower half.
+__device__ __forceinline__ uint32_t cvt_pack(float low, float high, __nv_bfloat16) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+__device__ __forceinline__ uint32_t cvt_pack(float low, float high, __half) {
+  uint32_t packed;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+}  // namespace pando::ptx
