@@ -1,6 +1,6 @@
 # Front door: each target is one line that calls the script which does the work.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench asan tsan fuzz format tidy setup install clean
+.PHONY: help demo test bench cuda asan tsan fuzz format tidy setup install clean
 
 SECONDS ?= 60
 PREFIX ?= /usr/local
@@ -29,6 +29,10 @@ tsan: ## Run every test under ThreadSanitizer
 	@scripts/setup.sh build
 	@scripts/test.sh tsan
 
+cuda: ## Compile the Hopper kernel for sm_90a and check it for spills (needs nvcc, no GPU)
+	@scripts/setup.sh build
+	@scripts/cuda.sh
+
 fuzz: ## Run each fuzz target for SECONDS (60)
 	@scripts/setup.sh build fuzz
 	@scripts/fuzz.sh $(SECONDS)
@@ -49,4 +53,4 @@ install: ## Build and install library, headers and program into PREFIX (/usr/loc
 	@cmake --install build --prefix $(PREFIX)
 
 clean: ## Remove the build directories of all presets
-	rm -rf build build-dev build-asan build-tsan build-fuzz
+	rm -rf build build-dev build-asan build-tsan build-cuda build-fuzz

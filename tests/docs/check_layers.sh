@@ -9,6 +9,7 @@ declare -A below=(
   [plan]="core forest plan"
   [reference]="core reference"
   [cpu]="core forest plan cpu"
+  [cuda]="core forest plan cuda"
 )
 includes=0
 broken=0
@@ -21,7 +22,7 @@ while IFS=: read -r file included; do
     echo "src/$file includes $included: $layer may include ${below[$layer]}"
     broken=1
   fi
-done < <(grep -roE '^#include "[a-z_]+/[^"]+"' --include='*.h' --include='*.cc' . |
+done < <(grep -roE '^#include "[a-z_]+/[^"]+"' --include='*.h' --include='*.cuh' --include='*.cc' --include='*.cu' . |
          sed -E 's/^\.\///; s/#include "//; s/"$//')
 echo "$includes includes between layers"
 [[ $includes -gt 0 && $broken -eq 0 ]]
