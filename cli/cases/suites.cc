@@ -1,6 +1,7 @@
 #include "cases/suites.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <limits>
 #include <optional>
@@ -52,6 +53,9 @@ void Outcome::add(const CheckResult& result, const std::string& run_label) {
   one.max_err_lse = result.got.max_err_lse;
   one.tolerance_lse = result.allowed.lse;
   one.runs = 1;
+  if (!std::isfinite(one.tolerance_out) || !std::isfinite(one.tolerance_lse)) {
+    one.fail(run_label + ": the reference itself overflows, so nothing was compared");
+  }
   if (!result.passed()) {
     one.fail(fmt::format("{}: error of out {:.3g} (allowed {:.3g}), of lse {:.3g} ({:.3g})",
                          run_label, one.max_err_out, one.tolerance_out, one.max_err_lse,

@@ -101,6 +101,14 @@ TEST(Subset, gives_the_same_rows_as_the_whole) {
   EXPECT_TRUE(same_row_bits(whole, a, 3, b, 3));
 }
 
+TEST(Outcome, an_infinite_tolerance_proves_nothing) {
+  Outcome outcome;
+  CheckResult vacuous;
+  vacuous.allowed.out = std::numeric_limits<double>::infinity();
+  outcome.add(vacuous, "any");
+  EXPECT_EQ(outcome.status, Status::kFailed);
+}
+
 TEST(Outcome, keeps_the_first_failure_and_the_tightest_run) {
   Outcome outcome;
   CheckResult good;
