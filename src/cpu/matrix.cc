@@ -4,8 +4,8 @@
 //   S[T][16] = K[T][D] Q^T[D][16]      A = K straight from its page, B = Q^T in pairs of dims
 //   softmax down the columns, P rounded to bf16 and transposed in registers
 //   O[16][D] += P[16][T] V[T][D]       A = P, B = V in pairs of tokens, interleaved once a tile
-// Scores are scaled in fp32. Tokens are placed by their absolute position, and a row never meets
-// another row's data, so a row's bits do not depend on the rest of the tile.
+// Differences of scores are scaled, in fp32. Tokens are placed by their absolute position, and a
+// row never meets another row's data, so a row's bits do not depend on the rest of the tile.
 //
 // For about a microsecond after a tile instruction, 512-bit vector code runs at half its rate (seen
 // on Sapphire Rapids). So the phases are long: all scores of a tile, then all vector work, then all
@@ -25,7 +25,6 @@ namespace pando {
 namespace {
 
 constexpr int32_t kTile = kMatrixTileTokens;
-constexpr float kLn2 = 0.693147180559945309f;
 constexpr int32_t kScoreStride = (kTile + 48) * 16;  // of a row block: three spare token blocks
 constexpr int32_t kPairStride = kTile * 8;           // of a row block
 
@@ -114,7 +113,8 @@ PANDO_AMX void write_rows(const Matrix& m) {
   for (int32_t row = 0; row < m.u.rows; ++row) {
     const float row_sum = m.b.row_sum[row];
     const bool empty = m.b.row_max[row] == kEmptyScore;
-    const float lse_ln = empty ? kEmptyScore : m.b.row_max[row] * kLn2 + std::log(row_sum);
+    const float lse_ln =
+        empty ? kEmptyScore : m.b.row_max[row] * m.u.call->scale_ln + std::log(row_sum);
     const __m512 inverse = _mm512_set1_ps(empty ? 0.0f : 1.0f / row_sum);
     const float* const o = m.b.o + (int64_t{row} / 16 * m.dim_steps * 2 * 16 + row % 16) * 16;
     for (int32_t d = 0; d < m.dim_steps; ++d) {

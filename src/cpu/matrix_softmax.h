@@ -19,9 +19,9 @@ class Softmax {
         full_end_(t.seen.full_end - t.base),
         begins_(_mm512_load_si512(m.b.visible_begin + row_block * 16)),
         ends_(_mm512_load_si512(m.b.visible_end + row_block * 16)),
-        scale_log2_(_mm512_set1_ps(m.u.call->scale * 1.44269504088896341f)) {}
+        scale_log2_(_mm512_set1_ps(m.u.call->scale_log2)) {}
 
-  /// The larger of `top` and the tile's scores, in log2 units.
+  /// The larger of `top` and the tile's unscaled scores.
   PANDO_AMX_INLINE __m512 max(__m512 top) const {
     // Four running maxima, because one would wait for itself.
     __m512 tops[4] = {top, top, top, top};
@@ -30,8 +30,7 @@ class Softmax {
       tops[0] = _mm512_max_ps(tops[0], score(i));
     for (; i + 4 <= full_end_; i += 4) {
       for (int32_t j = 0; j < 4; ++j) {
-        const __m512 value = _mm512_mul_ps(_mm512_load_ps(s_ + (i + j) * 16), scale_log2_);
-        tops[j] = _mm512_max_ps(tops[j], value);
+        tops[j] = _mm512_max_ps(tops[j], _mm512_load_ps(s_ + (i + j) * 16));
       }
     }
     for (; i < end_; ++i) tops[0] = _mm512_max_ps(tops[0], score(i));
@@ -39,15 +38,14 @@ class Softmax {
   }
 
   /// P of the 32 tokens from `first` on, in pairs of tokens; adds to `sum`.
-  PANDO_AMX_INLINE void exp(int32_t first, __m512 minus_top, __m512& sum, __m512i (&pairs)[16],
+  PANDO_AMX_INLINE void exp(int32_t first, __m512 top, __m512& sum, __m512i (&pairs)[16],
                             TilePrefetch& coming) const {
     if (first >= full_begin_ && first + 32 <= full_end_) {
       for (int32_t j = 0; j < 16; ++j) {
         coming.step();
         const float* const at = s_ + (first + j * 2) * 16;
-        const __m512 even = exp2_16(_mm512_fmadd_ps(_mm512_load_ps(at), scale_log2_, minus_top));
-        const __m512 odd =
-            exp2_16(_mm512_fmadd_ps(_mm512_load_ps(at + 16), scale_log2_, minus_top));
+        const __m512 even = weight(_mm512_load_ps(at), top);
+        const __m512 odd = weight(_mm512_load_ps(at + 16), top);
         sum = _mm512_add_ps(_mm512_add_ps(sum, even), odd);
         pairs[j] = bf16_pairs(even, odd);
       }
@@ -59,20 +57,22 @@ class Softmax {
       for (int32_t k = 0; k < 2; ++k) {
         const int32_t i = first + j * 2 + k;
         if (i < begin_ || i >= end_) continue;
-        const __m512 x = _mm512_fmadd_ps(_mm512_load_ps(s_ + i * 16), scale_log2_, minus_top);
-        p[k] = exp2_16(visible(i, x));
+        p[k] = weight(score(i), top);
         sum = _mm512_add_ps(sum, p[k]);
       }
       pairs[j] = bf16_pairs(p[0], p[1]);
     }
   }
 
- private:
-  PANDO_AMX_INLINE __m512 score(int32_t i) const {
-    return visible(i, _mm512_mul_ps(_mm512_load_ps(s_ + i * 16), scale_log2_));
+  /// Weight of a score relative to `top`.
+  PANDO_AMX_INLINE __m512 weight(__m512 score, __m512 top) const {
+    return exp2_16(_mm512_mul_ps(_mm512_sub_ps(score, top), scale_log2_));
   }
-  /// `x` where the row sees token i, else -inf, whatever x is.
-  PANDO_AMX_INLINE __m512 visible(int32_t i, __m512 x) const {
+
+ private:
+  /// Score of token i where the row sees it, else -inf, whatever the product was.
+  PANDO_AMX_INLINE __m512 score(int32_t i) const {
+    const __m512 x = _mm512_load_ps(s_ + i * 16);
     if (i >= full_begin_ && i < full_end_) return x;
     const __m512i token = _mm512_set1_epi32(base_ + i);
     const __mmask16 seen =
@@ -95,12 +95,12 @@ PANDO_AMX inline void softmax(const Matrix& m, const TokenTile& t, int32_t row_b
   const __m512 top = tile.max(old_max);
   // A row that has seen nothing yet subtracts 0 instead of -inf, so that 2^(-inf) = 0 follows.
   const __mmask16 something = _mm512_cmp_ps_mask(top, _mm512_set1_ps(kEmptyScore), _CMP_NEQ_UQ);
-  const __m512 minus_top = _mm512_maskz_sub_ps(something, _mm512_setzero_ps(), top);
-  const __m512 alpha = exp2_16(_mm512_add_ps(old_max, minus_top));
+  const __m512 finite_top = _mm512_maskz_mov_ps(something, top);
+  const __m512 alpha = tile.weight(old_max, finite_top);
   __m512 sum = _mm512_mul_ps(_mm512_load_ps(m.b.row_sum + first), alpha);
   for (int32_t step = t.first_step(); step < t.last_step(); ++step) {
     __m512i pairs[16];
-    tile.exp(step * 32, minus_top, sum, pairs, coming);
+    tile.exp(step * 32, finite_top, sum, pairs, coming);
     transpose_16x16(pairs);
     for (int32_t r = 0; r < 16; ++r) {
       _mm512_store_si512(p_pairs + (step * 16 + r) * 16, pairs[r]);

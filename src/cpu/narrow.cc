@@ -112,7 +112,7 @@ HWY_INLINE void score_tokens(const Narrow<E>& n, const typename E::T* const* k, 
   }
 }
 
-/// Scores of every row against the tokens at `offsets`, in log2 units.
+/// Unscaled scores of every row against the tokens of the tile.
 template <class E>
 HWY_INLINE void score_tile(const Narrow<E>& n, int32_t tokens, TokenPrefetch& coming) {
   using T = typename E::T;
@@ -143,6 +143,7 @@ HWY_INLINE void softmax_row(const Narrow<E>& n, int32_t r, int32_t tokens) {
   const NarrowScratch& b = n.b;
   float* const s = b.s + r * kTileTokens;
   const VF minus_inf = hn::Set(d, kMinusInf);
+  const VF scale_log2 = hn::Set(d, n.u.call->scale_log2);
   const auto begin = hn::Set(di, b.seen_begin[r]);
   const auto end = hn::Set(di, b.seen_end[r]);
   const float old_max = b.row_max[r];
@@ -157,10 +158,10 @@ HWY_INLINE void softmax_row(const Narrow<E>& n, int32_t r, int32_t tokens) {
   top = hn::MaxOfLanes(d, top);
   // A row that has seen nothing yet subtracts 0 instead of -inf, so that 2^(-inf) = 0 follows.
   const VF finite_top = hn::IfThenElse(hn::Eq(top, minus_inf), hn::Zero(d), top);
-  const VF rescale = exp2_vector(hn::Sub(hn::Set(d, old_max), finite_top));
+  const VF rescale = weight(hn::Set(d, old_max), finite_top, scale_log2);
   VF sum = hn::Mul(hn::Load(d, b.row_sum + r * kLanes), rescale);
   for (int32_t t = 0; t < tokens; t += kLanes) {
-    const VF p = exp2_vector(hn::Sub(hn::Load(d, s + t), finite_top));
+    const VF p = weight(hn::Load(d, s + t), finite_top, scale_log2);
     hn::Store(p, d, s + t);
     sum = hn::Add(sum, p);
   }
@@ -287,7 +288,7 @@ void attend_narrow(const Unit& u) {
   const Narrow<E> n(u, cursor);
   const NarrowScratch& b = n.b;
   const int32_t head_dim = u.call->head_dim;
-  const VF scale_log2 = hn::Set(d, u.call->scale * kLog2E);
+  const VF factor = hn::Set(d, u.call->q_factor);
 
   std::fill_n(b.o, int64_t{u.rows} * n.padded_dim, 0.0f);
   std::fill_n(b.row_max, u.rows, kMinusInf);
@@ -302,8 +303,8 @@ void attend_narrow(const Unit& u) {
         E::load_tail(q + at, n.tail, a, c);
       }
       float* const to = b.q + int64_t{r} * n.padded_dim + at;
-      hn::Store(hn::Mul(a, scale_log2), d, to);
-      hn::Store(hn::Mul(c, scale_log2), d, to + kLanes);
+      hn::Store(hn::Mul(a, factor), d, to);
+      hn::Store(hn::Mul(c, factor), d, to + kLanes);
     }
   }
 
@@ -326,7 +327,7 @@ void attend_narrow(const Unit& u) {
 
   for (int32_t r = 0; r < u.rows; ++r) {
     const float sum = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, b.row_sum + r * kLanes)));
-    const float lse_ln = lse_from(b.row_max[r], sum);
+    const float lse_ln = lse_from(*u.call, b.row_max[r], sum);
     const VF inverse = hn::Set(d, lse_ln == kMinusInf ? 0.0f : 1.0f / sum);
     for (int32_t at = 0; at < n.padded_dim; at += kChunk) {
       const float* const o = b.o + int64_t{r} * n.padded_dim + at;

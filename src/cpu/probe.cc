@@ -41,7 +41,7 @@ KernelProbe::KernelProbe(DType dtype, int32_t rows, int32_t head_dim, int32_t to
   call_.head_dim = head_dim;
   call_.q_heads = 1;
   call_.group = 1;
-  call_.scale = 0.1f;
+  call_.set_scale(0.1f);
   call_.rows = rows_.data();
   call_.q = base + q;
   call_.q_row_stride = call_.q_head_stride = head_dim;

@@ -74,9 +74,9 @@ DeviceProfile cpu_profile(int threads) {
   p.workers = threads > 0 ? threads : usable_cpus();
   p.row_tile = 128;
   p.kv_tile = 64;
-  p.launch_us = 3;
-  p.item_us = 0.5;
-  p.partial_row_us = 0.12;
+  p.launch_us = 2;
+  p.item_us = 0.4;
+  p.partial_row_us = 0.08;
   p.dram_bytes_per_us = std::min(kCoreDramBytesPerUs * p.workers, kMostDramBytesPerUs);
   p.cache_bytes_per_us = kCoreCacheBytesPerUs * p.workers;
   p.cache_bytes = 32'000'000;

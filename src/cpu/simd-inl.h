@@ -33,8 +33,6 @@ using DF8 = hn::CappedTag<float, 8>;
 inline constexpr int32_t kLanes = HWY_LANES(float);
 inline constexpr int32_t kChunk = 2 * kLanes;  // elements that one load_chunk reads
 inline constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
-inline constexpr float kLn2 = 0.693147180559945309f;
-inline constexpr float kLog2E = 1.44269504088896341f;
 
 /// 2^x for x <= 0 (and a little above): relative error below 2e-7, exactly 0 below -126 and for
 /// -inf, exactly 1 at 0. A NaN stays one.
@@ -236,10 +234,15 @@ HWY_INLINE void write_row(const RowTarget& target, const float* o, int32_t head_
   }
 }
 
-/// Natural log-sum-exp from a maximum in log2 units and the sum of 2^(s - maximum).
-HWY_INLINE float lse_from(float row_max_log2, float row_sum) {
-  if (row_max_log2 == kMinusInf) return kMinusInf;
-  return row_max_log2 * kLn2 + std::log(row_sum);
+/// Natural log-sum-exp from the largest unscaled score and the sum of the weights relative to it.
+HWY_INLINE float lse_from(const CallView& call, float row_max, float row_sum) {
+  if (row_max == kMinusInf) return kMinusInf;
+  return row_max * call.scale_ln + std::log(row_sum);
+}
+
+/// Weight of a score relative to the row's largest one, `top`.
+HWY_INLINE VF weight(VF score, VF top, VF scale_log2) {
+  return exp2_vector(hn::Mul(hn::Sub(score, top), scale_log2));
 }
 
 }  // namespace HWY_NAMESPACE

@@ -16,7 +16,11 @@ struct CallView {
   int32_t head_dim;
   int32_t q_heads;
   int32_t group;
-  float scale;
+  // Scores are kept unscaled and their differences are scaled, which keeps large scores exact. The
+  // sign of the scale goes into q, so that the largest score has the largest weight.
+  float q_factor;    // 1, -1, or 0 for a scale of 0
+  float scale_ln;    // |scale|, or 1
+  float scale_log2;  // the same times log2(e)
   const PlanRow* rows;
   const std::byte* q;
   int64_t q_row_stride, q_head_stride;  // elements, as all strides here
@@ -30,6 +34,13 @@ struct CallView {
   float* partial_o;    // [kv_heads][partial_slots][head_dim]
   float* partial_lse;  // [kv_heads][partial_slots]
   int32_t partial_slots;
+
+  void set_scale(float scale) {
+    constexpr float kLog2E = 1.44269504088896341f;
+    q_factor = scale > 0 ? 1.0f : scale < 0 ? -1.0f : 0.0f;
+    scale_ln = scale == 0 ? 1.0f : scale * q_factor;
+    scale_log2 = scale_ln * kLog2E;
+  }
 };
 
 /// Where the result of one packed row goes: `o` is fp32 for a partial, else of the call's dtype.

@@ -38,7 +38,7 @@ struct Panel {
 /// kSumRun, whose sums are added up: a single running sum would lose bits with head_dim.
 template <int kV>
 HWY_INLINE void score_block(const float* const* rows, const float* q, int32_t head_dim, float* s) {
-  constexpr int32_t kSumRun = 64;
+  constexpr int32_t kSumRun = 32;
   const DF d;
   const float* row[kBlock];
   HWY_UNROLL(8)
@@ -131,14 +131,15 @@ HWY_INLINE void output_block(const float* const* v_rows, int32_t d0, const float
   }
 }
 
-/// Turns scores (log2 units) into P in place, updating the running maximum, sum and alpha.
+/// Turns scores into P in place, updating the running maximum, sum and alpha.
 /// Scores of tokens that a lane does not see become -inf by select, whatever they were.
 template <int kV>
 HWY_INLINE void softmax(const SeenTokens& seen, const int32_t* begins, const int32_t* ends,
-                        float* s, float* row_max, float* row_sum, float* alpha) {
+                        float* s, float* row_max, float* row_sum, float* alpha, float scale) {
   const DF d;
   const int32_t tokens = seen.any_end - seen.any_begin;
   const VF minus_inf = hn::Set(d, kMinusInf);
+  const VF scale_log2 = hn::Set(d, scale);
   VF top[kV], sum[kV];
   HWY_UNROLL(3)
   for (int j = 0; j < kV; ++j) top[j] = hn::Load(d, row_max + j * kLanes);
@@ -162,7 +163,7 @@ HWY_INLINE void softmax(const SeenTokens& seen, const int32_t* begins, const int
     hn::Store(top[j], d, row_max + j * kLanes);
     // A lane that has seen nothing yet subtracts 0 instead of -inf, so that 2^(-inf) = 0 follows.
     top[j] = hn::IfThenElse(hn::Eq(top[j], minus_inf), hn::Zero(d), top[j]);
-    const VF rescale = exp2_vector(hn::Sub(old_max, top[j]));
+    const VF rescale = weight(old_max, top[j], scale_log2);
     sum[j] = hn::Mul(hn::Load(d, row_sum + j * kLanes), rescale);
     hn::Store(rescale, d, alpha + j * kLanes);
   }
@@ -170,7 +171,7 @@ HWY_INLINE void softmax(const SeenTokens& seen, const int32_t* begins, const int
     float* const at = s + t * kV * kLanes;
     HWY_UNROLL(3)
     for (int j = 0; j < kV; ++j) {
-      const VF p = exp2_vector(hn::Sub(hn::Load(d, at + j * kLanes), top[j]));
+      const VF p = weight(hn::Load(d, at + j * kLanes), top[j], scale_log2);
       hn::Store(p, d, at + j * kLanes);
       sum[j] = hn::Add(sum[j], p);
     }
@@ -181,7 +182,8 @@ HWY_INLINE void softmax(const SeenTokens& seen, const int32_t* begins, const int
 
 template <int kV>
 HWY_NOINLINE void panel_tile(const WideScratch& b, int32_t first, const SeenTokens& seen,
-                             int32_t head_dim, TilePrefetch& coming) {
+                             const CallView& call, TilePrefetch& coming) {
+  const int32_t head_dim = call.head_dim;
   const int32_t tokens = seen.any_end - seen.any_begin;
   const float* const q = b.q + int64_t{first} * head_dim;
   for (int32_t t = 0; t < tokens; t += kBlock) {
@@ -190,7 +192,8 @@ HWY_NOINLINE void panel_tile(const WideScratch& b, int32_t first, const SeenToke
   }
   const int32_t* const begins = b.visible_begin + first;
   const int32_t* const ends = b.visible_end + first;
-  softmax<kV>(seen, begins, ends, b.s, b.row_max + first, b.row_sum + first, b.alpha + first);
+  softmax<kV>(seen, begins, ends, b.s, b.row_max + first, b.row_sum + first, b.alpha + first,
+              call.scale_log2);
   float* const o = b.o + int64_t{first} * head_dim;
   for (int32_t d0 = 0; d0 < head_dim; d0 += kBlock) {
     float* const block = o + d0 * kV * kLanes;
@@ -208,7 +211,7 @@ HWY_INLINE void pack_queries(const Unit& u, const WideScratch& b, const Panel& p
   const int32_t head_dim = u.call->head_dim;
   const int32_t width = panel.vectors * kLanes;
   float* const q = b.q + int64_t{panel.first} * head_dim;
-  const float scale_log2 = u.call->scale * kLog2E;
+  const float factor = u.call->q_factor;
   for (int32_t lane = 0; lane < width; ++lane) {
     const int32_t r = panel.first + lane;
     if (r >= u.rows) {
@@ -216,7 +219,7 @@ HWY_INLINE void pack_queries(const Unit& u, const WideScratch& b, const Panel& p
       continue;
     }
     E::load_row(reinterpret_cast<const typename E::T*>(u.q_row(r)), head_dim, b.row_out);
-    for (int32_t d = 0; d < head_dim; ++d) q[d * width + lane] = b.row_out[d] * scale_log2;
+    for (int32_t d = 0; d < head_dim; ++d) q[d * width + lane] = b.row_out[d] * factor;
   }
 }
 
@@ -227,7 +230,7 @@ HWY_INLINE void write_panel(const Unit& u, const WideScratch& b, const Panel& pa
   const float* const o = b.o + int64_t{panel.first} * head_dim;
   for (int32_t lane = 0; lane < width && panel.first + lane < u.rows; ++lane) {
     const int32_t r = panel.first + lane;
-    const float lse_ln = lse_from(b.row_max[r], b.row_sum[r]);
+    const float lse_ln = lse_from(*u.call, b.row_max[r], b.row_sum[r]);
     const float inverse = lse_ln == kMinusInf ? 0.0f : 1.0f / b.row_sum[r];
     for (int32_t d = 0; d < head_dim; ++d) b.row_out[d] = o[d * width + lane] * inverse;
     write_row<E>(u.target(r), b.row_out, head_dim, lse_ln);
@@ -262,9 +265,9 @@ HWY_INLINE void unit_tile(const Unit& u, const WideScratch& b, const SeenTokens&
   int32_t first = 0;
   for (int32_t i = 0; i < panels; ++i) {
     const int32_t width = vectors / panels + (i < vectors % panels ? 1 : 0);
-    if (width == 1) panel_tile<1>(b, first, seen, head_dim, coming);
-    if (width == 2) panel_tile<2>(b, first, seen, head_dim, coming);
-    if (width == 3) panel_tile<3>(b, first, seen, head_dim, coming);
+    if (width == 1) panel_tile<1>(b, first, seen, *u.call, coming);
+    if (width == 2) panel_tile<2>(b, first, seen, *u.call, coming);
+    if (width == 3) panel_tile<3>(b, first, seen, *u.call, coming);
     first += width * kLanes;
   }
 }

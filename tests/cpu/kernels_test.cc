@@ -172,6 +172,16 @@ TEST_P(Kernels, are_right_on_large_scores_and_zero_queries) {
   }
 }
 
+TEST_P(Kernels, follow_every_scale) {
+  for (const DType dtype : dtypes()) {
+    for (const float scale : {0.0f, -0.3f, 1e-6f, 1.0f}) {
+      AttentionSpec spec = spec_of(dtype, 4, 2, 64);
+      spec.scale = scale;
+      expect_correct(AttendCase(spec, 16, {{1, 70, 2}, {3, 45, 2}, {20, 33, 2}}));
+    }
+  }
+}
+
 TEST_P(Kernels, invisible_tokens_change_no_bit) {
   ThreadPool pool(1);
   constexpr float kInf = std::numeric_limits<float>::infinity();
