@@ -54,8 +54,13 @@ void Splitter::cut_rows(std::span<const Run> runs, const Context& context) {
   for (int32_t i = 0; i < static_cast<int32_t>(runs.size()); ++i) {
     const auto begin = static_cast<int32_t>(cost.packed(runs[i].row_begin));
     const auto end = static_cast<int32_t>(cost.packed(runs[i].row_end));
-    for (int32_t p = begin; p < end; p += context.profile.row_tile) {
-      add_tile(runs[i], i, p, std::min(end, p + context.profile.row_tile), context);
+    // Tiles of equal size: a short last one would take another kernel than the rest, and duplicates
+    // of a row would differ in their last bits.
+    const int64_t rows = end - begin;
+    const int64_t tiles = (rows + context.profile.row_tile - 1) / context.profile.row_tile;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const auto first = static_cast<int32_t>(begin + rows * t / tiles);
+      add_tile(runs[i], i, first, static_cast<int32_t>(begin + rows * (t + 1) / tiles), context);
     }
   }
   // Every worker is granted an equal share of what memory delivers. Tiles of one run read it anew.
