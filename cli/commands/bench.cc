@@ -56,6 +56,10 @@ std::optional<double> parse_scale(const std::string& text) {
   return value;
 }
 
+double peak_flops_per_us(const Bench& bench) {
+  return bench.measured.rates[static_cast<size_t>(bench.dtype)].peak_flops_per_us;
+}
+
 /// The largest scale at which a run without sharing takes about a second and K and V fit.
 double fitting_scale(const cases::Shape& shape, const Bench& bench) {
   const double seconds_us = kMostSecondsARun * 1e6;
@@ -63,8 +67,7 @@ double fitting_scale(const cases::Shape& shape, const Bench& bench) {
   // Without sharing a KV element of e bytes is read for 2 * group FLOPs.
   const double flops_by_bandwidth = seconds_us * bench.measured.dram_bytes_per_us * 2 * group /
                                     static_cast<double>(dtype_bytes(bench.dtype));
-  const double max_flops =
-      std::min(seconds_us * bench.measured.peak_flops_per_us, flops_by_bandwidth);
+  const double max_flops = std::min(seconds_us * peak_flops_per_us(bench), flops_by_bandwidth);
   const auto max_bytes = static_cast<int64_t>(kMemoryPart * static_cast<double>(available_bytes()));
   return cases::scale_to_fit(shape, bench.dtype, max_bytes, max_flops);
 }
@@ -79,7 +82,7 @@ Row run_shape(const cases::Shape& shape, const Bench& bench, const BenchOptions&
   cases::fill_data(problem, {.unused = cases::Unused::kZero, .seed = 1});
   row.m = cases::measure(problem, {.reps = options.reps, .cold = !options.warm}, runner);
   const double bytes_us = static_cast<double>(row.m.bytes) / bench.measured.dram_bytes_per_us;
-  const double flops_us = static_cast<double>(row.m.flops) / bench.measured.peak_flops_per_us;
+  const double flops_us = static_cast<double>(row.m.flops) / peak_flops_per_us(bench);
   row.bandwidth_bound = bytes_us >= flops_us;
   row.roof_us = std::max(bytes_us, flops_us);
   return row;
@@ -113,7 +116,7 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
                    {"version", version()},
                    {"commit", bench.commit},
                    {"bandwidth_gb_s", bench.measured.dram_bytes_per_us / 1e3},
-                   {"peak_gflop_s", bench.measured.peak_flops_per_us / 1e3},
+                   {"peak_gflop_s", peak_flops_per_us(bench) / 1e3},
                    {"discover_us", m.discover_us},
                    {"plan_us", m.plan_us},
                    {"run_us", timing_json(m.shared)},
@@ -146,7 +149,8 @@ void print_row(const Row& row, const term::Style& style) {
 
 void print_head(const Bench& bench, const term::Style& style) {
   fmt::print("{}, {}, {} threads: {}, {}\n\n", bench.device, cpu_simd_name(),
-             bench.measured.workers, bandwidth_text(bench.measured), peak_text(bench.measured));
+             bench.measured.workers, bandwidth_text(bench.measured),
+             peak_text(bench.measured, bench.dtype));
   fmt::print("{}\n",
              style.bold(fmt::format("{:<19} {:>9} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}  {:<9} {}",
                                     "shape", "discover", "plan", "run", "unshared", "ratio", "roof",

@@ -75,10 +75,13 @@ Json profile_json(const DeviceProfile& profile) {
   Json rates = Json::object();
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     const KernelRate& rate = profile.rates[static_cast<size_t>(dtype)];
-    rates[std::string(dtype_name(dtype))] = {
-        {"narrow_rows", rate.narrow_rows}, {"row_granule", rate.row_granule},
-        {"narrow_ns", rate.narrow_ns},     {"convert_ns", rate.convert_ns},
-        {"wide_ns", rate.wide_ns},         {"softmax_ns", rate.softmax_ns}};
+    rates[std::string(dtype_name(dtype))] = {{"narrow_rows", rate.narrow_rows},
+                                             {"row_granule", rate.row_granule},
+                                             {"narrow_ns", rate.narrow_ns},
+                                             {"convert_ns", rate.convert_ns},
+                                             {"wide_ns", rate.wide_ns},
+                                             {"softmax_ns", rate.softmax_ns},
+                                             {"peak_flops_per_us", rate.peak_flops_per_us}};
   }
   return {{"name", profile.name.data()},
           {"backend", profile.backend == Backend::kCpu ? "cpu" : "cuda"},
@@ -91,7 +94,6 @@ Json profile_json(const DeviceProfile& profile) {
           {"dram_bytes_per_us", profile.dram_bytes_per_us},
           {"cache_bytes_per_us", profile.cache_bytes_per_us},
           {"cache_bytes", profile.cache_bytes},
-          {"peak_flops_per_us", profile.peak_flops_per_us},
           {"rates", rates}};
 }
 
@@ -99,8 +101,9 @@ std::string bandwidth_text(const DeviceProfile& profile) {
   return fmt::format("{:.1f} GB/s", profile.dram_bytes_per_us / 1e3);
 }
 
-std::string peak_text(const DeviceProfile& profile) {
-  return fmt::format("{:.0f} GFLOP/s", profile.peak_flops_per_us / 1e3);
+std::string peak_text(const DeviceProfile& profile, DType dtype) {
+  return fmt::format("{:.0f} GFLOP/s",
+                     profile.rates[static_cast<size_t>(dtype)].peak_flops_per_us / 1e3);
 }
 
 }  // namespace pando::cli

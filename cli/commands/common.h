@@ -39,6 +39,6 @@ cases::KvOrder order_from_name(std::string_view name);
 Json profile_json(const DeviceProfile& profile);
 /// "32.1 GB/s", "250 GFLOP/s".
 std::string bandwidth_text(const DeviceProfile& profile);
-std::string peak_text(const DeviceProfile& profile);
+std::string peak_text(const DeviceProfile& profile, DType dtype);
 
 }  // namespace pando::cli

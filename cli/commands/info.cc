@@ -54,7 +54,8 @@ int run_info(const InfoOptions& options) {
   line("bandwidth", bandwidth_text(profile));
   line("cache", fmt::format("{:.1f} GB/s up to {}", profile.cache_bytes_per_us / 1e3,
                             term::bytes_text(static_cast<double>(profile.cache_bytes))));
-  line("peak", peak_text(profile) + " of the fastest dtype");
+  line("peak", fmt::format("fp32 {}, bf16 {}, fp16 {}", peak_text(profile, DType::kF32),
+                           peak_text(profile, DType::kBF16), peak_text(profile, DType::kF16)));
   line("tiles", fmt::format("{} rows × {} tokens", profile.row_tile, profile.kv_tile));
   line("costs",
        fmt::format("launch {}, item {}, partial row {}", term::time_text(profile.launch_us),

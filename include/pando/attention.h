@@ -36,7 +36,7 @@ struct AttentionSpec {
   std::optional<float> scale;             ///< 1 / sqrt(head_dim) when absent
   bool causal = true;                     ///< query rows are the last tokens of their sequence
   int32_t window = 0;                     ///< a row sees its last `window` positions; 0: all
-  std::span<const VisibleRange> visible;  ///< [q_rows]; when given, replaces causal and window
+  std::span<const VisibleRange> visible;  ///< [q_rows]; replaces causal; window must be 0 then
 
   int32_t group() const { return q_heads / kv_heads; }
   float scale_or_default() const;

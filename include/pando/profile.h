@@ -23,6 +23,7 @@ struct KernelRate {
   double convert_ns = 0;
   double wide_ns = 0;
   double softmax_ns = 0;
+  double peak_flops_per_us = 0;  ///< all workers together; the roof
 };
 
 /// Numbers of one device. A plan depends on them, so the same profile gives the same plan.
@@ -38,7 +39,6 @@ struct DeviceProfile {
   double dram_bytes_per_us = 0;       ///< all workers together
   double cache_bytes_per_us = 0;      ///< all workers together, for bytes read again soon
   int64_t cache_bytes = 0;            ///< a segment up to this size is read again from cache
-  double peak_flops_per_us = 0;       ///< all workers together; the roof
   std::array<KernelRate, 3> rates{};  ///< by DType
 };
 

@@ -24,11 +24,12 @@ struct Tolerance {
 };
 
 /// Twice the error of a reference that rounds at the same places (`rounded`, measured against the
-/// oracle on the same rows), and at least two roundings of the largest result, for the cases so
-/// small that the reference is exact by luck.
+/// oracle on the same rows). For the cases in which the reference is right by luck, at least two
+/// roundings of the largest result, and what one rounding of the largest score does to a weight.
 inline Tolerance tolerance(const ErrorStats& rounded, DType dtype) {
   constexpr double kFp32 = std::numeric_limits<float>::epsilon();
-  const double out_floor = rounded.max_abs_out * (dtype_epsilon(dtype) + 8 * kFp32);
+  const double out_floor =
+      rounded.max_abs_out * (dtype_epsilon(dtype) + kFp32 * (8 + rounded.max_abs_lse));
   const double lse_floor = std::max(1.0, rounded.max_abs_lse) * 8 * kFp32;
   return {std::max(2 * rounded.max_err_out, out_floor),
           std::max(2 * rounded.max_err_lse, lse_floor)};

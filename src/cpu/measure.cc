@@ -93,17 +93,18 @@ DeviceProfile measure_cpu_profile(int threads) {
     p.cache_bytes_per_us =
         std::max(p.dram_bytes_per_us, read_rate(pool, memory.get(), kCacheBytes));
   }
-  if (!matrix_available()) {
-    float sink = 0.5f;
-    int64_t flops = 0;
-    const double ns = best_ns(20, [&] { flops = arithmetic_burst(20'000, sink); });
-    p.peak_flops_per_us = 1e3 * static_cast<double>(flops) / ns * p.workers;
-  }
+  float sink = 0.5f;
+  int64_t flops = 0;
+  const double burst_ns = best_ns(20, [&] { flops = arithmetic_burst(20'000, sink); });
+  const double vector_peak = 1e3 * static_cast<double>(flops) / burst_ns * p.workers;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     const KernelSet kernels = best_kernels(dtype);
     const MatrixTiles tiles(kernels.matrix);
     KernelRate& rate = p.rates[static_cast<size_t>(dtype)];
+    const bool by_matrix = dtype == DType::kBF16 && matrix_available();
+    const double peak = by_matrix ? rate.peak_flops_per_us : vector_peak;
     rate = measure_rate(kernels, dtype, rate);
+    rate.peak_flops_per_us = peak;
   }
   return p;
 }

@@ -80,11 +80,12 @@ DeviceProfile cpu_profile(int threads) {
   p.dram_bytes_per_us = std::min(kCoreDramBytesPerUs * p.workers, kMostDramBytesPerUs);
   p.cache_bytes_per_us = kCoreCacheBytesPerUs * p.workers;
   p.cache_bytes = 32'000'000;
-  p.peak_flops_per_us = stored.peak_flops_per_us * p.workers;
   p.rates = stored.rates;
+  for (KernelRate& rate : p.rates) rate.peak_flops_per_us = stored.peak_flops_per_us * p.workers;
   if (matrix_available()) {
-    p.peak_flops_per_us = kMatrixPeakFlopsPerUs * p.workers;
-    p.rates[static_cast<size_t>(DType::kBF16)] = kMatrixRate;
+    KernelRate& rate = p.rates[static_cast<size_t>(DType::kBF16)];
+    rate = kMatrixRate;
+    rate.peak_flops_per_us = kMatrixPeakFlopsPerUs * p.workers;
   }
   return p;
 }

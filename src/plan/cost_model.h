@@ -64,7 +64,7 @@ class CostModel {
   double partial_row_us() const { return profile_.partial_row_us * head_dim_ / 128.0; }
 
   double roof_us(double bytes, double flops) const {
-    return std::max(dram_us(bytes), flops / profile_.peak_flops_per_us);
+    return std::max(dram_us(bytes), flops / rate_.peak_flops_per_us);
   }
 
  private:

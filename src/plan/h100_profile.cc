@@ -20,11 +20,11 @@ DeviceProfile h100_profile() {
   profile.dram_bytes_per_us = 3.0e6;
   profile.cache_bytes_per_us = 5.5e6;
   profile.cache_bytes = 40'000'000;
-  profile.peak_flops_per_us = 790e6;
   KernelRate rate;
   rate.row_granule = 64;
   rate.wide_ns = 4 / kSmFlopsPerNs;
   rate.softmax_ns = 0.05;
+  rate.peak_flops_per_us = 790e6;
   profile.rates.fill(rate);
   return profile;
 }

@@ -71,14 +71,16 @@ void check_profile(const DeviceProfile& profile) {
   require(profile.row_tile >= 1, "profile.row_tile: got {}, want 1 or more", profile.row_tile);
   require(profile.kv_tile >= 1 && std::has_single_bit(static_cast<uint32_t>(profile.kv_tile)),
           "profile.kv_tile: got {}, want a power of two", profile.kv_tile);
-  for (const double rate :
-       {profile.dram_bytes_per_us, profile.cache_bytes_per_us, profile.peak_flops_per_us}) {
+  for (const double rate : {profile.dram_bytes_per_us, profile.cache_bytes_per_us}) {
     require(rate > 0 && std::isfinite(rate),
-            "profile: got a bandwidth or peak of {}, want a positive number", rate);
+            "profile: got a bandwidth of {}, want a positive number", rate);
   }
   for (const KernelRate& rate : profile.rates) {
     require(rate.row_granule >= 1, "profile.rates: got a row_granule of {}, want 1 or more",
             rate.row_granule);
+    require(rate.peak_flops_per_us > 0 && std::isfinite(rate.peak_flops_per_us),
+            "profile.rates: got a peak of {} FLOPs/us, want a positive number",
+            rate.peak_flops_per_us);
   }
 }
 

@@ -40,7 +40,6 @@ DeviceProfile plain_profile(int32_t workers = 2) {
   profile.dram_bytes_per_us = 16e3;
   profile.cache_bytes_per_us = 32e3;
   profile.cache_bytes = 1 << 20;
-  profile.peak_flops_per_us = 800e3;
   KernelRate rate;
   rate.narrow_rows = 4;
   rate.row_granule = 16;
@@ -48,6 +47,7 @@ DeviceProfile plain_profile(int32_t workers = 2) {
   rate.convert_ns = 0.02;
   rate.wide_ns = 0.01;
   rate.softmax_ns = 0.1;
+  rate.peak_flops_per_us = 800e3;
   profile.rates.fill(rate);
   return profile;
 }

@@ -210,6 +210,29 @@ TEST(CheckResult, allows_no_more_than_a_few_roundings_in_bf16) {
   EXPECT_LT(check.allowed.out, 0.02 * check.got.max_abs_out);
 }
 
+TEST(CheckResult, an_infinite_tolerance_passes_nothing) {
+  CheckResult check;
+  EXPECT_TRUE(check.passed());
+  check.allowed.out = std::numeric_limits<double>::infinity();
+  EXPECT_FALSE(check.passed());
+}
+
+/// Scores of 1e4: one rounding of a score moves its weight by 1e4 roundings of 1.
+TEST(CheckResult, allows_for_the_rounding_of_large_scores) {
+  Small s({1}, {2}, 1, 1, 8);
+  s.q[0] = 100.0f;
+  s.k[0] = 100.0f;
+  s.k[8] = 100.0f;
+  s.v[0] = s.v[8] = 1.0f;
+  s.problem.spec.scale = 1.0f;
+  std::vector<float> out(8, 0.0f);
+  const double one_rounding = 1e4 * std::numeric_limits<float>::epsilon();
+  out[0] = static_cast<float>(1.0 + 0.9 * one_rounding);
+  EXPECT_TRUE(check_result(s.problem, {out.data()}, nullptr).passed());
+  out[0] = static_cast<float>(1.0 + 3 * one_rounding);
+  EXPECT_FALSE(check_result(s.problem, {out.data()}, nullptr).passed());
+}
+
 TEST(ErrorStats, refuses_other_rows) {
   ReferenceResult a{{0}, {1.0}, {0.0}};
   ReferenceResult b{{1}, {1.0}, {0.0}};
