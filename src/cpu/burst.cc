@@ -12,8 +12,7 @@
 #include "cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace pando {
-namespace HWY_NAMESPACE {
+namespace pando::HWY_NAMESPACE {
 namespace {
 
 int64_t arithmetic_burst_of(int64_t rounds, float& sink) {
@@ -26,7 +25,7 @@ int64_t arithmetic_burst_of(int64_t rounds, float& sink) {
   const VF summand = hn::Set(d, sink);
   for (int64_t round = 0; round < rounds; ++round) {
     HWY_UNROLL(12)
-    for (int i = 0; i < kChains; ++i) acc[i] = hn::MulAdd(acc[i], factor, summand);
+    for (VF& chain : acc) chain = hn::MulAdd(chain, factor, summand);
   }
   HWY_UNROLL(12)
   for (int i = 1; i < kChains; ++i) acc[0] = hn::Add(acc[0], acc[i]);
@@ -40,7 +39,7 @@ float read_burst_of(const std::byte* from, int64_t bytes) {
   const float* const values = reinterpret_cast<const float*>(from);
   VF acc[kChains];
   HWY_UNROLL(8)
-  for (int i = 0; i < kChains; ++i) acc[i] = hn::Zero(d);
+  for (VF& chain : acc) chain = hn::Zero(d);
   const int64_t count = bytes / static_cast<int64_t>(sizeof(float));
   for (int64_t at = 0; at < count; at += kChains * kLanes) {
     HWY_UNROLL(8)
@@ -54,8 +53,7 @@ float read_burst_of(const std::byte* from, int64_t bytes) {
 }
 
 }  // namespace
-}  // namespace HWY_NAMESPACE
-}  // namespace pando
+}  // namespace pando::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

@@ -13,8 +13,7 @@
 #include "pando/merge.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace pando {
-namespace HWY_NAMESPACE {
+namespace pando::HWY_NAMESPACE {
 namespace {
 
 /// acc = a * acc + b * from. A weight of 0 leaves its side unread, as merge.h demands.
@@ -79,8 +78,7 @@ void exp2_values_of(const float* in, float* out, int64_t count) {
 const char* target_name() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace
-}  // namespace HWY_NAMESPACE
-}  // namespace pando
+}  // namespace pando::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

@@ -32,8 +32,8 @@ KernelProbe::KernelProbe(DType dtype, int32_t rows, int32_t head_dim, int32_t to
   const int64_t scratch = place(end, cpu_scratch_bytes(rows, kTileTokens, head_dim));
   // Small positive numbers in every element type.
   memory_.assign((end + 64) / 8, 0x3c103c203c303c40u);
-  auto* const base = reinterpret_cast<std::byte*>(
-      round_up(static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory_.data())), 64));
+  auto* const memory = reinterpret_cast<std::byte*>(memory_.data());
+  auto* const base = memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64) % 64;
   for (int32_t r = 0; r < rows; ++r) rows_.push_back({r, 0, tokens});
   page_ids_.resize(pages_);
 

@@ -17,8 +17,7 @@
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace pando {
-namespace HWY_NAMESPACE {
+namespace pando::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -245,8 +244,7 @@ HWY_INLINE VF weight(VF score, VF top, VF scale_log2) {
   return exp2_vector(hn::Mul(hn::Sub(score, top), scale_log2));
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace pando
+}  // namespace pando::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // PANDO_CPU_SIMD_INL_H_

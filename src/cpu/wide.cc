@@ -20,8 +20,7 @@
 #include "plan/scratch.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace pando {
-namespace HWY_NAMESPACE {
+namespace pando::HWY_NAMESPACE {
 namespace {
 
 /// Register blocks: kBlock scalars times the vectors of a panel, sized to the register file.
@@ -322,8 +321,7 @@ UnitKernel wide_kernel_of(DType dtype) {
 }
 
 }  // namespace
-}  // namespace HWY_NAMESPACE
-}  // namespace pando
+}  // namespace pando::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

@@ -3,12 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <new>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "core/convert.h"
@@ -44,12 +46,17 @@ class Workspace {
   int64_t bytes_;
 };
 
+/// Bitwise equality, for which NaN equals itself.
+template <class T>
+bool same_bits(std::span<const T> a, std::span<const T> b) {
+  return std::ranges::equal(std::as_bytes(a), std::as_bytes(b));
+}
+
 struct Output {
   std::vector<std::byte> out;
   std::vector<float> lse;
   friend bool operator==(const Output& a, const Output& b) {
-    return a.out == b.out && a.lse.size() == b.lse.size() &&
-           std::memcmp(a.lse.data(), b.lse.data(), a.lse.size() * sizeof(float)) == 0;
+    return a.out == b.out && same_bits(std::span(a.lse), std::span(b.lse));
   }
 };
 

@@ -12,10 +12,10 @@ namespace {
 class CheckArgs : public ::testing::Test {
  protected:
   CheckArgs()
-      : case_(spec(), 16, {{1, 100, 4}, {2, 90, 4}}),
-        plan_(case_.plan(cpu_profile(1))),
-        workspace_(plan_.workspace_bytes()),
-        output_(case_.blank_output()) {}
+      : problem(spec(), 16, {{1, 100, 4}, {2, 90, 4}}),
+        plan(problem.plan(cpu_profile(1))),
+        workspace(plan.workspace_bytes()),
+        output(problem.blank_output()) {}
 
   static AttentionSpec spec() {
     AttentionSpec s;
@@ -31,11 +31,11 @@ class CheckArgs : public ::testing::Test {
   void expect_refused(const std::string& argument, const std::string& got,
                       const std::function<void(AttendArgs&)>& spoil,
                       ErrorCode code = ErrorCode::kInvalidArgument) {
-    AttendArgs args = case_.args(output_, workspace_.span());
+    AttendArgs args = problem.args(output, workspace.span());
     spoil(args);
-    const Output before = output_;
+    const Output before = output;
     try {
-      attend(plan_, args, executor_);
+      attend(plan, args, executor);
       ADD_FAILURE() << argument << ": not refused";
     } catch (const Error& error) {
       EXPECT_EQ(error.code, code) << error.message;
@@ -43,19 +43,19 @@ class CheckArgs : public ::testing::Test {
       EXPECT_NE(error.message.find(got), std::string::npos) << error.message;
       EXPECT_NE(error.message.find("want"), std::string::npos) << error.message;
     }
-    EXPECT_EQ(output_, before) << argument;
+    EXPECT_EQ(output, before) << argument;
   }
 
-  AttendCase case_;
-  Plan plan_;
-  Workspace workspace_;
-  Output output_;
-  CpuExecutor executor_{1};
+  AttendCase problem;
+  Plan plan;
+  Workspace workspace;
+  Output output;
+  CpuExecutor executor{1};
 };
 
 TEST_F(CheckArgs, accepts_what_is_right) {
-  attend(plan_, case_.args(output_, workspace_.span()), executor_);
-  EXPECT_TRUE(case_.check(output_).passed());
+  attend(plan, problem.args(output, workspace.span()), executor);
+  EXPECT_TRUE(problem.check(output).passed());
 }
 
 TEST_F(CheckArgs, refuses_null_pointers) {
@@ -74,7 +74,7 @@ TEST_F(CheckArgs, refuses_pointers_between_elements) {
   expect_refused("out", "address",
                  [](AttendArgs& a) { a.out.data = static_cast<std::byte*>(a.out.data) + 1; });
   expect_refused("lse", "address", [](AttendArgs& a) {
-    a.lse = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(a.lse) + 1);
+    a.lse = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(a.lse) + 1);
   });
 }
 
@@ -125,23 +125,23 @@ TEST_F(CheckArgs, refuses_a_small_or_misaligned_workspace) {
 }
 
 TEST_F(CheckArgs, refuses_an_empty_plan) {
-  plan_ = Plan();
+  plan = Plan();
   expect_refused("plan", "empty", [](AttendArgs&) {});
 }
 
 TEST_F(CheckArgs, refuses_a_plan_for_another_backend) {
-  plan_ = case_.plan(h100_profile());
+  plan = problem.plan(h100_profile());
   expect_refused(
       "plan", "CUDA", [](AttendArgs&) {}, ErrorCode::kTypeMismatch);
 }
 
 TEST_F(CheckArgs, refuses_a_plan_whose_scratch_is_too_small) {
-  std::vector<std::byte> bytes(plan_.bytes().begin(), plan_.bytes().end());
+  std::vector<std::byte> bytes(plan.bytes().begin(), plan.bytes().end());
   PlanHeader header;
   std::memcpy(&header, bytes.data(), sizeof(header));
   header.scratch_bytes = 64;
   std::memcpy(bytes.data(), &header, sizeof(header));
-  plan_ = Plan::from_bytes(bytes);
+  plan = Plan::from_bytes(bytes);
   expect_refused("plan", "64 scratch bytes", [](AttendArgs&) {});
 }
 
