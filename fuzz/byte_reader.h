@@ -2,6 +2,7 @@
 // an input is an input and small inputs stay small.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -19,7 +20,7 @@ class ByteReader {
     static_assert(std::is_arithmetic_v<T>);
     T value{};
     const size_t bytes = std::min(sizeof(T), rest_.size());
-    std::memcpy(&value, rest_.data(), bytes);
+    if (bytes > 0) std::memcpy(&value, rest_.data(), bytes);  // data() may be null at the end
     rest_ = rest_.subspan(bytes);
     return value;
   }
