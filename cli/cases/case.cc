@@ -142,7 +142,8 @@ std::vector<ExpectedSegment> expected_forest(const Tables& tables) {
     for (const int32_t s : group.sequences) {
       by_page[page_at(tables, s, group.position)].push_back(s);
     }
-    for (auto& [first_page, sequences] : by_page) {
+    for (auto& entry : by_page) {
+      auto& sequences = entry.second;
       int32_t end = group.position + 1;
       const auto agree = [&](int32_t position) {
         return std::all_of(sequences.begin(), sequences.end(), [&](int32_t s) {

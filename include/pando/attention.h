@@ -29,14 +29,14 @@ struct VisibleRange {
 
 /// Which attention is computed:  o_i = sum_j softmax_j(scale * q_i . k_j) v_j  over visible j.
 struct AttentionSpec {
-  int32_t q_heads = 0;                    ///< a multiple of kv_heads
-  int32_t kv_heads = 0;                   ///< q head h reads kv head h / (q_heads / kv_heads)
-  int32_t head_dim = 0;                   ///< CPU: a multiple of 8 up to 256
-  DType dtype = DType::kBF16;             ///< of q, k, v and out
-  std::optional<float> scale;             ///< 1 / sqrt(head_dim) when absent
-  bool causal = true;                     ///< query rows are the last tokens of their sequence
-  int32_t window = 0;                     ///< a row sees its last `window` positions; 0: all
-  std::span<const VisibleRange> visible;  ///< [q_rows]; replaces causal; window must be 0 then
+  int32_t q_heads = 0;                         ///< a multiple of kv_heads
+  int32_t kv_heads = 0;                        ///< q head h reads kv head h / (q_heads / kv_heads)
+  int32_t head_dim = 0;                        ///< CPU: a multiple of 8 up to 256
+  DType dtype = DType::kBF16;                  ///< of q, k, v and out
+  std::optional<float> scale = {};             ///< 1 / sqrt(head_dim) when absent
+  bool causal = true;                          ///< query rows are the last tokens of their sequence
+  int32_t window = 0;                          ///< a row sees its last `window` positions; 0: all
+  std::span<const VisibleRange> visible = {};  ///< [q_rows]; replaces causal; window must be 0 then
 
   int32_t group() const { return q_heads / kv_heads; }
   float scale_or_default() const;

@@ -15,10 +15,16 @@
 namespace pando {
 namespace {
 
+constexpr int32_t kMostQHeads = 65536;  ///< so that no product of sizes overflows 64 bits
+
 void check_heads(const AttentionSpec& spec, Backend backend) {
   require(spec.kv_heads >= 1, "kv_heads: got {}, want 1 or more", spec.kv_heads);
   require(spec.q_heads >= 1 && spec.q_heads % spec.kv_heads == 0,
           "q_heads: got {}, want a positive multiple of kv_heads, {}", spec.q_heads, spec.kv_heads);
+  if (spec.q_heads > kMostQHeads) {
+    fail(ErrorCode::kUnsupported, "q_heads: got {}, supported are up to {}", spec.q_heads,
+         kMostQHeads);
+  }
   require(spec.dtype == DType::kF32 || spec.dtype == DType::kBF16 || spec.dtype == DType::kF16,
           "dtype: got code {}, want fp32 (0), bf16 (1) or fp16 (2)",
           static_cast<int32_t>(spec.dtype));

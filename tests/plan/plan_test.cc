@@ -268,6 +268,8 @@ INSTANTIATE_TEST_SUITE_P(
                ErrorCode::kInvalidArgument, "q_heads: got 7, want a positive multiple"},
         Misuse{"q_heads_zero", [](auto& s, auto&) { s.q_heads = 0; }, ErrorCode::kInvalidArgument,
                "q_heads: got 0"},
+        Misuse{"q_heads_beyond_any_model", [](auto& s, auto&) { s.q_heads = 65538; },
+               ErrorCode::kUnsupported, "q_heads: got 65538, supported are up to 65536"},
         Misuse{"head_dim_zero", [](auto& s, auto&) { s.head_dim = 0; }, ErrorCode::kInvalidArgument,
                "head_dim: got 0"},
         Misuse{"head_dim_odd", [](auto& s, auto&) { s.head_dim = 100; }, ErrorCode::kUnsupported,
