@@ -1,6 +1,7 @@
 #include "cases/measure.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <functional>
@@ -34,21 +35,26 @@ Timing summarise(std::vector<double> us) {
   return {median, us.front(), static_cast<int>(us.size())};
 }
 
-/// Pushes everything else out of the caches of all cores.
+/// Pushes everything else out of the caches of all cores. It reads: lines that it wrote would have
+/// to be written back while the run that follows is timed.
 class Flusher {
  public:
-  explicit Flusher(bool enabled) : memory_(enabled ? kFlushBytes : 0) {}
+  explicit Flusher(bool enabled) : memory_(enabled ? kFlushBytes : 0) {
+    std::memset(memory_.data(), 1, memory_.size());
+  }
   void flush() {
     constexpr int64_t kBlock = 1 << 20;
-    ++value_;
     parallel_for(static_cast<int64_t>(memory_.size()) / kBlock, [&](int64_t block) {
-      std::memset(memory_.data() + block * kBlock, value_, kBlock);
+      const std::span<const std::byte> bytes = memory_.span().subspan(block * kBlock, kBlock);
+      int64_t sum = 0;
+      for (size_t i = 0; i < bytes.size(); i += 64) sum += std::to_integer<int64_t>(bytes[i]);
+      sum_.fetch_add(sum, std::memory_order_relaxed);
     });
   }
 
  private:
   Buffer memory_;
-  uint8_t value_ = 0;
+  std::atomic<int64_t> sum_{0};
 };
 
 /// A plan with the memory that it runs in.
