@@ -40,10 +40,9 @@ struct alignas(64) TileConfig {
 };
 
 PANDO_AMX void configure_tiles() {
-  const TileConfig config;
-  // GCC 12 believes that only the first eight bytes are read.
-  asm volatile("" ::"r"(&config) : "memory");
-  _tile_loadconfig(&config);
+  // Static: GCC 12 believes that only the first eight bytes are read, and would not store the rest.
+  static constexpr TileConfig kConfig;
+  _tile_loadconfig(&kConfig);
 }
 
 PANDO_AMX void release_tiles() { _tile_release(); }

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <atomic>
 #include <cstdint>
 
 #include "cpu/prefetch.h"
@@ -16,7 +17,7 @@
 namespace pando {
 
 /// GCC 12 does not know that a tile load reads memory, so stores before it could be moved past it.
-PANDO_AMX_INLINE void tile_fence() { asm volatile("" ::: "memory"); }
+PANDO_AMX_INLINE void tile_fence() { std::atomic_signal_fence(std::memory_order_seq_cst); }
 
 /// Steps of a TilePrefetch beside four tile products.
 inline constexpr int32_t kPrefetchSteps = 3;

@@ -36,8 +36,8 @@ int usable_cpus() {
 void spin_pause() {
 #if defined(__x86_64__)
   _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
+#else
+  std::this_thread::yield();
 #endif
 }
 
