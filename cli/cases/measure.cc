@@ -1,18 +1,16 @@
 #include "cases/measure.h"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <functional>
 #include <limits>
-
-#include "cases/parallel.h"
+#include <vector>
 
 namespace pando::cases {
 namespace {
 
-constexpr int64_t kFlushBytes = int64_t{256} << 20;
+constexpr size_t kColdBytes = size_t{640} << 20;  ///< more than any cache in sight
 constexpr int64_t kOracleBudget = int64_t{1} << 27;
 
 double microseconds(const std::function<void()>& body) {
@@ -35,26 +33,35 @@ Timing summarise(std::vector<double> us) {
   return {median, us.front(), static_cast<int>(us.size())};
 }
 
-/// Pushes everything else out of the caches of all cores. It reads: lines that it wrote would have
-/// to be written back while the run that follows is timed.
-class Flusher {
+/// Copies of a case's K and V, taken in turn as the layers of a model are: a run finds its KV cold,
+/// but code, threads and workspace as warm as a decode loop keeps them.
+class KvCopies {
  public:
-  explicit Flusher(bool enabled) : memory_(enabled ? kFlushBytes : 0) {
-    std::memset(memory_.data(), 1, memory_.size());
+  KvCopies(const Case& problem, bool cold)
+      : bytes_(problem.k.size()),
+        copies_(cold ? std::max<size_t>(1, kColdBytes / std::max<size_t>(2 * bytes_, 1)) : 1),
+        memory_(2 * bytes_ * copies_) {
+    for (size_t i = 0; i < copies_; ++i) {
+      std::memcpy(keys(i), problem.k.data(), bytes_);
+      std::memcpy(values(i), problem.v.data(), bytes_);
+    }
   }
-  void flush() {
-    constexpr int64_t kBlock = 1 << 20;
-    parallel_for(static_cast<int64_t>(memory_.size()) / kBlock, [&](int64_t block) {
-      const std::span<const std::byte> bytes = memory_.span().subspan(block * kBlock, kBlock);
-      int64_t sum = 0;
-      for (size_t i = 0; i < bytes.size(); i += 64) sum += std::to_integer<int64_t>(bytes[i]);
-      sum_.fetch_add(sum, std::memory_order_relaxed);
-    });
+
+  /// Points `args` to the copy whose turn it is.
+  void take(AttendArgs& args) {
+    args.k = keys(next_);
+    args.v = values(next_);
+    next_ = (next_ + 1) % copies_;
   }
 
  private:
-  Buffer memory_;
-  std::atomic<int64_t> sum_{0};
+  std::byte* keys(size_t copy) { return memory_.data() + 2 * copy * bytes_; }
+  std::byte* values(size_t copy) { return keys(copy) + bytes_; }
+
+  size_t bytes_;
+  size_t copies_;
+  Buffer memory_;  ///< of all copies, as the one pool of an engine
+  size_t next_ = 0;
 };
 
 /// A plan with the memory that it runs in.
@@ -102,12 +109,12 @@ Measurement measure(const Case& problem, const MeasureOptions& options, Runner& 
   // The first runs touch fresh memory and wake the threads: not counted.
   attend(shared.plan, shared.args, executor);
   attend(unshared.plan, unshared.args, executor);
-  Flusher flusher(options.cold);
+  KvCopies copies(problem, options.cold);
   std::vector<double> shared_us, unshared_us;
   for (int i = 0; i < options.reps; ++i) {
-    flusher.flush();
+    copies.take(shared.args);
     shared_us.push_back(microseconds([&] { attend(shared.plan, shared.args, executor); }));
-    flusher.flush();
+    copies.take(unshared.args);
     unshared_us.push_back(microseconds([&] { attend(unshared.plan, unshared.args, executor); }));
   }
   result.shared = summarise(shared_us);

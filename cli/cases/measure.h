@@ -19,7 +19,7 @@ struct Timing {
 struct MeasureOptions {
   int threads = 0;  ///< 0: the runner's default
   int reps = 10;
-  bool cold = true;  ///< fill the caches with something else before each run
+  bool cold = true;  ///< every run takes another copy of K and V, more of them than caches hold
 };
 
 struct Measurement {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "cases/generate.h"
@@ -45,7 +46,7 @@ cases::Case demo_case() {
 
 /// A bar of up to `cells` whole and half cells.
 std::string bar(double part, int cells) {
-  const int halves = std::max(1, static_cast<int>(part * cells * 2 + 0.5));
+  const auto halves = static_cast<int>(std::max(1L, std::lround(part * cells * 2)));
   std::string text;
   for (int i = 0; i < halves / 2; ++i) text += "━";
   if (halves % 2 == 1) text += "╸";
