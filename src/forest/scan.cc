@@ -6,11 +6,10 @@
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
-namespace pando {
-namespace HWY_NAMESPACE {
+namespace pando::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-uint32_t MaxUnsigned(const int32_t* ids, int64_t count) {
+uint32_t max_unsigned_of(const int32_t* ids, int64_t count) {
   const auto* values = reinterpret_cast<const uint32_t*>(ids);
   const hn::ScalableTag<uint32_t> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -26,7 +25,7 @@ uint32_t MaxUnsigned(const int32_t* ids, int64_t count) {
   return top;
 }
 
-int64_t CommonPrefix(const int32_t* a, const int32_t* b, int64_t count) {
+int64_t common_prefix_of(const int32_t* a, const int32_t* b, int64_t count) {
   const hn::ScalableTag<int32_t> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
@@ -39,22 +38,21 @@ int64_t CommonPrefix(const int32_t* a, const int32_t* b, int64_t count) {
   return i;
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace pando
+}  // namespace pando::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace pando {
 
-HWY_EXPORT(MaxUnsigned);
-HWY_EXPORT(CommonPrefix);
+HWY_EXPORT(max_unsigned_of);
+HWY_EXPORT(common_prefix_of);
 
 uint32_t max_unsigned(const int32_t* ids, int64_t count) {
-  return HWY_DYNAMIC_DISPATCH(MaxUnsigned)(ids, count);
+  return HWY_DYNAMIC_DISPATCH(max_unsigned_of)(ids, count);
 }
 
 int64_t common_prefix(const int32_t* a, const int32_t* b, int64_t count) {
-  return HWY_DYNAMIC_DISPATCH(CommonPrefix)(a, b, count);
+  return HWY_DYNAMIC_DISPATCH(common_prefix_of)(a, b, count);
 }
 
 }  // namespace pando
