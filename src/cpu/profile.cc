@@ -76,7 +76,7 @@ DeviceProfile cpu_profile(int threads) {
   p.kv_tile = 64;
   p.launch_us = 2;
   p.item_us = 0.4;
-  p.partial_row_us = 0.08;
+  p.partial_row_us = 0.2;  // from replayed traces, where much is merged for little saved
   p.dram_bytes_per_us = std::min(kCoreDramBytesPerUs * p.workers, kMostDramBytesPerUs);
   p.cache_bytes_per_us = kCoreCacheBytesPerUs * p.workers;
   p.cache_bytes = 32'000'000;
