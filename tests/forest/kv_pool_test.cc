@@ -8,22 +8,12 @@
 #include <string>
 
 #include "pando/error.h"
+#include "support/message_of.h"
 
 namespace pando {
 namespace {
 
-/// Message of the Error of `code` that `call` throws.
-template <typename Call>
-std::string message_of(ErrorCode code, Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code, code) << error.message;
-    return error.message;
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
+using testing::message_of;
 
 TEST(KvPool, hands_out_every_page_once) {
   KvPool pool(3, 16);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "pando/error.h"
+#include "support/message_of.h"
 
 namespace pando {
 namespace {
@@ -18,18 +19,7 @@ Ids pages_of(const PrefixTree& tree, SequenceId sequence) {
   return {pages.begin(), pages.end()};
 }
 
-/// Message of the Error of `code` that `call` throws.
-template <typename Call>
-std::string message_of(ErrorCode code, Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code, code) << error.message;
-    return error.message;
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
+using testing::message_of;
 
 /// Appends tokens and returns the last result.
 AppendResult append_all(PrefixTree& tree, SequenceId sequence, const Ids& tokens) {
