@@ -38,7 +38,8 @@ struct PlanRow {
   int32_t visible_end;
 };
 
-/// Attention of a tile of packed rows over a run of kv tokens, at every kv head.
+/// Attention of a tile of packed rows over a run of kv tokens, at every kv head. Plans for CUDA have
+/// no items, merges and sources: their work list is schedule().
 ///
 /// Packed row `p` at kv head `h` is query row `rows[p / group].q_row`, query head
 /// `h * group + p % group`. Token `t` lies in page `page_ids[page_offset + t / page_tokens]`,
@@ -103,7 +104,7 @@ struct PlanCost {
 /// The head of a plan's flat buffer; sections follow at the given byte offsets.
 struct PlanHeader {
   static constexpr uint32_t kMagic = 0x4f444e50;  // "PNDO"
-  static constexpr uint32_t kVersion = 1;
+  static constexpr uint32_t kVersion = 2;
 
   uint32_t magic = kMagic;
   uint32_t version = kVersion;
@@ -113,12 +114,15 @@ struct PlanHeader {
   int64_t merges_offset = 0;
   int64_t sources_offset = 0;
   int64_t decisions_offset = 0;
+  int64_t schedule_offset = 0;
+  int64_t schedule_bytes = 0;  ///< CUDA; 0 for the CPU
   int32_t rows = 0;
   int32_t items = 0;
   int32_t merges = 0;
   int32_t sources = 0;
   int32_t decisions = 0;
-  int32_t partial_slots = 0;  ///< per kv head
+  int32_t partial_slots = 0;  ///< per kv head; 0 for CUDA
+  int32_t units = 0;          ///< CUDA: pieces of work that the thread blocks are given
   int32_t q_heads = 1;
   int32_t kv_heads = 1;
   int32_t head_dim = 0;
@@ -134,7 +138,8 @@ struct PlanHeader {
   int32_t kv_tile = 1;
   int32_t narrow_rows = 0;     ///< tiles of at most so many packed rows use the narrow kernel
   int64_t page_table_len = 0;  ///< page_ids must hold at least so many ids
-  int64_t partials_bytes = 0;  ///< workspace: fp32 [kv_heads][partial_slots][head_dim], then lse
+  int64_t partial_rows = 0;    ///< at all kv heads
+  int64_t partials_bytes = 0;  ///< workspace: fp32 [partial_rows][head_dim], then lse
   int64_t scratch_bytes = 0;   ///< workspace: per worker
   PlanCost cost;
   std::array<char, 64> device{};
@@ -152,6 +157,8 @@ class Plan {
   std::span<const MergeGroup> merges() const;
   std::span<const int32_t> sources() const;
   std::span<const Decision> decisions() const;
+  /// The work list that the CUDA kernel reads; empty for the CPU. Aligned to 64 bytes.
+  std::span<const std::byte> schedule() const;
   const PlanCost& cost() const { return header().cost; }
   int32_t group() const { return header().q_heads / header().kv_heads; }
 

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "core/check.h"
+#include "plan/cuda_shapes.h"
 #include "plan/scratch.h"
 
 namespace pando {
@@ -51,14 +52,29 @@ void check_pointer(std::string_view argument, const void* pointer, int64_t align
           "{}: got address {}, want it aligned to {} bytes", argument, pointer, alignment);
 }
 
+/// Elements that the kernels move at once: rows must start at multiples of them.
+int64_t vector_elements(const PlanHeader& h) { return h.backend == Backend::kCuda ? 8 : 1; }
+
+/// Strides that a vector access or TMA follows.
+template <size_t N>
+void check_vector_strides(std::string_view argument, const std::array<Dimension, N>& dimensions,
+                          const PlanHeader& h) {
+  const int64_t unit = vector_elements(h);
+  for (const Dimension& d : dimensions) {
+    require(d.size <= 1 || d.stride % unit == 0,
+            "{}.{}: got {} elements, want a multiple of {} for the CUDA backend", argument, d.name,
+            d.stride, unit);
+  }
+}
+
 void check_rows(std::string_view argument, const void* data, int64_t row_stride,
                 int64_t head_stride, const PlanHeader& h) {
-  check_pointer(argument, data, dtype_bytes(h.dtype));
+  check_pointer(argument, data, dtype_bytes(h.dtype) * vector_elements(h));
   if (row_stride == 0 && head_stride == 0) return;  // contiguous
-  check_strides(argument,
-                std::array<Dimension, 2>{
-                    {{"row_stride", h.rows, row_stride}, {"head_stride", h.q_heads, head_stride}}},
-                h.head_dim);
+  const std::array<Dimension, 2> dimensions{
+      {{"row_stride", h.rows, row_stride}, {"head_stride", h.q_heads, head_stride}}};
+  check_strides(argument, dimensions, h.head_dim);
+  check_vector_strides(argument, dimensions, h);
 }
 
 void check_kv(const KvLayout& kv, const PlanHeader& h) {
@@ -71,14 +87,30 @@ void check_kv(const KvLayout& kv, const PlanHeader& h) {
   require(kv.num_pages > h.max_page_id,
           "kv.num_pages: got {}, want more than {}, the largest page id in the plan", kv.num_pages,
           h.max_page_id);
-  check_strides("kv",
-                std::array<Dimension, 3>{{{"page_stride", kv.num_pages, kv.page_stride},
-                                          {"head_stride", kv.kv_heads, kv.head_stride},
-                                          {"token_stride", kv.page_tokens, kv.token_stride}}},
-                h.head_dim);
+  const std::array<Dimension, 3> dimensions{{{"page_stride", kv.num_pages, kv.page_stride},
+                                             {"head_stride", kv.kv_heads, kv.head_stride},
+                                             {"token_stride", kv.page_tokens, kv.token_stride}}};
+  check_strides("kv", dimensions, h.head_dim);
+  check_vector_strides("kv", dimensions, h);
+  if (h.backend == Backend::kCpu) return;
+  for (const Dimension& d : dimensions) {
+    constexpr int64_t kMostBytes = int64_t{1} << 40;  // of a stride of a tensor map
+    require(d.size <= 1 || d.stride < kMostBytes / dtype_bytes(h.dtype),
+            "kv.{}: got {} elements, want less than 2^40 bytes for the CUDA backend", d.name,
+            d.stride);
+  }
 }
 
-/// A plan from bytes may say anything; the CPU kernels rely on these.
+/// A plan from bytes may say anything; the kernels rely on these.
+void check_plan(const PlanHeader& h) {
+  const int64_t partial_rows = h.backend == Backend::kCpu
+                                   ? int64_t{h.kv_heads} * h.partial_slots
+                                   : h.partial_rows;
+  const int64_t partials_bytes = partial_rows * (h.head_dim + 1) * int64_t{sizeof(float)};
+  require(h.partials_bytes >= partials_bytes, "plan: got {} bytes of partials, want at least {}",
+          h.partials_bytes, partials_bytes);
+}
+
 void check_cpu_plan(const PlanHeader& h) {
   require(h.head_dim % 8 == 0 && h.head_dim <= 256,
           "plan: got a head_dim of {}, want a multiple of 8 up to 256", h.head_dim);
@@ -88,10 +120,12 @@ void check_cpu_plan(const PlanHeader& h) {
   require(h.scratch_bytes >= scratch_bytes && h.scratch_bytes % 64 == 0,
           "plan: got {} scratch bytes for each worker, want a multiple of 64 from {} on",
           h.scratch_bytes, scratch_bytes);
-  const int64_t partials_bytes =
-      int64_t{h.kv_heads} * h.partial_slots * (h.head_dim + 1) * int64_t{sizeof(float)};
-  require(h.partials_bytes >= partials_bytes, "plan: got {} bytes of partials, want at least {}",
-          h.partials_bytes, partials_bytes);
+}
+
+void check_cuda_plan(const PlanHeader& h) {
+  require(cuda_supports({h.dtype, h.head_dim}) && cuda_supports_pages(h.page_tokens),
+          "plan: got {} x {} with pages of {}, want a shape that the CUDA backend supports",
+          h.head_dim, dtype_name(h.dtype), h.page_tokens);
 }
 
 std::string_view backend_name(Backend backend) {
@@ -108,13 +142,14 @@ void check_args(const Plan& plan, const AttendArgs& args, Backend backend) {
          backend_name(h.backend), backend_name(backend));
   }
   if (h.rows == 0) return;
-  if (backend == Backend::kCpu) check_cpu_plan(h);
+  check_plan(h);
+  backend == Backend::kCpu ? check_cpu_plan(h) : check_cuda_plan(h);
   check_rows("q", args.q.data, args.q.row_stride, args.q.head_stride, h);
   check_rows("out", args.out.data, args.out.row_stride, args.out.head_stride, h);
   if (args.lse != nullptr) check_pointer("lse", args.lse, alignof(float));
-  if (h.items > 0) {
-    check_pointer("k", args.k, dtype_bytes(h.dtype));
-    check_pointer("v", args.v, dtype_bytes(h.dtype));
+  if (h.items > 0 || h.units > 0) {
+    check_pointer("k", args.k, dtype_bytes(h.dtype) * vector_elements(h));
+    check_pointer("v", args.v, dtype_bytes(h.dtype) * vector_elements(h));
     check_kv(args.kv, h);
     const auto ids = static_cast<int64_t>(args.page_ids.size());
     require(ids == 0 || args.page_ids.data() != nullptr,

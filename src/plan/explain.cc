@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 
 #include "pando/plan.h"
+#include "plan/schedule_format.h"
 
 namespace pando {
 
@@ -30,6 +32,20 @@ std::string bytes_text(double bytes) {
 
 double percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
 
+/// How the work is cut up.
+std::string work_text(const Plan& plan) {
+  const PlanHeader& h = plan.header();
+  if (h.backend == Backend::kCpu) {
+    return fmt::format("{} work items x {} kv heads, {} merge groups, {} partial rows a kv head",
+                       h.items, h.kv_heads, h.merges, h.partial_slots);
+  }
+  cuda::ScheduleHeader schedule;
+  if (h.schedule_bytes > 0) std::memcpy(&schedule, plan.schedule().data(), sizeof(schedule));
+  return fmt::format("{} units for {} thread blocks, {} merges, {} partial rows; schedule of {}",
+                     h.units, h.workers, schedule.merges, h.partial_rows,
+                     bytes_text(static_cast<double>(h.schedule_bytes)));
+}
+
 void explain_totals(const Plan& plan, std::back_insert_iterator<std::string> out) {
   const PlanHeader& h = plan.header();
   const PlanCost& c = plan.cost();
@@ -37,8 +53,7 @@ void explain_totals(const Plan& plan, std::back_insert_iterator<std::string> out
                  "plan for {} ({} workers): {} sequences, {} query rows, heads {}/{}, {} x {}{}\n",
                  h.device.data(), h.workers, h.sequences, h.rows, h.q_heads, h.kv_heads, h.head_dim,
                  dtype_name(h.dtype), h.batch_invariant ? ", batch-invariant" : "");
-  fmt::format_to(out, "  {} work items x {} kv heads, {} merge groups, {} partial rows a kv head\n",
-                 h.items, h.kv_heads, h.merges, h.partial_slots);
+  fmt::format_to(out, "  {}\n", work_text(plan));
   const int64_t saved = c.unshared_kv_bytes - c.kv_bytes;
   fmt::format_to(out, "  KV read       {:>10}   {} saved ({:.1f} % of {} without sharing)\n",
                  bytes_text(static_cast<double>(c.kv_bytes)),
@@ -49,10 +64,14 @@ void explain_totals(const Plan& plan, std::back_insert_iterator<std::string> out
       out, "  FLOPs         {:>10.3f} G, {:.3f} G with padded rows ({:.3f} G without sharing)\n",
       1e-9 * static_cast<double>(c.flops), 1e-9 * static_cast<double>(c.padded_flops),
       1e-9 * static_cast<double>(c.unshared_padded_flops));
-  fmt::format_to(out, "  workspace     {:>10}   {} of partials, {} of scratch for each worker\n",
+  const std::string scratch =
+      h.scratch_bytes > 0
+          ? fmt::format(", {} of scratch for each worker",
+                        bytes_text(static_cast<double>(h.scratch_bytes)))
+          : "";
+  fmt::format_to(out, "  workspace     {:>10}   {} of partials{}\n",
                  bytes_text(static_cast<double>(plan.workspace_bytes())),
-                 bytes_text(static_cast<double>(h.partials_bytes)),
-                 bytes_text(static_cast<double>(h.scratch_bytes)));
+                 bytes_text(static_cast<double>(h.partials_bytes)), scratch);
   fmt::format_to(
       out,
       "  predicted     {:>10.1f} us, {:.1f} us without sharing ({:.2f}x); roof {:.1f} us "

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "plan/schedule_check.h"
 
 namespace pando {
 namespace {
@@ -27,13 +28,17 @@ bool sections_fit(const PlanHeader& h) {
          fits<WorkItem>(h.items_offset, h.items, h.total_bytes) &&
          fits<MergeGroup>(h.merges_offset, h.merges, h.total_bytes) &&
          fits<int32_t>(h.sources_offset, h.sources, h.total_bytes) &&
-         fits<Decision>(h.decisions_offset, h.decisions, h.total_bytes);
+         fits<Decision>(h.decisions_offset, h.decisions, h.total_bytes) &&
+         h.schedule_offset >= static_cast<int64_t>(sizeof(PlanHeader)) &&
+         h.schedule_offset % 64 == 0 && h.schedule_offset <= h.total_bytes &&
+         h.schedule_bytes >= 0 && h.schedule_bytes <= h.total_bytes - h.schedule_offset;
 }
 
 bool heads_are_sane(const PlanHeader& h) {
   return h.kv_heads > 0 && h.q_heads > 0 && h.q_heads % h.kv_heads == 0 && h.head_dim > 0 &&
          h.workers > 0 && h.row_tile > 0 && h.kv_tile > 0 && h.page_tokens > 0 &&
-         h.partial_slots >= 0 && h.partials_bytes >= 0 && h.scratch_bytes >= 0;
+         h.partial_slots >= 0 && h.partial_rows >= 0 && h.units >= 0 && h.partials_bytes >= 0 &&
+         h.scratch_bytes >= 0 && (h.backend == Backend::kCpu || h.backend == Backend::kCuda);
 }
 
 /// Every index in the lists points into the plan, so that a backend can follow it blindly.
@@ -67,7 +72,7 @@ bool lists_are_sane(const Plan& plan) {
   for (const PlanRow& row : plan.rows()) {
     if (row.q_row < 0 || row.q_row >= h.rows) return false;
   }
-  return true;
+  return h.backend == Backend::kCpu || cuda::schedule_is_sane(plan);
 }
 
 }  // namespace
@@ -95,6 +100,10 @@ std::span<const int32_t> Plan::sources() const {
 }
 std::span<const Decision> Plan::decisions() const {
   return section<Decision>(bytes(), header().decisions_offset, header().decisions);
+}
+
+std::span<const std::byte> Plan::schedule() const {
+  return bytes().subspan(header().schedule_offset, header().schedule_bytes);
 }
 
 int64_t Plan::workspace_bytes() const {

@@ -7,7 +7,9 @@
 #include "core/check.h"
 #include "pando/plan.h"
 #include "plan/cost_model.h"
+#include "plan/cuda_shapes.h"
 #include "plan/runs.h"
+#include "plan/schedule.h"
 #include "plan/scratch.h"
 #include "plan/splitter.h"
 #include "plan/work_list.h"
@@ -34,12 +36,26 @@ void check_heads(const AttentionSpec& spec, Backend backend) {
     fail(ErrorCode::kUnsupported,
          "head_dim: got {}, the CPU backend supports multiples of 8 up to 256", spec.head_dim);
   }
-  if (spec.head_dim != 64 && spec.head_dim != 128) {
-    fail(ErrorCode::kUnsupported, "head_dim: got {}, the CUDA backend supports 64 and 128",
-         spec.head_dim);
+  if (!cuda_supports({spec.dtype, spec.head_dim})) {
+    std::string supported;
+    for (const CudaShape& shape : kCudaShapes) {
+      supported += fmt::format("{}{} x {}", supported.empty() ? "" : ", ", shape.head_dim,
+                               dtype_name(shape.dtype));
+    }
+    fail(ErrorCode::kUnsupported, "head_dim, dtype: got {} x {}, the CUDA backend supports {}",
+         spec.head_dim, dtype_name(spec.dtype), supported);
   }
-  if (spec.dtype == DType::kF32) {
-    fail(ErrorCode::kUnsupported, "dtype: got fp32, the CUDA backend supports bf16 and fp16");
+}
+
+/// What only the CUDA backend refuses.
+void check_cuda(const Forest& forest, const PlanOptions& options) {
+  if (!cuda_supports_pages(forest.page_tokens()) && forest.sequences() > 0) {
+    fail(ErrorCode::kUnsupported, "page_tokens: got {}, the CUDA backend supports {}",
+         forest.page_tokens(), fmt::join(kCudaPageTokens, ", "));
+  }
+  if (options.batch_invariant) {
+    fail(ErrorCode::kUnsupported,
+         "batch_invariant: got true, which the CUDA backend does not support yet; want false");
   }
 }
 
@@ -102,7 +118,8 @@ struct Planner::State {
   std::vector<int32_t> scratch;
   std::vector<Run> runs, unshared_runs;
   Splitter splitter, unshared_splitter;
-  WorkList list;
+  WorkList list;              ///< of plans for the CPU
+  cuda::Scheduler scheduler;  ///< of plans for CUDA
 
   void lay_out(const AttentionSpec& spec, PlanHeader& header) const;
   void write(const PlanHeader& header, std::byte* bytes) const;
@@ -125,9 +142,10 @@ void Planner::State::lay_out(const AttentionSpec& spec, PlanHeader& h) const {
   place(h.merges_offset, h.merges * int64_t{sizeof(MergeGroup)});
   place(h.sources_offset, h.sources * int64_t{sizeof(int32_t)});
   place(h.decisions_offset, h.decisions * int64_t{sizeof(Decision)});
+  place(h.schedule_offset, h.schedule_bytes);
   h.total_bytes = at;
-  const int64_t slots = int64_t{h.partial_slots} * spec.kv_heads;
-  h.partials_bytes = align(slots * (spec.head_dim + 1) * int64_t{sizeof(float)}, 64);
+  h.partials_bytes =
+      align(h.partial_rows * (spec.head_dim + 1) * int64_t{sizeof(float)}, 64);
 }
 
 void Planner::State::write(const PlanHeader& h, std::byte* bytes) const {
@@ -143,6 +161,7 @@ void Planner::State::write(const PlanHeader& h, std::byte* bytes) const {
   copy(h.merges_offset, list.merges());
   copy(h.sources_offset, list.sources());
   copy(h.decisions_offset, decisions);
+  if (h.schedule_bytes > 0) scheduler.write(order, bytes + h.schedule_offset);
 }
 
 Planner::Planner(DeviceProfile profile) : state_(std::make_unique<State>()) {
@@ -160,6 +179,7 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   State& s = *state_;
   check_spec(spec, forest, s.profile.backend);
   check_options(options, s.profile, forest.page_tokens());
+  if (s.profile.backend == Backend::kCuda) check_cuda(forest, options);
   const CostModel cost(s.profile, spec, options.batch_invariant);
 
   s.order.build(forest, spec);
@@ -185,10 +205,25 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   const std::vector<Run>& runs = share ? s.runs : s.unshared_runs;
   const Splitter& splitter = share ? s.splitter : s.unshared_splitter;
   const Prediction& prediction = splitter.prediction();
-  require(prediction.partial_slots <= std::numeric_limits<int32_t>::max(),
-          "batch: the plan needs {} partial rows, more than 2^31 - 1", prediction.partial_slots);
-  s.list.build(runs, splitter.tiles(), forest.page_indptr(),
-               static_cast<int32_t>(cost.packed(forest.q_rows())));
+  PlanHeader h;
+  int64_t kv_bytes = prediction.kv_bytes;
+  int64_t unshared_kv_bytes = unshared.kv_bytes;
+  if (s.profile.backend == Backend::kCuda) {
+    s.scheduler.build(forest, s.order, runs, spec.kv_heads, spec.group(), s.profile.workers);
+    h.schedule_bytes = s.scheduler.header().total_bytes;
+    h.units = s.scheduler.header().units;
+    h.partial_rows = s.scheduler.header().partial_rows;
+    // What the schedule reads; of a batch without sharing only the prediction is at hand.
+    kv_bytes = s.scheduler.kv_tokens() * cost.token_head_bytes();
+    if (!share) unshared_kv_bytes = kv_bytes;
+  } else {
+    require(prediction.partial_slots <= std::numeric_limits<int32_t>::max(),
+            "batch: the plan needs {} partial rows, more than 2^31 - 1", prediction.partial_slots);
+    s.list.build(runs, splitter.tiles(), forest.page_indptr(),
+                 static_cast<int32_t>(cost.packed(forest.q_rows())));
+    h.partial_slots = static_cast<int32_t>(prediction.partial_slots);
+    h.partial_rows = prediction.partial_slots * spec.kv_heads;
+  }
 
   int64_t seen = 0;
   for (const PlanRow& row : s.order.rows) seen += row.visible_end - row.visible_begin;
@@ -197,8 +232,6 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   const int64_t io_bytes =
       2 * int64_t{forest.q_rows()} * spec.q_heads * spec.head_dim * dtype_bytes(spec.dtype);
 
-  PlanHeader h;
-  h.partial_slots = static_cast<int32_t>(prediction.partial_slots);
   h.q_heads = spec.q_heads;
   h.kv_heads = spec.kv_heads;
   h.head_dim = spec.head_dim;
@@ -223,8 +256,8 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
             .predicted_unshared_us = unshared.us,
             .roof_us = cost.roof_us(static_cast<double>(unique_bytes + io_bytes),
                                     static_cast<double>(flops)),
-            .kv_bytes = prediction.kv_bytes,
-            .unshared_kv_bytes = unshared.kv_bytes,
+            .kv_bytes = kv_bytes,
+            .unshared_kv_bytes = unshared_kv_bytes,
             .io_bytes = io_bytes,
             .partial_bytes = 2 * h.partials_bytes,
             .flops = flops,

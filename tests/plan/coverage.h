@@ -12,6 +12,7 @@
 #include "pando/attention.h"
 #include "pando/batch.h"
 #include "pando/plan.h"
+#include "plan/schedule_coverage.h"
 
 namespace pando::testing {
 
@@ -23,6 +24,7 @@ class PlanChecker {
 
   std::string problem() {
     if (std::string text = check_rows(); !text.empty()) return text;
+    if (plan_.header().backend == Backend::kCuda) return ScheduleChecker(batch_, plan_).problem();
     if (std::string text = check_items(); !text.empty()) return text;
     return check_writers();
   }

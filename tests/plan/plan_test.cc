@@ -12,6 +12,8 @@
 #include "pando/cpu.h"
 #include "pando/error.h"
 #include "plan/coverage.h"
+#include "plan/cuda_shapes.h"
+#include "support/message_of.h"
 
 namespace pando {
 namespace {
@@ -311,10 +313,21 @@ TEST(PlanRefusal, h100_profile_lists_what_it_supports) {
   OwnedBatch batch = shared_prefix(2, 4, 4);
   const Forest forest = discover(batch.view());
   EXPECT_NO_THROW(plan(forest, spec_of(8, 2), h100_profile()));
-  EXPECT_THROW(plan(forest, spec_of(8, 2, 72), h100_profile()), Error);
+  const auto refusal = [&](const Forest& of, const AttentionSpec& spec, PlanOptions options = {}) {
+    return testing::message_of(ErrorCode::kUnsupported,
+                               [&] { plan(of, spec, h100_profile(), options); });
+  };
+  EXPECT_NE(refusal(forest, spec_of(8, 2, 72)).find("got 72 x bf16, the CUDA backend supports 128"),
+            std::string::npos);
   AttentionSpec fp32 = spec_of(8, 2);
   fp32.dtype = DType::kF32;
-  EXPECT_THROW(plan(forest, fp32, h100_profile()), Error);
+  EXPECT_NE(refusal(forest, fp32).find("got 128 x fp32"), std::string::npos);
+  EXPECT_NE(refusal(forest, spec_of(8, 2), {.batch_invariant = true}).find("batch_invariant"),
+            std::string::npos);
+  OwnedBatch small_pages = shared_prefix(2, 4, 4, 8);
+  EXPECT_NE(refusal(discover(small_pages.view()), spec_of(8, 2))
+                .find("page_tokens: got 8, the CUDA backend supports 16, 32"),
+            std::string::npos);
 }
 
 TEST(PlanRefusal, refused_plan_leaves_the_old_one) {
@@ -339,9 +352,12 @@ struct RandomCase {
 };
 
 /// Random forests with few distinct page ids, so that sharing is frequent.
-RandomCase random_case() {
+RandomCase random_case(bool for_h100) {
   RandomCase c;
-  c.batch.page_tokens = 1 << *rc::gen::inRange(0, 5);
+  c.batch.page_tokens = for_h100
+                            ? *rc::gen::elementOf(std::vector<int32_t>(kCudaPageTokens.begin(),
+                                                                       kCudaPageTokens.end()))
+                            : 1 << *rc::gen::inRange(0, 5);
   const int sequences = *rc::gen::inRange(0, 14);
   const int ids = *rc::gen::inRange(1, 4);
   int32_t q_rows = 0;
@@ -368,15 +384,21 @@ RandomCase random_case() {
     c.spec.visible = c.visible;
   }
   c.options.sharing = *rc::gen::element(Sharing::kAuto, Sharing::kAll, Sharing::kNone);
-  c.options.batch_invariant = *rc::gen::arbitrary<bool>();
+  c.options.batch_invariant = !for_h100 && *rc::gen::arbitrary<bool>();
   c.options.cut_tokens = *rc::gen::element(128, 512);
-  c.profile =
-      *rc::gen::inRange(0, 2) == 0 ? h100_profile() : plain_profile(*rc::gen::inRange(1, 9));
+  c.profile = plain_profile(*rc::gen::inRange(1, 9));
+  if (for_h100) {
+    c.profile = h100_profile();
+    c.profile.workers = *rc::gen::element(1, 2, 7, 78, 132, 132);
+    const CudaShape shape = kCudaShapes[*rc::gen::inRange<size_t>(0, kCudaShapes.size())];
+    c.spec.dtype = shape.dtype;
+    c.spec.head_dim = shape.head_dim;
+  }
   return c;
 }
 
 RC_GTEST_PROP(PlanProperty, every_row_sees_every_visible_position_once, ()) {
-  RandomCase c = random_case();
+  RandomCase c = random_case(*rc::gen::arbitrary<bool>());
   const BatchView view = c.batch.view();
   const Plan p = plan(discover(view), c.spec, c.profile, c.options);
   const std::string problem = plan_problem(view, c.spec, p);
@@ -384,7 +406,7 @@ RC_GTEST_PROP(PlanProperty, every_row_sees_every_visible_position_once, ()) {
 }
 
 RC_GTEST_PROP(PlanProperty, same_inputs_give_the_same_bytes, ()) {
-  RandomCase c = random_case();
+  RandomCase c = random_case(*rc::gen::arbitrary<bool>());
   const Forest forest = discover(c.batch.view());
   Planner planner(c.profile);
   Plan used;  // a planner and a plan that were used for something else before
@@ -396,7 +418,7 @@ RC_GTEST_PROP(PlanProperty, same_inputs_give_the_same_bytes, ()) {
 }
 
 RC_GTEST_PROP(PlanProperty, auto_is_never_predicted_slower_than_no_sharing, ()) {
-  RandomCase c = random_case();
+  RandomCase c = random_case(*rc::gen::arbitrary<bool>());
   c.options.sharing = Sharing::kAuto;
   const Plan p = plan(discover(c.batch.view()), c.spec, c.profile, c.options);
   RC_ASSERT(p.cost().predicted_us <= p.cost().predicted_unshared_us);
@@ -419,7 +441,7 @@ std::vector<std::pair<int32_t, int32_t>> cuts_of(const Plan& p, int32_t q_row) {
 }
 
 RC_GTEST_PROP(PlanProperty, batch_invariant_cuts_do_not_depend_on_the_batch, ()) {
-  RandomCase c = random_case();
+  RandomCase c = random_case(false);
   c.options.batch_invariant = true;
   c.spec.visible = {};
   const Plan together = plan(discover(c.batch.view()), c.spec, c.profile, c.options);

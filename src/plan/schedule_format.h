@@ -1,13 +1,39 @@
-// What the attend kernel reads: one flat work list in device memory and the tensors' addresses.
+// The attend kernel's work list in bytes: a header, then sections at offsets from its start. Host
+// and device read the same structs; nothing else in the library looks past the header.
 #pragma once
 
 #include <cstdint>
 
 namespace pando::cuda {
 
-/// Packed rows are cut into blocks of 64. A list is the concatenation of token runs that one block,
-/// or two adjacent ones, attend to; each run starts at a multiple of 8 slots. A unit is a piece of
-/// a list at one kv head.
+/// The head of a schedule. All that the kernel must know of a plan stands here or in a section:
+/// its launch parameters hold only what every plan of one AttentionSpec has in common.
+struct ScheduleHeader {
+  static constexpr int64_t kAlignment = 64;  ///< of a schedule and of its sections
+
+  int64_t total_bytes = 0;
+  int64_t units_offset = 0;
+  int64_t cta_begin_offset = 0;
+  int64_t runs_offset = 0;
+  int64_t merges_offset = 0;
+  int64_t rows_offset = 0;
+  int32_t thread_blocks = 0;
+  int32_t packed_rows = 0;
+  int32_t partial_rows = 0;  ///< at all kv heads
+  int32_t units = 0;
+  int32_t runs = 0;
+  int32_t merges = 0;
+  int32_t rows = 0;
+  int32_t reserved = 0;
+};
+
+/// Packed rows are cut into blocks of so many: the height of a wgmma.
+inline constexpr int32_t kBlockRows = 64;
+/// Slots of one turn of the kernel's ring.
+inline constexpr int32_t kTileSlots = 128;
+
+/// A list is the concatenation of token runs that one block of packed rows, or two adjacent ones,
+/// attend to; each run starts at a multiple of 8 slots. A unit is a piece of a list at one kv head.
 struct alignas(16) Run {
   static constexpr int32_t kFull = 1 << 16;   ///< every row of the unit sees every token
   static constexpr int32_t kPlain = 1 << 17;  ///< the run's rows see every token
@@ -28,7 +54,7 @@ struct alignas(16) Ending {
   int32_t reserved;
 };
 
-/// A block whose sources are merged when all units are done.
+/// A block whose sources are merged when all units are done; with none its rows are empty.
 struct alignas(16) Merge {
   int32_t block;
   int32_t kv_head;
@@ -48,32 +74,9 @@ struct alignas(16) Unit {
   Ending ending[2];
 };
 
+/// A query row in plan order.
 struct Row {
   int32_t q_row, visible_begin, visible_end;
-};
-
-struct AttendParams {
-  const Unit* units;
-  const int32_t* cta_begin;  ///< [grid + 1]
-  const Run* runs;
-  const Merge* merge_list;
-  int32_t merges;
-  uint32_t* grid_counter;  ///< multiple of the grid between launches
-  const Row* rows;
-  const int32_t* page_ids;
-  float* partial_o;    ///< [slots, head_dim]
-  float* partial_lse;  ///< [slots], natural log
-  const void* q;
-  int64_t q_row_stride, q_head_stride;
-  void* out;
-  int64_t out_row_stride, out_head_stride;
-  float* lse;  ///< optional [q_rows, q_heads]
-  int32_t packed_rows;
-  int32_t q_heads;
-  int32_t group;
-  int32_t page_shift;  ///< log2 page_tokens
-  int32_t box_shift;   ///< log2 of the tokens of a big box
-  float scale_log2;    ///< scale * log2(e)
 };
 
 }  // namespace pando::cuda

@@ -1,0 +1,32 @@
+// What the CUDA backend supports: one table, from which the planner refuses, the launch dispatches,
+// tests choose and `pando info` prints.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "pando/attention.h"
+
+namespace pando {
+
+/// One instance of the attend kernel.
+struct CudaShape {
+  DType dtype;
+  int32_t head_dim;
+  friend bool operator==(const CudaShape&, const CudaShape&) = default;
+};
+
+inline constexpr std::array kCudaShapes = {CudaShape{DType::kBF16, 128},
+                                           CudaShape{DType::kF16, 128}};
+
+inline constexpr std::array<int32_t, 5> kCudaPageTokens = {16, 32, 64, 128, 256};
+
+constexpr bool cuda_supports(const CudaShape& shape) {
+  return std::ranges::find(kCudaShapes, shape) != kCudaShapes.end();
+}
+constexpr bool cuda_supports_pages(int32_t page_tokens) {
+  return std::ranges::find(kCudaPageTokens, page_tokens) != kCudaPageTokens.end();
+}
+
+}  // namespace pando
