@@ -1,13 +1,38 @@
-# CUDA for sm_90a: nvcc 12.8 or later, or a clear refusal.
+# Decides whether the CUDA backend is built, for sm_90a by nvcc 12.8 or later: sets PANDO_HAS_CUDA, and
+# PANDO_CUDA_FLAGS for the targets that compile CUDA.
+set(PANDO_HAS_CUDA OFF)
+if(NOT PANDO_CUDA)
+  return()
+endif()
+
+# Tells why there is no CUDA backend, and stops where one was asked for.
+function(pando_without_cuda why)
+  if(PANDO_CUDA STREQUAL "AUTO")
+    message(STATUS "No CUDA backend: ${why}")
+  else()
+    message(FATAL_ERROR "PANDO_CUDA is ${PANDO_CUDA}, but ${why}")
+  endif()
+endfunction()
+
+# Where the toolkit's installer puts nvcc, it is not on PATH.
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(pando_nvcc nvcc HINTS /usr/local/cuda/bin)
+  mark_as_advanced(pando_nvcc)
+  if(pando_nvcc)
+    set(CMAKE_CUDA_COMPILER ${pando_nvcc})
+  endif()
+endif()
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
-  message(FATAL_ERROR "PANDO_CUDA is ON, but there is no nvcc on PATH or in CUDACXX")
+  pando_without_cuda("there is no nvcc on PATH, in CUDACXX or in /usr/local/cuda")
+  return()
 endif()
-set(CMAKE_CUDA_ARCHITECTURES OFF)  # each target names its own
+set(CMAKE_CUDA_ARCHITECTURES OFF)  # the flags below name the one
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
-  message(FATAL_ERROR "nvcc ${CMAKE_CUDA_COMPILER_VERSION} is too old: 12.8 or later is needed")
+  pando_without_cuda("nvcc ${CMAKE_CUDA_COMPILER_VERSION} is too old: 12.8 or later is needed")
+  return()
 endif()
 find_package(CUDAToolkit REQUIRED)
 
@@ -16,4 +41,11 @@ if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   list(APPEND CMAKE_CUDA_COMPILE_FEATURES cuda_std_20)
+endif()
+
+set(PANDO_HAS_CUDA ON)
+set(PANDO_CUDA_FLAGS -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -Xptxas=-v
+                     -Xcompiler=-Wall,-Wextra)
+if(PANDO_WERROR)
+  list(APPEND PANDO_CUDA_FLAGS -Werror all-warnings)
 endif()

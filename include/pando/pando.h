@@ -4,6 +4,7 @@
 #include "pando/attention.h"    // IWYU pragma: export
 #include "pando/batch.h"        // IWYU pragma: export
 #include "pando/cpu.h"          // IWYU pragma: export
+#include "pando/cuda.h"         // IWYU pragma: export
 #include "pando/error.h"        // IWYU pragma: export
 #include "pando/forest.h"       // IWYU pragma: export
 #include "pando/kv_pool.h"      // IWYU pragma: export

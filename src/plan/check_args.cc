@@ -134,16 +134,24 @@ std::string_view backend_name(Backend backend) {
 
 }  // namespace
 
-void check_args(const Plan& plan, const AttendArgs& args, Backend backend) {
+void check_plan_backend(const Plan& plan, Backend backend) {
   require(!plan.bytes().empty(), "plan: got an empty plan, want one made by Planner::plan");
   const PlanHeader& h = plan.header();
   if (h.backend != backend) {
     fail(ErrorCode::kTypeMismatch, "plan: got one made for {}, want one made for {}",
          backend_name(h.backend), backend_name(backend));
   }
+}
+
+void check_args(const Plan& plan, const AttendArgs& args, Backend backend) {
+  check_plan_backend(plan, backend);
+  check_args(plan.header(), args);
+}
+
+void check_args(const PlanHeader& h, const AttendArgs& args) {
   if (h.rows == 0) return;
   check_plan(h);
-  backend == Backend::kCpu ? check_cpu_plan(h) : check_cuda_plan(h);
+  h.backend == Backend::kCpu ? check_cpu_plan(h) : check_cuda_plan(h);
   check_rows("q", args.q.data, args.q.row_stride, args.q.head_stride, h);
   check_rows("out", args.out.data, args.out.row_stride, args.out.head_stride, h);
   if (args.lse != nullptr) check_pointer("lse", args.lse, alignof(float));
@@ -158,11 +166,11 @@ void check_args(const Plan& plan, const AttendArgs& args, Backend backend) {
             "page_ids: got {} ids, want at least {}, the ids that the plan was made from", ids,
             h.page_table_len);
   }
-  const int64_t workspace_bytes = plan.workspace_bytes();
+  const int64_t wanted_bytes = workspace_bytes(h);
   const auto got_bytes = static_cast<int64_t>(args.workspace.size());
-  require(got_bytes >= workspace_bytes, "workspace: got {} bytes, want at least {}", got_bytes,
-          workspace_bytes);
-  if (workspace_bytes > 0) check_pointer("workspace", args.workspace.data(), 64);
+  require(got_bytes >= wanted_bytes, "workspace: got {} bytes, want at least {}", got_bytes,
+          wanted_bytes);
+  if (wanted_bytes > 0) check_pointer("workspace", args.workspace.data(), 64);
 }
 
 }  // namespace pando

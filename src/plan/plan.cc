@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "plan/check_args.h"
 #include "plan/schedule_check.h"
 
 namespace pando {
@@ -107,7 +108,7 @@ std::span<const std::byte> Plan::schedule() const {
 }
 
 int64_t Plan::workspace_bytes() const {
-  return header().partials_bytes + header().workers * header().scratch_bytes;
+  return pando::workspace_bytes(header());
 }
 
 Plan Plan::from_bytes(std::span<const std::byte> bytes) {

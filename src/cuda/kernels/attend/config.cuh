@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "cuda/kernels/attend/work_list.h"
+#include "cuda/kernels/attend/params.h"
 #include "cuda/pipeline/ring.cuh"
 
 namespace pando::cuda {

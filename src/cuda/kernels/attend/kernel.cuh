@@ -162,10 +162,11 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
 
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
-    attend_kernel(const __grid_constant__ AttendParams params,
+    attend_kernel(const __grid_constant__ LaunchParams launch,
                   const __grid_constant__ TensorMaps maps) {
   extern __shared__ __align__(1024) uint8_t s_raw[];
   auto& shared = *reinterpret_cast<SharedPlan<C>*>(s_raw);
+  const AttendParams params = resolve(launch, C::kHeadDim);
   const int group = threadIdx.x / 128;
   if (threadIdx.x == 32) {
     ptx::prefetch_tensormap(&maps.k_big);

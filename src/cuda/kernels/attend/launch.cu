@@ -1,21 +1,26 @@
+#include "cuda/kernels/attend/launch.h"
+
 #include <cudaTypedefs.h>
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <mutex>
 #include <string>
+#include <type_traits>
 
 #include "cuda/kernels/attend/kernel.cuh"
-#include "cuda/kernels/attend/launch.h"
 #include "pando/error.h"
 
 namespace pando::cuda {
 namespace {
 
-using Bf16 = Config<__nv_bfloat16, 128>;
-
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  throw Error(ErrorCode::kDevice, std::string(what) + ": " + cudaGetErrorString(status));
+  throw Error(ErrorCode::kDevice, std::string(what) + ": " + cudaGetErrorName(status) + ", " +
+                                      cudaGetErrorString(status));
 }
 
 PFN_cuTensorMapEncodeTiled_v12000 encoder() {
@@ -30,48 +35,136 @@ PFN_cuTensorMapEncodeTiled_v12000 encoder() {
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(entry);
 }
 
+/// Tokens of a big TMA box for pages of `page_tokens`.
+int32_t box_tokens(int32_t page_tokens) { return std::min(page_tokens, 64); }
+
+/// What a pair of K and V tensors is known by.
+struct MapKey {
+  const void* k = nullptr;
+  const void* v = nullptr;
+  DType dtype{};
+  std::array<int64_t, 7> layout{};
+  friend bool operator==(const MapKey&, const MapKey&) = default;
+
+  static MapKey of(const AttendLaunch& launch) {
+    const KvLayout& kv = launch.kv;
+    return {launch.k,
+            launch.v,
+            launch.shape.dtype,
+            {kv.num_pages, kv.page_tokens, kv.kv_heads, kv.head_dim, kv.page_stride, kv.head_stride,
+             kv.token_stride}};
+  }
+};
+
 /// [64 elements, tokens of a page, halves of head_dim, heads, pages], in boxes of `box` tokens.
-CUtensorMap tensor_map(const void* data, const KvLayout& kv, int32_t box) {
+CUtensorMap tensor_map(PFN_cuTensorMapEncodeTiled_v12000 encode, const void* data, DType dtype,
+                       const KvLayout& kv, int32_t box) {
   constexpr cuuint64_t kElement = 2;
+  // The stride of a dimension of one entry may be anything in KvLayout, but not in a tensor map.
+  const auto bytes = [&](int64_t entries, int64_t stride) {
+    return kElement * cuuint64_t(entries > 1 ? stride : kv.head_dim);
+  };
   CUtensorMap map;
   const cuuint64_t sizes[5] = {64, cuuint64_t(kv.page_tokens), cuuint64_t(kv.head_dim / 64),
                                cuuint64_t(kv.kv_heads), cuuint64_t(kv.num_pages)};
-  const cuuint64_t strides[4] = {kElement * kv.token_stride, kElement * 64,
-                                 kElement * kv.head_stride, kElement * kv.page_stride};
+  const cuuint64_t strides[4] = {bytes(kv.page_tokens, kv.token_stride), kElement * 64,
+                                 bytes(kv.kv_heads, kv.head_stride),
+                                 bytes(kv.num_pages, kv.page_stride)};
   const cuuint32_t box_sizes[5] = {64, cuuint32_t(box), 1, 1, 1};
   const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  const CUresult result =
-      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5, const_cast<void*>(data), sizes, strides,
-                box_sizes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(
+      &map,
+      dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5,
+      const_cast<void*>(data), sizes, strides, box_sizes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     throw Error(ErrorCode::kUnsupported,
-                "kv: no tensor map for these strides (want multiples of 8 elements), CUresult " +
+                "kv: the driver makes no tensor map for these strides, CUresult " +
                     std::to_string(result));
   }
   return map;
 }
 
-}  // namespace
-
-int32_t box_tokens(int32_t page_tokens) { return std::min(page_tokens, 64); }
-
-void launch_attend(const AttendParams& params, const void* k, const void* v, const KvLayout& kv,
-                   int32_t thread_blocks, cudaStream_t stream) {
-  if (kv.head_dim != Bf16::kHeadDim) {
-    throw Error(ErrorCode::kUnsupported,
-                "head_dim: got " + std::to_string(kv.head_dim) + ", this kernel is for 128");
-  }
-  const int32_t big = box_tokens(kv.page_tokens);
+TensorMaps encode_maps(const AttendLaunch& launch) {
+  const auto encode = encoder();
+  const int32_t big = box_tokens(launch.kv.page_tokens);
   const int32_t small = std::min(big, 8);
-  const TensorMaps maps{tensor_map(k, kv, big), tensor_map(v, kv, big), tensor_map(k, kv, small),
-                        tensor_map(v, kv, small)};
-  constexpr int kSharedBytes = sizeof(SharedPlan<Bf16>);
-  check(cudaFuncSetAttribute(attend_kernel<Bf16>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+  const auto map = [&](const void* data, int32_t box) {
+    return tensor_map(encode, data, launch.shape.dtype, launch.kv, box);
+  };
+  return {map(launch.k, big), map(launch.v, big), map(launch.k, small), map(launch.v, small)};
+}
+
+template <CudaShape shape>
+using ConfigOf =
+    Config<std::conditional_t<shape.dtype == DType::kBF16, __nv_bfloat16, __half>, shape.head_dim>;
+
+template <class C>
+void launch_as(const AttendLaunch& launch, const LaunchParams& params, const TensorMaps& maps) {
+  constexpr int kSharedBytes = sizeof(SharedPlan<C>);
+  check(cudaFuncSetAttribute(attend_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              kSharedBytes),
         "attend: shared memory");
-  attend_kernel<Bf16><<<thread_blocks, Bf16::kThreads, kSharedBytes, stream>>>(params, maps);
-  check(cudaGetLastError(), "attend: launch");
+  // Cooperative: the thread blocks wait for each other, so none may start unless all can.
+  cudaLaunchAttribute cooperative{};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(launch.thread_blocks);
+  config.blockDim = dim3(C::kThreads);
+  config.dynamicSmemBytes = kSharedBytes;
+  config.stream = launch.stream;
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, attend_kernel<C>, params, maps), "attend: launch");
+}
+
+/// Calls `call` with the Config of `shape`; false when the table does not have it.
+template <size_t I = 0, class Call>
+bool visit_shape(const CudaShape& shape, Call&& call) {
+  if constexpr (I < kCudaShapes.size()) {
+    if (kCudaShapes[I] != shape) return visit_shape<I + 1>(shape, call);
+    call.template operator()<ConfigOf<kCudaShapes[I]>>();
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+/// One place for each value of a hash: what comes later to a place replaces what was there.
+struct TensorMapCache::State {
+  struct Entry {
+    MapKey key;
+    TensorMaps maps;
+  };
+  std::mutex mutex;
+  std::array<Entry, 256> entries{};
+
+  TensorMaps find(const AttendLaunch& launch) {
+    const MapKey key = MapKey::of(launch);
+    const auto address = reinterpret_cast<uintptr_t>(key.k) ^ (reinterpret_cast<uintptr_t>(key.v) * 3);
+    const std::lock_guard lock(mutex);
+    // Tensors are far apart: the upper half of the product depends on all bits of the address.
+    Entry& entry = entries[(address * 0x9e3779b97f4a7c15u) >> 56];
+    if (!(entry.key == key)) entry = {key, encode_maps(launch)};
+    return entry.maps;
+  }
+};
+
+TensorMapCache::TensorMapCache() : state_(std::make_unique<State>()) {}
+TensorMapCache::~TensorMapCache() = default;
+
+void launch_attend(const AttendLaunch& launch, TensorMapCache& cache) {
+  LaunchParams params = launch.params;
+  params.box_shift = std::countr_zero(static_cast<uint32_t>(box_tokens(launch.kv.page_tokens)));
+  // Without units no K and V are read, and there may be none.
+  const TensorMaps maps = launch.k != nullptr ? cache.state_->find(launch) : TensorMaps{};
+  if (!visit_shape(launch.shape,
+                   [&]<class C>() { launch_as<C>(launch, params, maps); })) {
+    throw Error(ErrorCode::kUnsupported, "head_dim, dtype: there is no kernel for this shape");
+  }
 }
 
 }  // namespace pando::cuda

@@ -1,20 +1,46 @@
-// Launching the attend kernel: tensor maps and the launch itself. bf16, head_dim 128.
+// The seam between the library and the attend kernel: everything behind it may change with the
+// kernel, nothing outside it looks past a ScheduleHeader.
 #pragma once
 
-#include <cuda_runtime.h>
+#include <cuda_runtime_api.h>
 
-#include "cuda/kernels/attend/work_list.h"
+#include <cstdint>
+#include <memory>
+
+#include "cuda/kernels/attend/params.h"
 #include "pando/attention.h"
+#include "plan/cuda_shapes.h"
 
 namespace pando::cuda {
 
-/// One launch over `thread_blocks` blocks, all of which must be resident at once (one an SM).
-/// `params` and what it points to are in device memory; `k` and `v` are strided as `kv` says.
-/// Throws Error (kDevice, kUnsupported); never synchronises.
-void launch_attend(const AttendParams& params, const void* k, const void* v, const KvLayout& kv,
-                   int32_t thread_blocks, cudaStream_t stream);
+struct AttendLaunch;
 
-/// Tokens of a big TMA box for pages of `page_tokens`.
-int32_t box_tokens(int32_t page_tokens);
+/// Tensor maps of the K and V tensors seen last: encoding them takes microseconds, and the layers of
+/// a model come again at every step. Any number of threads may use one cache.
+class TensorMapCache {
+ public:
+  TensorMapCache();
+  ~TensorMapCache();
+
+ private:
+  friend void launch_attend(const AttendLaunch&, TensorMapCache&);
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// One call of the kernel.
+struct AttendLaunch {
+  LaunchParams params;  ///< box_shift is filled in by the launch
+  CudaShape shape;
+  const void* k;
+  const void* v;
+  KvLayout kv;
+  int32_t thread_blocks;  ///< as in the schedule; all must be resident at once, one an SM
+  cudaStream_t stream;
+};
+
+/// Enqueues one launch; never synchronises and allocates no device memory. Throws Error (kDevice,
+/// kUnsupported).
+void launch_attend(const AttendLaunch& launch, TensorMapCache& maps);
 
 }  // namespace pando::cuda

@@ -20,15 +20,15 @@ __device__ __forceinline__ RowPlace place_of(const AttendParams& params, int32_t
           q_row * params.q_heads + head};
 }
 
-/// Waits until every thread block of the grid has come; all of them are resident.
+/// Waits until every thread block of the grid has come; all of them are resident. The arrivals add
+/// up to the top bit, whose change lets all go: the counter serves grids of any size, any number of
+/// times.
 __device__ __forceinline__ void grid_barrier(uint32_t* counter) {
+  constexpr uint32_t kTopBit = 1u << 31;
   __threadfence();
-  const uint32_t ticket = atomicAdd(counter, 1);
-  const uint32_t target = (ticket / gridDim.x + 1) * gridDim.x;
-  uint32_t now;
-  do {
-    now = __ldcg(counter);
-  } while (int32_t(now - target) < 0);
+  const uint32_t before = atomicAdd(counter, blockIdx.x == 0 ? kTopBit - (gridDim.x - 1) : 1);
+  while (((before ^ __ldcg(counter)) & kTopBit) == 0) {
+  }
   __threadfence();
 }
 
