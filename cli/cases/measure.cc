@@ -11,26 +11,12 @@ namespace pando::cases {
 namespace {
 
 constexpr size_t kColdBytes = size_t{640} << 20;  ///< more than any cache in sight
-constexpr int64_t kOracleBudget = int64_t{1} << 27;
 
 double microseconds(const std::function<void()>& body) {
   const auto begin = std::chrono::steady_clock::now();
   body();
   const std::chrono::duration<double, std::micro> spent = std::chrono::steady_clock::now() - begin;
   return spent.count();
-}
-
-double best_of(int times, const std::function<void()>& body) {
-  double best = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < times; ++i) best = std::min(best, microseconds(body));
-  return best;
-}
-
-Timing summarise(std::vector<double> us) {
-  std::sort(us.begin(), us.end());
-  const size_t half = us.size() / 2;
-  const double median = us.size() % 2 == 1 ? us[half] : (us[half - 1] + us[half]) / 2;
-  return {median, us.front(), static_cast<int>(us.size())};
 }
 
 /// Copies of a case's K and V, taken in turn as the layers of a model are: a run finds its KV cold,
@@ -92,7 +78,31 @@ struct Prepared {
 
 }  // namespace
 
+double best_of(int times, const std::function<void()>& body) {
+  double best = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < times; ++i) best = std::min(best, microseconds(body));
+  return best;
+}
+
+Timing summarise(std::vector<double> us) {
+  std::sort(us.begin(), us.end());
+  const size_t half = us.size() / 2;
+  const double median = us.size() % 2 == 1 ? us[half] : (us[half - 1] + us[half]) / 2;
+  return {median, us.front(), static_cast<int>(us.size())};
+}
+
+void count_work(const Case& problem, const Forest& forest, const Plan& plan, Measurement& result) {
+  int64_t unique_tokens = 0;
+  for (const Segment& segment : forest.segments()) unique_tokens += segment.tokens();
+  const int64_t token_bytes =
+      2 * int64_t{problem.spec.kv_heads} * problem.spec.head_dim * dtype_bytes(problem.spec.dtype);
+  result.bytes = unique_tokens * token_bytes + plan.cost().io_bytes;
+  result.flops = plan.cost().flops;
+  result.plan_bytes = plan.header().total_bytes;
+}
+
 Measurement measure(const Case& problem, const MeasureOptions& options, Runner& runner) {
+  if (runner.backend() == Backend::kCuda) return measure_on_device(problem, options, runner);
   constexpr int kHostReps = 5;
   Measurement result;
   CpuExecutor& executor = runner.executor(options.threads);
@@ -120,12 +130,7 @@ Measurement measure(const Case& problem, const MeasureOptions& options, Runner& 
   result.shared = summarise(shared_us);
   result.unshared = summarise(unshared_us);
 
-  int64_t unique_tokens = 0;
-  for (const Segment& segment : forest.segments()) unique_tokens += segment.tokens();
-  const int64_t token_bytes =
-      2 * int64_t{problem.spec.kv_heads} * problem.spec.head_dim * dtype_bytes(problem.spec.dtype);
-  result.bytes = unique_tokens * token_bytes + shared.plan.cost().io_bytes;
-  result.flops = shared.plan.cost().flops;
+  count_work(problem, forest, shared.plan, result);
   result.check = Reference(problem, sample_rows(problem, kOracleBudget)).check(shared.output);
   return result;
 }

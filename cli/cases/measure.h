@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "cases/case.h"
 #include "cases/runner.h"
@@ -27,12 +29,27 @@ struct Measurement {
   double plan_us = 0;
   Timing shared;      ///< Sharing::kAuto
   Timing unshared;    ///< Sharing::kNone
-  int64_t bytes = 0;  ///< every KV byte once, q and out
+  /// CUDA: the same replay with the plan's upload in the graph; none on the CPU.
+  Timing shared_with_upload;
+  int64_t plan_bytes = 0;  ///< of the whole plan
+  int64_t bytes = 0;       ///< every KV byte once, q and out
   int64_t flops = 0;
   CheckResult check;  ///< of the shared run, on sampled rows
   double ratio() const { return unshared.median_us / shared.median_us; }
 };
 
+/// On the CPU every run is a call; on CUDA it is a replay of a graph, timed by events. A case without
+/// data is given normal numbers on the device (CUDA only).
 Measurement measure(const Case& problem, const MeasureOptions& options, Runner& runner);
+
+/// Median, least and count.
+Timing summarise(std::vector<double> us);
+/// The least time of a few calls.
+double best_of(int times, const std::function<void()>& body);
+/// Bytes and FLOPs of a case, from which its roof follows.
+void count_work(const Case& problem, const Forest& forest, const Plan& plan, Measurement& result);
+Measurement measure_on_device(const Case& problem, const MeasureOptions& options, Runner& runner);
+
+inline constexpr int64_t kOracleBudget = int64_t{1} << 27;  ///< multiplications of one check
 
 }  // namespace pando::cases

@@ -1,70 +1,18 @@
 #include "cases/runner.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <limits>
 #include <numeric>
 
+#include "cases/device_case.h"
 #include "cases/parallel.h"
 #include "cases/rng.h"
 #include "core/check.h"
 #include "core/mask.h"
 #include "pando/profile.h"
+#include "plan/cuda_shapes.h"
 
 namespace pando::cases {
-namespace {
-
-constexpr int kPoison = 0xff;  // every element of ones is a NaN in all three dtypes
-constexpr size_t kGuardBytes = 64;
-
-Buffer poisoned(size_t bytes) {
-  Buffer buffer(bytes + kGuardBytes);
-  std::memset(buffer.data(), kPoison, buffer.size());
-  return buffer;
-}
-
-bool is_poison(const std::byte* data, size_t bytes) {
-  return std::all_of(data, data + bytes, [](std::byte b) { return b == std::byte{kPoison}; });
-}
-
-/// Strides of an output and its size in elements.
-struct OutShape {
-  int64_t rows, heads, head_dim, row_stride, head_stride;
-  int64_t elements() const { return rows * row_stride; }
-};
-
-OutShape out_shape(const Case& problem, bool strided) {
-  const AttentionSpec& spec = problem.spec;
-  const int64_t gap = strided ? 8 : 0;
-  const int64_t head_stride = spec.head_dim + gap;
-  return {problem.tables.q_rows(), spec.q_heads, spec.head_dim,
-          spec.q_heads * head_stride + 2 * gap, head_stride};
-}
-
-/// Everything that is not an output row must still be poison; returns what is not.
-std::string find_overrun(const Output& output, const OutShape& shape, int64_t element) {
-  const std::byte* data = output.out.data();
-  for (int64_t row = 0; row < shape.rows; ++row) {
-    const int64_t row_begin = row * shape.row_stride;
-    int64_t written = row_begin;
-    for (int64_t head = 0; head <= shape.heads; ++head) {
-      const int64_t next =
-          head < shape.heads ? row_begin + head * shape.head_stride : row_begin + shape.row_stride;
-      if (!is_poison(data + written * element, (next - written) * element)) {
-        return fmt::format("attend wrote beside row {} of out", row);
-      }
-      written = next + shape.head_dim;
-    }
-  }
-  if (!is_poison(data + shape.elements() * element, kGuardBytes)) {
-    return "attend wrote past the end of out";
-  }
-  return {};
-}
-
-}  // namespace
-
 std::string_view sharing_name(Sharing sharing) {
   switch (sharing) {
     case Sharing::kAuto: return "auto";
@@ -83,6 +31,31 @@ std::string run_name(const RunOptions& options) {
   return name;
 }
 
+Runner::Runner(int default_threads, Backend backend)
+    : default_threads_(default_threads), backend_(backend) {}
+Runner::~Runner() = default;
+
+int32_t Runner::least_head_dim(int32_t want) const {
+  if (backend_ == Backend::kCpu) return want;
+  int32_t least = 0;
+  for (const CudaShape& shape : kCudaShapes) {
+    if (shape.head_dim >= want && (least == 0 || shape.head_dim < least)) least = shape.head_dim;
+  }
+  return least == 0 ? want : least;
+}
+
+Cuda& Runner::cuda() {
+  if (!cuda_) cuda_ = std::make_unique<Cuda>();
+  return *cuda_;
+}
+
+DeviceProfile Runner::profile(int threads) const {
+  if (backend_ == Backend::kCpu) return cpu_profile(resolve(threads));
+  DeviceProfile profile = cuda_profile();
+  if (resolve(threads) > 0) profile.workers = std::min(profile.workers, resolve(threads));
+  return profile;
+}
+
 CpuExecutor& Runner::executor(int threads) {
   auto& slot = executors_[resolve(threads)];
   if (!slot) slot = std::make_unique<CpuExecutor>(resolve(threads));
@@ -91,7 +64,7 @@ CpuExecutor& Runner::executor(int threads) {
 
 Planner& Runner::planner(int threads) {
   auto& slot = planners_[resolve(threads)];
-  if (!slot) slot = std::make_unique<Planner>(cpu_profile(resolve(threads)));
+  if (!slot) slot = std::make_unique<Planner>(profile(threads));
   return *slot;
 }
 
@@ -101,6 +74,14 @@ Output Runner::attend(const Case& problem, const RunOptions& options) {
   forest_.discover(batch);
   planner(options.threads).plan(forest_, spec, options.plan, plan_);
 
+  if (backend_ == Backend::kCuda) {
+    const DeviceCase inputs(problem);
+    DeviceRun run(problem, inputs, plan_, cuda().executor, options.strided, options.want_lse);
+    run.upload(cuda().stream);
+    run.attend(cuda().stream);
+    cuda().stream.synchronize();
+    return run.download();
+  }
   const OutShape shape = out_shape(problem, options.strided);
   const int64_t element = dtype_bytes(spec.dtype);
   Output output;
@@ -124,39 +105,8 @@ Output Runner::attend(const Case& problem, const RunOptions& options) {
   args.workspace = workspace.span().first(workspace_bytes);
   pando::attend(plan_, args, executor(options.threads));
 
-  output.overrun = find_overrun(output, shape, element);
-  if (!is_poison(workspace.data() + workspace_bytes, kGuardBytes)) {
-    output.overrun = "attend wrote past the end of workspace";
-  }
-  if (options.want_lse) {
-    if (!std::isnan(output.lse.back())) output.overrun = "attend wrote past the end of lse";
-    output.lse.pop_back();
-  }
+  find_overrun(output, shape, element, workspace.data() + workspace_bytes);
   return output;
-}
-
-bool same_row_bits(const Case& problem, const Output& a, int32_t row_a, const Output& b,
-                   int32_t row_b) {
-  const AttentionSpec& spec = problem.spec;
-  const int64_t element = dtype_bytes(spec.dtype);
-  for (int64_t head = 0; head < spec.q_heads; ++head) {
-    if (std::memcmp(a.out.data() + (row_a * a.row_stride + head * a.head_stride) * element,
-                    b.out.data() + (row_b * b.row_stride + head * b.head_stride) * element,
-                    spec.head_dim * element) != 0) {
-      return false;
-    }
-  }
-  return a.lse.empty() || b.lse.empty() ||
-         std::memcmp(a.lse.data() + int64_t{row_a} * spec.q_heads,
-                     b.lse.data() + int64_t{row_b} * spec.q_heads,
-                     spec.q_heads * sizeof(float)) == 0;
-}
-
-bool same_bits(const Case& problem, const Output& a, const Output& b) {
-  for (int32_t row = 0; row < problem.tables.q_rows(); ++row) {
-    if (!same_row_bits(problem, a, row, b, row)) return false;
-  }
-  return true;
 }
 
 Reference::Reference(const Case& problem, std::vector<int32_t> q_rows) : problem_(problem) {

@@ -7,8 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "cases/buffer.h"
 #include "cases/case.h"
+#include "cases/device.h"
+#include "cases/output.h"
 #include "pando/cpu.h"
 #include "pando/forest.h"
 #include "pando/plan.h"
@@ -19,7 +20,7 @@ namespace pando::cases {
 /// How one run of a case differs from another.
 struct RunOptions {
   PlanOptions plan;
-  int threads = 0;       ///< 0: the runner's default
+  int threads = 0;       ///< or thread blocks; 0: the runner's default
   bool strided = false;  ///< gaps between the rows and heads of out
   bool want_lse = true;
 };
@@ -27,29 +28,26 @@ struct RunOptions {
 std::string run_name(const RunOptions& options);
 std::string_view sharing_name(Sharing sharing);
 
-/// What attend wrote.
-struct Output {
-  Buffer out;
-  int64_t row_stride = 0;
-  int64_t head_stride = 0;
-  std::vector<float> lse;  ///< empty when not asked for
-  std::string overrun;     ///< what was written that should not have been; empty: nothing
-
-  ConstRowsView view() const { return {out.data(), row_stride, head_stride}; }
-  const float* lse_or_null() const { return lse.empty() ? nullptr : lse.data(); }
+/// What runs on a CUDA device have in common.
+struct Cuda {
+  CudaExecutor executor;
+  DeviceStream stream;
 };
-
-/// Whether two outputs of a case hold the same bits.
-bool same_bits(const Case& problem, const Output& a, const Output& b);
-/// Whether two query rows of two outputs hold the same bits; the cases must agree in their spec.
-bool same_row_bits(const Case& problem, const Output& a, int32_t row_a, const Output& b,
-                   int32_t row_b);
 
 /// Keeps executors, planner scratch and forest between runs, as a serving loop does.
 class Runner {
  public:
-  /// 0: all cores.
-  explicit Runner(int default_threads = 0) : default_threads_(default_threads) {}
+  /// 0: all cores, or one thread block for each multiprocessor.
+  explicit Runner(int default_threads = 0, Backend backend = Backend::kCpu);
+  ~Runner();
+
+  Backend backend() const { return backend_; }
+  /// Whether the backend can do such plans at all.
+  bool supports(const PlanOptions& options) const {
+    return backend_ == Backend::kCpu || !options.batch_invariant;
+  }
+  /// `want`, or the next larger head_dim that the backend supports.
+  int32_t least_head_dim(int32_t want) const;
 
   /// Runs the case with out, lse and workspace full of NaN. Throws what the library throws.
   Output attend(const Case& problem, const RunOptions& options);
@@ -57,12 +55,17 @@ class Runner {
   const Forest& forest() const { return forest_; }  ///< of the last run
   const Plan& plan() const { return plan_; }        ///< of the last run
   CpuExecutor& executor(int threads);
+  /// The executor and stream of the CUDA device.
+  Cuda& cuda();
   Planner& planner(int threads);
 
  private:
   int resolve(int threads) const { return threads == 0 ? default_threads_ : threads; }
+  DeviceProfile profile(int threads) const;
 
   int default_threads_;
+  Backend backend_;
+  std::unique_ptr<Cuda> cuda_;  ///< made when first needed
   std::map<int, std::unique_ptr<CpuExecutor>> executors_;
   std::map<int, std::unique_ptr<Planner>> planners_;
   Forest forest_;

@@ -66,6 +66,19 @@ void remember_capture(cuda::PlanState& plan, const PlanHeader& h, const AttendAr
   least.num_pages = std::min(least.num_pages, now.num_pages);
 }
 
+/// While it lives, this thread may make calls that a capture on any stream would forbid it: those
+/// here enqueue nothing, and the capture of another thread is none of their business.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { cuda::check(cudaThreadExchangeStreamCaptureMode(&mode_), "capture mode"); }
+  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 }  // namespace
 
 CudaExecutor::CudaExecutor(int device) : state_(std::make_unique<cuda::ExecutorState>()) {
@@ -93,6 +106,7 @@ void attend(CudaPlan& cuda_plan, const AttendArgs& args, CudaExecutor& executor,
   PlanHeader h = *plan.header;
   auto* const on = static_cast<cudaStream_t>(stream);
   const cuda::DeviceGuard guard(e.device);
+  const RelaxedCapture relaxed;
   const bool capturing = cuda::is_capturing(on);
   if (capturing) {
     require(h.rows > 0, "plan: got one without query rows, want some in a captured call");

@@ -1,0 +1,139 @@
+#include "cases/device.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <curand_kernel.h>
+
+#include <algorithm>
+#include <string>
+
+#include "pando/error.h"
+
+namespace pando::cases {
+namespace {
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  throw Error(ErrorCode::kDevice, std::string(what) + ": " + cudaGetErrorName(status) + ", " +
+                                      cudaGetErrorString(status));
+}
+
+cudaStream_t stream_of(const DeviceStream& stream) {
+  return static_cast<cudaStream_t>(stream.get());
+}
+
+__device__ void store(float* to, float value) { *to = value; }
+__device__ void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16(value); }
+__device__ void store(__half* to, float value) { *to = __float2half(value); }
+
+template <class Element>
+__global__ void fill_normal_kernel(Element* data, int64_t count, uint64_t seed) {
+  const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  curandStatePhilox4_32_10_t state;
+  curand_init(seed, thread, 0, &state);
+  for (int64_t i = thread; i < count; i += int64_t{gridDim.x} * blockDim.x) {
+    store(&data[i], curand_normal(&state));
+  }
+}
+
+template <class Element>
+void fill_normal_as(std::byte* data, int64_t count, uint64_t seed) {
+  fill_normal_kernel<<<512, 256>>>(reinterpret_cast<Element*>(data), count, seed);
+}
+
+struct Event {
+  cudaEvent_t event = nullptr;
+  Event() { check(cudaEventCreate(&event), "event"); }
+  ~Event() { cudaEventDestroy(event); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+};
+
+}  // namespace
+
+DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) {
+  void* data = nullptr;
+  check(cudaMalloc(&data, std::max<size_t>(bytes, 1)), "device memory");
+  data_ = {static_cast<std::byte*>(data), [](std::byte* p) { cudaFree(p); }};
+}
+
+DeviceBuffer::DeviceBuffer(std::span<const std::byte> host) : DeviceBuffer(host.size()) {
+  check(cudaMemcpy(data(), host.data(), host.size(), cudaMemcpyHostToDevice), "copy to the device");
+}
+
+void DeviceBuffer::fill(int byte) {
+  check(cudaMemset(data(), byte, bytes_), "fill");
+  check(cudaDeviceSynchronize(), "fill");
+}
+
+void DeviceBuffer::fill_normal(DType dtype, int64_t count, uint64_t seed) {
+  if (count == 0) return;
+  switch (dtype) {
+    case DType::kF32: fill_normal_as<float>(data(), count, seed); break;
+    case DType::kBF16: fill_normal_as<__nv_bfloat16>(data(), count, seed); break;
+    case DType::kF16: fill_normal_as<__half>(data(), count, seed); break;
+  }
+  check(cudaGetLastError(), "fill_normal");
+  check(cudaDeviceSynchronize(), "fill_normal");
+}
+
+void DeviceBuffer::download(std::span<std::byte> to, size_t offset) const {
+  check(cudaMemcpy(to.data(), data() + offset, to.size(), cudaMemcpyDeviceToHost),
+        "copy to the host");
+}
+
+DeviceStream::DeviceStream() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  stream_ = {stream, [](void* s) { cudaStreamDestroy(static_cast<cudaStream_t>(s)); }};
+}
+
+void DeviceStream::synchronize() const {
+  check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream_.get())), "stream");
+}
+
+DeviceGraph::DeviceGraph(const DeviceStream& stream, const std::function<void()>& enqueue) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeGlobal), "capture");
+  try {
+    enqueue();
+  } catch (...) {
+    cudaStreamEndCapture(stream_of(stream), &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(stream_of(stream), &graph), "capture");
+  cudaGraphExec_t replay = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&replay, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "graph");
+  graph_ = {replay, [](void* g) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(g)); }};
+}
+
+void DeviceGraph::launch(const DeviceStream& stream) const {
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph_.get()), stream_of(stream)), "graph");
+}
+
+std::vector<double> time_replays(const DeviceGraph& graph, const DeviceStream& stream, int runs,
+                                 bool cold) {
+  constexpr size_t kFlushBytes = 256 << 20;
+  const DeviceBuffer flush(cold ? kFlushBytes : 0);
+  const Event begin, end;
+  std::vector<double> us;
+  for (int i = 0; i < runs; ++i) {
+    if (cold) {
+      check(cudaMemsetAsync(flush.data(), i, kFlushBytes, stream_of(stream)), "flush");
+    }
+    check(cudaEventRecord(begin.event, stream_of(stream)), "event");
+    graph.launch(stream);
+    check(cudaEventRecord(end.event, stream_of(stream)), "event");
+    stream.synchronize();
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, begin.event, end.event), "event");
+    us.push_back(1e3 * ms);
+  }
+  return us;
+}
+
+}  // namespace pando::cases

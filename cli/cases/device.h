@@ -1,0 +1,64 @@
+// Memory, streams and timing of a CUDA device, without CUDA types. In a build without CUDA everything
+// here throws kUnsupported.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "pando/attention.h"
+#include "pando/cuda.h"
+
+namespace pando::cases {
+
+/// Memory of the current CUDA device. Every member returns when its work is done.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  explicit DeviceBuffer(size_t bytes);
+  /// A copy of what lies in host memory.
+  explicit DeviceBuffer(std::span<const std::byte> host);
+
+  std::byte* data() const { return data_.get(); }
+  size_t size() const { return bytes_; }
+
+  void fill(int byte);
+  /// `count` standard normal numbers; the same seed gives the same numbers.
+  void fill_normal(DType dtype, int64_t count, uint64_t seed);
+  /// Copies bytes [offset, offset + to.size()) to the host.
+  void download(std::span<std::byte> to, size_t offset = 0) const;
+
+ private:
+  std::shared_ptr<std::byte> data_;
+  size_t bytes_ = 0;
+};
+
+/// A stream of the current device that does not wait for the default stream.
+class DeviceStream {
+ public:
+  DeviceStream();
+  CudaStream get() const { return stream_.get(); }
+  void synchronize() const;
+
+ private:
+  std::shared_ptr<void> stream_;
+};
+
+/// What was enqueued on a stream while it was captured, to be replayed.
+class DeviceGraph {
+ public:
+  DeviceGraph(const DeviceStream& stream, const std::function<void()>& enqueue);
+  void launch(const DeviceStream& stream) const;
+
+ private:
+  std::shared_ptr<void> graph_;
+};
+
+/// Microseconds of each of `runs` replays by events; before each the L2 cache is overwritten.
+std::vector<double> time_replays(const DeviceGraph& graph, const DeviceStream& stream, int runs,
+                                 bool cold);
+
+}  // namespace pando::cases
