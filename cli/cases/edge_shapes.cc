@@ -54,7 +54,7 @@ Outcome empty_splits(const Kind& kind, Runner& runner) {
     fill_data(problem, {.seed = 5});
     std::vector<RunOptions> runs;
     for (int threads = 1; threads <= 8; ++threads) {
-      const std::vector<RunOptions> modes = all_modes(threads);
+      const std::vector<RunOptions> modes = all_modes(runner, threads);
       runs.insert(runs.end(), modes.begin(), modes.end());
     }
     outcome.absorb(verify_case(problem, runs, runner));
@@ -68,6 +68,7 @@ Outcome odd_tails(const Kind& kind, Runner& runner, bool quick) {
     int32_t q_len, kv;
   };
   Outcome outcome;
+  const int32_t head_dim = runner.least_head_dim(64);
   const std::vector<Tail> chunked = {{129, 871}, {18, 280}, {37, 988}, {1023, 2304}, {1, 257}};
   const std::vector<Tail> decode = {{1, 1023}, {1, 879}, {1, 778}, {1, 1777}};
   for (const auto& [q_heads, kv_heads] : {std::pair{4, 4}, {8, 2}, {16, 2}}) {
@@ -75,13 +76,14 @@ Outcome odd_tails(const Kind& kind, Runner& runner, bool quick) {
     long_rows.add_node(-1, 256);
     for (const Tail& tail : chunked) add_tail(long_rows, 0, 256, tail.kv, tail.q_len);
     outcome.absorb(
-        verify_edge(edge_case(kind, edge_tables(long_rows), q_heads, kv_heads, 64), runner));
+        verify_edge(edge_case(kind, edge_tables(long_rows), q_heads, kv_heads, head_dim), runner));
     ForestShape many;
     many.add_node(-1, 512);
     for (int repeat = 0; repeat < (quick ? 10 : 100); ++repeat) {
       for (const Tail& tail : decode) add_tail(many, 0, 512, tail.kv, tail.q_len);
     }
-    outcome.absorb(verify_edge(edge_case(kind, edge_tables(many), q_heads, kv_heads, 64), runner));
+    outcome.absorb(
+        verify_edge(edge_case(kind, edge_tables(many), q_heads, kv_heads, head_dim), runner));
   }
   return outcome;
 }
@@ -116,7 +118,8 @@ Outcome nested_levels(const Kind& kind, Runner& runner) {
           verify_edge(edge_case(kind, edge_tables(small, page_tokens), 8, kv_heads), runner));
     }
     const ForestShape large = levels({{16384}, {1, 128, 256}});
-    outcome.absorb(verify_edge(edge_case(kind, edge_tables(large), 8, kv_heads, 64), runner));
+    outcome.absorb(verify_edge(
+        edge_case(kind, edge_tables(large), 8, kv_heads, runner.least_head_dim(64)), runner));
   }
   return outcome;
 }
@@ -131,8 +134,9 @@ Outcome nothing_but_prefix(const Kind& kind, Runner& runner) {
       for (int s = 0; s < 8; ++s) shape.add_sequence(0, q_len);
       Case problem = edge_case(kind, edge_tables(shape), 8, 2);
       fill_data(problem, {.seed = 11});
-      outcome.absorb(verify_case(problem, all_modes(), runner));
-      for (const RunOptions& options : all_modes()) {
+      outcome.absorb(verify_case(problem, all_modes(runner), runner));
+      if (outcome.status != Status::kPassed) return outcome;
+      for (const RunOptions& options : all_modes(runner)) {
         runner.attend(problem, options);
         outcome.expect(runner.forest().segments().size() == 1, "more than one segment");
         for (const WorkItem& item : runner.plan().items()) {
@@ -155,7 +159,8 @@ Outcome many_sequences(const Kind& kind, Runner& runner, bool quick) {
   if (quick) sizes = {{65536, 1}};
   for (const Size& size : sizes) {
     Case problem =
-        edge_case(kind, edge_tables(prefix_shape(size.sequences, 0, size.tokens)), 1, 1, 16);
+        edge_case(kind, edge_tables(prefix_shape(size.sequences, 0, size.tokens)), 1, 1,
+                  runner.least_head_dim(16));
     fill_data(problem, {.seed = 12});
     outcome.absorb(verify_case(problem, {{}}, runner));
   }
@@ -167,7 +172,8 @@ Outcome head_ratios(const Kind& kind, Runner& runner, bool quick) {
   Outcome outcome;
   const auto check = [&](int32_t q_heads, int32_t kv_heads) {
     const ForestShape shape = prefix_shape(3, 32, 5);
-    outcome.absorb(verify_edge(edge_case(kind, edge_tables(shape), q_heads, kv_heads, 64), runner));
+    outcome.absorb(verify_edge(
+        edge_case(kind, edge_tables(shape), q_heads, kv_heads, runner.least_head_dim(64)), runner));
   };
   check(24, 4);
   check(64, 4);

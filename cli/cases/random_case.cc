@@ -3,6 +3,7 @@
 
 #include "cases/suites.h"
 #include "core/check.h"
+#include "plan/cuda_shapes.h"
 
 namespace pando::cases {
 namespace {
@@ -36,7 +37,7 @@ ForestShape random_shape(Rng& rng) {
   return shape;
 }
 
-AttentionSpec random_spec(Rng& rng) {
+AttentionSpec random_spec(Rng& rng, Backend backend) {
   static const std::vector<DType> kDtypes = {DType::kF32, DType::kBF16, DType::kF16};
   static const std::vector<int32_t> kGroups = {1, 1, 2, 3, 4, 5, 7, 8, 16, 32};
   static const std::vector<int32_t> kHeadDims = {8,  16, 24,  40,  64,  64, 72,
@@ -46,6 +47,11 @@ AttentionSpec random_spec(Rng& rng) {
   spec.q_heads = spec.kv_heads * rng.pick(kGroups);
   spec.head_dim = rng.pick(kHeadDims);
   spec.dtype = rng.pick(kDtypes);
+  if (backend == Backend::kCuda) {
+    const CudaShape shape = kCudaShapes[rng.below(kCudaShapes.size())];
+    spec.head_dim = shape.head_dim;
+    spec.dtype = shape.dtype;
+  }
   if (rng.one_in(4)) spec.scale = static_cast<float>(rng.between(1, 64)) / 64;
   spec.causal = !rng.one_in(3);
   if (rng.one_in(4)) spec.window = static_cast<int32_t>(rng.between(1, 200));
@@ -78,17 +84,20 @@ RunOptions random_run(Rng& rng, Sharing sharing) {
 
 }  // namespace
 
-RandomCase random_case(uint64_t seed) {
+RandomCase random_case(uint64_t seed, Backend backend) {
   Rng rng(mix_seed(seed, 0));
   RandomCase result;
   Case& problem = result.problem;
   problem.name = fmt::format("random-{}", seed);
-  const TableOptions tables{.page_tokens = 1 << rng.below(9),
+  const int32_t page_tokens = backend == Backend::kCpu
+                                  ? 1 << rng.below(9)
+                                  : kCudaPageTokens[rng.below(kCudaPageTokens.size())];
+  const TableOptions tables{.page_tokens = page_tokens,
                             .spare_pages = static_cast<int32_t>(rng.below(4)),
                             .spare_entries = static_cast<int32_t>(rng.one_in(3) ? rng.below(4) : 0),
                             .shuffle = !rng.one_in(5)};
   problem.tables = page_tables(random_shape(rng), tables, rng);
-  problem.spec = random_spec(rng);
+  problem.spec = random_spec(rng, backend);
   problem.order = rng.one_in(2) ? KvOrder::kHnd : KvOrder::kNhd;
   if (rng.one_in(4)) {
     problem.visible = random_visible(problem.tables, rng);

@@ -33,7 +33,22 @@ void Outcome::fail(const std::string& why) {
   note = why;
 }
 
+Outcome Outcome::skipped(const std::string& why) {
+  Outcome outcome;
+  outcome.status = Status::kSkipped;
+  outcome.note = why;
+  return outcome;
+}
+
 void Outcome::absorb(const Outcome& other) {
+  if (other.status == Status::kSkipped) {
+    if (runs == 0 && status == Status::kPassed) *this = other;
+    return;
+  }
+  if (status == Status::kSkipped) {
+    status = Status::kPassed;
+    note.clear();
+  }
   if (other.status == Status::kFailed) fail(other.note);
   if (run.empty() || strain(other) > strain(*this)) {
     run = other.run;
@@ -64,7 +79,7 @@ void Outcome::add(const CheckResult& result, const std::string& run_label) {
   absorb(one);
 }
 
-std::vector<RunOptions> all_modes(int threads) {
+std::vector<RunOptions> all_modes(const Runner& runner, int threads) {
   std::vector<RunOptions> runs;
   for (const bool invariant : {false, true}) {
     for (const Sharing sharing : {Sharing::kAuto, Sharing::kNone, Sharing::kAll}) {
@@ -72,19 +87,40 @@ std::vector<RunOptions> all_modes(int threads) {
       run.plan.sharing = sharing;
       run.plan.batch_invariant = invariant;
       run.threads = threads;
-      runs.push_back(run);
+      if (runner.supports(run.plan)) runs.push_back(run);
     }
   }
   return runs;
 }
 
+namespace {
+
+/// What a CUDA device says that does not support a case; empty when it does.
+std::string unsupported(const Case& problem, Runner& runner) {
+  if (runner.backend() == Backend::kCpu) return "";
+  try {
+    Plan unused;
+    runner.planner(0).plan(discover(problem.tables.batch()), problem.attention(), {}, unused);
+    return "";
+  } catch (const Error& error) {
+    if (error.code != ErrorCode::kUnsupported) throw;
+    return error.message;
+  }
+}
+
+}  // namespace
+
 Outcome verify_case(const Case& problem, const std::vector<RunOptions>& runs, Runner& runner,
                     int64_t budget) {
+  if (const std::string why = unsupported(problem, runner); !why.empty()) {
+    return Outcome::skipped(why);
+  }
   Outcome outcome;
   const Reference reference(problem, sample_rows(problem, budget));
   std::optional<Output> invariant;
   bool first = true;
   for (const RunOptions& options : runs) {
+    if (!runner.supports(options.plan)) continue;
     const std::string label = run_name(options);
     Output output = runner.attend(problem, options);
     if (first) {
@@ -111,6 +147,9 @@ Outcome run_case(const SuiteCase& suite_case, Runner& runner) {
   try {
     return suite_case.run(runner);
   } catch (const Error& error) {
+    if (runner.backend() == Backend::kCuda && error.code == ErrorCode::kUnsupported) {
+      return Outcome::skipped(error.message);
+    }
     Outcome outcome;
     outcome.fail("unexpected error: " + error.message);
     return outcome;

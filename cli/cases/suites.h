@@ -29,10 +29,13 @@ struct Outcome {
   void add(const CheckResult& result, const std::string& run_label);
   /// Keeps the first failure.
   void fail(const std::string& why);
+  /// Of an outcome without runs: nothing was tried.
+  static Outcome skipped(const std::string& why);
   /// Fails with `why` unless `ok`.
   void expect(bool ok, const std::string& why) {
     if (!ok) fail(why);
   }
+  /// Adds another outcome; the sum is skipped only when all its parts are.
   void absorb(const Outcome& other);
 };
 
@@ -54,14 +57,16 @@ inline constexpr std::string_view kSuiteNames[] = {"seed", "edges", "shapes", "r
 /// Cases of a suite or of "all"; throws kInvalidArgument for any other name.
 std::vector<SuiteCase> suite(std::string_view name, const SuiteOptions& options);
 
-/// Runs a case; what the library throws becomes a failure.
+/// Runs a case; what the library throws becomes a failure, or skips the case where a CUDA device
+/// does not support it.
 Outcome run_case(const SuiteCase& suite_case, Runner& runner);
 
-/// Every sharing mode, in both the default and the batch-invariant way.
-std::vector<RunOptions> all_modes(int threads = 0);
+/// Every sharing mode, in the default and, where the backend has it, in the batch-invariant way.
+std::vector<RunOptions> all_modes(const Runner& runner, int threads = 0);
 
 /// Checks the forest, every given run against the oracle (on rows that cost at most `budget`), that
-/// a repeated run gives the same bits, and that all batch-invariant runs give the same bits.
+/// a repeated run gives the same bits, and that all batch-invariant runs give the same bits. Leaves
+/// out runs that the backend cannot do; is skipped when it does not support the case.
 Outcome verify_case(const Case& problem, const std::vector<RunOptions>& runs, Runner& runner,
                     int64_t budget = int64_t{1} << 26);
 
@@ -70,11 +75,11 @@ std::vector<SuiteCase> edges_suite(const SuiteOptions& options);
 std::vector<SuiteCase> misuse_cases();  ///< row 14 of the edges
 std::vector<SuiteCase> shapes_suite(const SuiteOptions& options);
 std::vector<SuiteCase> random_suite(const SuiteOptions& options);
-/// The random forest of a seed, and the runs that it is put through.
+/// The random forest of a seed within what `backend` supports, and the runs that it is put through.
 struct RandomCase {
   Case problem;
   std::vector<RunOptions> runs;
 };
-RandomCase random_case(uint64_t seed);
+RandomCase random_case(uint64_t seed, Backend backend = Backend::kCpu);
 
 }  // namespace pando::cases

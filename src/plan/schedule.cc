@@ -100,7 +100,8 @@ void Scheduler::add_list(const Context& context, int32_t block, int32_t blocks,
   lists_.push_back(list);
 }
 
-/// Appends what the list's rows see of a run; `slot` is the end of the list so far.
+/// Appends what the list's rows see of a run, and nothing that none of them sees: V of such a token
+/// may be NaN. `slot` is the end of the list so far.
 void Scheduler::add_run(const Context& context, const pando::Run& run, const List& list,
                         int64_t& slot) {
   const int32_t group = context.group;
@@ -108,31 +109,46 @@ void Scheduler::add_run(const Context& context, const pando::Run& run, const Lis
   const int32_t present = std::min(list.blocks * kBlockRows, context.packed_rows - first);
   const int32_t row_begin = std::max(0, run.row_begin * group - first);
   const int32_t row_end = std::min(present, run.row_end * group - first);
-  VisibleRange some{std::numeric_limits<int32_t>::max(), 0};
   VisibleRange all{0, std::numeric_limits<int32_t>::max()};
+  seen_.clear();
   for (int32_t r = (first + row_begin) / group; r <= (first + row_end - 1) / group; ++r) {
     const PlanRow& row = context.order.rows[r];
     all.begin = std::max(all.begin, row.visible_begin);
     all.end = std::min(all.end, row.visible_end);
-    if (row.visible_begin >= row.visible_end) continue;
-    some.begin = std::min(some.begin, row.visible_begin);
-    some.end = std::max(some.end, row.visible_end);
+    const VisibleRange part{std::max(run.token_begin, row.visible_begin),
+                            std::min(run.token_end, row.visible_end)};
+    if (part.begin >= part.end) continue;
+    if (!seen_.empty() && seen_.back().begin <= part.begin && part.begin <= seen_.back().end) {
+      seen_.back().end = std::max(seen_.back().end, part.end);
+    } else {
+      seen_.push_back(part);
+    }
   }
-  // A granule of 8 tokens must not cross a page.
-  const int32_t begin = std::max(run.token_begin, some.begin / 8 * 8);
-  const int32_t end = std::min(run.token_end, some.end);
-  if (begin >= end) return;
-  const bool plain = all.begin <= begin && end <= all.end;
-  const bool full = plain && row_begin == 0 && row_end == present;
-  slot = round_up(slot, run_alignment(end - begin));
-  runs_.push_back(
-      {.slot_begin = static_cast<int32_t>(slot),
-       .token_begin = begin,
-       .token_end = end,
-       .page_offset = context.forest.page_indptr()[run.sequence],
-       .rows = row_begin | row_end << 8 | (full ? Run::kFull : 0) | (plain ? Run::kPlain : 0),
-       .reserved = {}});
-  slot += round_up(end - begin, 8);
+  std::ranges::sort(seen_, {}, &VisibleRange::begin);
+  const auto add = [&](int32_t begin, int32_t end) {
+    const bool plain = all.begin <= begin && end <= all.end;
+    const bool full = plain && row_begin == 0 && row_end == present;
+    slot = round_up(slot, run_alignment(end - begin));
+    runs_.push_back(
+        {.slot_begin = static_cast<int32_t>(slot),
+         .token_begin = begin,
+         .token_end = end,
+         .page_offset = context.forest.page_indptr()[run.sequence],
+         .rows = row_begin | row_end << 8 | (full ? Run::kFull : 0) | (plain ? Run::kPlain : 0),
+         .reserved = {}});
+    slot += round_up(end - begin, 8);
+  };
+  for (size_t i = 0; i < seen_.size();) {
+    int32_t begin = seen_[i].begin;
+    int32_t end = seen_[i].end;
+    for (++i; i < seen_.size() && seen_[i].begin <= end; ++i) end = std::max(end, seen_[i].end);
+    // A box of 8 tokens must not cross a page: what comes before a multiple of 8 is a run by itself.
+    if (const int32_t next = begin / 8 * 8 + 8; begin % 8 != 0 && next < end) {
+      add(begin, next);
+      begin = next;
+    }
+    add(begin, end);
+  }
 }
 
 /// Cuts the lists, wide ones first, so that every thread block gets the same predicted time.

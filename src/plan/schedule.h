@@ -79,6 +79,7 @@ class Scheduler {
   std::vector<int32_t> member_at_;  ///< by list key: where its members start
   std::vector<int32_t> members_;    ///< indices of runs, by list
   std::vector<List> lists_;
+  std::vector<VisibleRange> seen_;  ///< of a run, by the rows of one list
   std::vector<Piece> pieces_;
   std::vector<int32_t> sources_;  ///< by block and kv head: how many, then how many are numbered
   std::vector<int32_t> first_;    ///< by block and kv head: first row of its partials

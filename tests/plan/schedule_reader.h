@@ -102,7 +102,9 @@ class ScheduleReader {
       const cuda::Run& run = runs[r];
       const int32_t row_begin = run.rows & 0xff;
       const int32_t row_end = run.rows >> 8 & 0xff;
-      if (run.slot_begin % 8 != 0 || run.token_begin % 8 != 0) {
+      // A box of 8 tokens must not cross a page.
+      const int32_t into = run.token_begin % 8;
+      if (run.slot_begin % 8 != 0 || (into != 0 && into + run.token_end - run.token_begin > 8)) {
         decoded_.problem = "a run that no box of 8 tokens fits";
       }
       if (run.slot_begin < free_slot && r > unit.run_begin) decoded_.problem = "runs overlap";
