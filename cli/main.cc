@@ -125,13 +125,18 @@ void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
   add_common(command, o);
   auto* shapes = command->add_option("--shapes", o.shapes, "Names of shapes or trees, with commas")
                      ->delimiter(',');
-  command->add_flag("--trees", o.trees, "The trees instead of the shapes")->excludes(shapes);
+  auto* trees =
+      command->add_flag("--trees", o.trees, "The trees instead of the shapes")->excludes(shapes);
+  command
+      ->add_flag("--seed-sweep", o.seed_sweep, "64 sequences on one prefix, 4 to 128 heads, instead")
+      ->excludes(shapes)
+      ->excludes(trees);
   command->add_option("--scale", o.scale, "Factor on all tokens: auto, or such as 1/4")
       ->capture_default_str();
   command->add_option("--dtype", o.dtype, "fp32, bf16 or fp16")->capture_default_str();
   command->add_option("--layout", o.layout, "hnd or nhd")->capture_default_str();
   command->add_option("--page-tokens", o.page_tokens, "Tokens of a page")->capture_default_str();
-  command->add_option("--reps", o.reps, "Timed runs of each kind")->capture_default_str();
+  command->add_option("--reps", o.reps, "Timed runs of each kind; 10, on CUDA 25");
   command->add_flag("--warm", o.warm, "Leave the caches as the run before left them");
   command->add_option("--out", o.out, "Also write the JSON lines to a file");
 }

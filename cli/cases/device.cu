@@ -59,7 +59,7 @@ DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) {
 }
 
 DeviceBuffer::DeviceBuffer(std::span<const std::byte> host) : DeviceBuffer(host.size()) {
-  check(cudaMemcpy(data(), host.data(), host.size(), cudaMemcpyHostToDevice), "copy to the device");
+  upload(host, 0);
 }
 
 void DeviceBuffer::fill(int byte) {
@@ -76,6 +76,11 @@ void DeviceBuffer::fill_normal(DType dtype, int64_t count, uint64_t seed) {
   }
   check(cudaGetLastError(), "fill_normal");
   check(cudaDeviceSynchronize(), "fill_normal");
+}
+
+void DeviceBuffer::upload(std::span<const std::byte> from, size_t offset) {
+  check(cudaMemcpy(data() + offset, from.data(), from.size(), cudaMemcpyHostToDevice),
+        "copy to the device");
 }
 
 void DeviceBuffer::download(std::span<std::byte> to, size_t offset) const {
@@ -115,23 +120,27 @@ void DeviceGraph::launch(const DeviceStream& stream) const {
   check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph_.get()), stream_of(stream)), "graph");
 }
 
+double time_once(const DeviceStream& stream, const std::function<void()>& enqueue) {
+  const Event begin, end;
+  check(cudaEventRecord(begin.event, stream_of(stream)), "event");
+  enqueue();
+  check(cudaEventRecord(end.event, stream_of(stream)), "event");
+  stream.synchronize();
+  float ms = 0;
+  check(cudaEventElapsedTime(&ms, begin.event, end.event), "event");
+  return 1e3 * ms;
+}
+
 std::vector<double> time_replays(const DeviceGraph& graph, const DeviceStream& stream, int runs,
                                  bool cold) {
   constexpr size_t kFlushBytes = 256 << 20;
   const DeviceBuffer flush(cold ? kFlushBytes : 0);
-  const Event begin, end;
   std::vector<double> us;
   for (int i = 0; i < runs; ++i) {
     if (cold) {
       check(cudaMemsetAsync(flush.data(), i, kFlushBytes, stream_of(stream)), "flush");
     }
-    check(cudaEventRecord(begin.event, stream_of(stream)), "event");
-    graph.launch(stream);
-    check(cudaEventRecord(end.event, stream_of(stream)), "event");
-    stream.synchronize();
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, begin.event, end.event), "event");
-    us.push_back(1e3 * ms);
+    us.push_back(time_once(stream, [&] { graph.launch(stream); }));
   }
   return us;
 }

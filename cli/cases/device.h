@@ -28,6 +28,8 @@ class DeviceBuffer {
   void fill(int byte);
   /// `count` standard normal numbers; the same seed gives the same numbers.
   void fill_normal(DType dtype, int64_t count, uint64_t seed);
+  /// Copies from the host to bytes [offset, offset + from.size()).
+  void upload(std::span<const std::byte> from, size_t offset);
   /// Copies bytes [offset, offset + to.size()) to the host.
   void download(std::span<std::byte> to, size_t offset = 0) const;
 
@@ -57,6 +59,8 @@ class DeviceGraph {
   std::shared_ptr<void> graph_;
 };
 
+/// Microseconds by events of what `enqueue` enqueues on the stream; returns when it is done.
+double time_once(const DeviceStream& stream, const std::function<void()>& enqueue);
 /// Microseconds of each of `runs` replays by events; before each the L2 cache is overwritten.
 std::vector<double> time_replays(const DeviceGraph& graph, const DeviceStream& stream, int runs,
                                  bool cold);

@@ -13,11 +13,13 @@ DeviceBuffer::DeviceBuffer(size_t) { refuse(); }
 DeviceBuffer::DeviceBuffer(std::span<const std::byte>) { refuse(); }
 void DeviceBuffer::fill(int) { refuse(); }
 void DeviceBuffer::fill_normal(DType, int64_t, uint64_t) { refuse(); }
+void DeviceBuffer::upload(std::span<const std::byte>, size_t) { refuse(); }
 void DeviceBuffer::download(std::span<std::byte>, size_t) const { refuse(); }
 DeviceStream::DeviceStream() { refuse(); }
 void DeviceStream::synchronize() const { refuse(); }
 DeviceGraph::DeviceGraph(const DeviceStream&, const std::function<void()>&) { refuse(); }
 void DeviceGraph::launch(const DeviceStream&) const { refuse(); }
+double time_once(const DeviceStream&, const std::function<void()>&) { refuse(); }
 std::vector<double> time_replays(const DeviceGraph&, const DeviceStream&, int, bool) { refuse(); }
 
 }  // namespace pando::cases

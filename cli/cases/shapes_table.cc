@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/check.h"
 
@@ -75,11 +76,29 @@ std::span<const Shape> shapes() {
   return all;
 }
 
+std::span<const Shape> seed_sweep() {
+  static const std::vector<Shape> all = [] {
+    constexpr std::pair<int32_t, int32_t> kHeadsAndChunks[] = {
+        {4, 4},   {4, 8},   {4, 16},  {4, 32},  {4, 64},   {16, 16},  {32, 8},   {8, 64},
+        {32, 16}, {16, 64}, {64, 16}, {64, 64}, {128, 64}, {64, 128}, {128, 128}};
+    std::vector<Shape> made;
+    for (const auto& [heads, chunks] : kHeadsAndChunks) {
+      made.push_back(prefix_suffix(fmt::format("sweep-{}x{}", heads, chunks), 64, heads, heads,
+                                   64 * chunks, 0));
+    }
+    return made;
+  }();
+  return all;
+}
+
 const Shape& find_shape(std::string_view name) {
   std::vector<std::string_view> names;
   for (const Shape& shape : shapes()) {
     if (shape.name == name) return shape;
     names.push_back(shape.name);
+  }
+  for (const Shape& shape : seed_sweep()) {
+    if (shape.name == name) return shape;
   }
   fail(ErrorCode::kInvalidArgument, "shapes: got \"{}\", want one of {}", name,
        fmt::join(names, ", "));

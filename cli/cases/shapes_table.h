@@ -33,7 +33,9 @@ struct Shape {
 
 /// All of them: first the prefix-and-suffix shapes, then the trees.
 std::span<const Shape> shapes();
-/// Throws kInvalidArgument with the list of names.
+/// 64 sequences that are nothing but one prefix, with 4 to 128 heads and 4 to 128 chunks of 64 tokens.
+std::span<const Shape> seed_sweep();
+/// A shape of either list; throws kInvalidArgument with the names of the first.
 const Shape& find_shape(std::string_view name);
 
 /// The shape with every level's tokens multiplied by `scale`, at least 1 where there were any.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -13,7 +14,7 @@
 #include "commands/commands.h"
 #include "commands/common.h"
 #include "core/check.h"
-#include "pando/cpu.h"
+#include "pando/cuda.h"
 #include "pando/version.h"
 #include "term/progress.h"
 #include "term/style.h"
@@ -23,14 +24,19 @@ namespace {
 
 constexpr double kMostSecondsARun = 0.75;  // without sharing, at the measured speed
 constexpr double kMemoryPart = 0.4;        // of what is free, for K and V
+constexpr double kDeviceMemoryPart = 0.8;  // where it holds no second copy
+constexpr int kDefaultReps = 10;
+constexpr int kDefaultDeviceReps = 25;
 
 /// What every case of one bench has in common.
 struct Bench {
+  ChosenBackend backend;
   DType dtype;
   cases::KvOrder order;
   std::optional<double> scale;  ///< absent: as large as the machine allows
-  DeviceProfile measured;       ///< bandwidth and peak of this machine, now
-  std::string device, commit;
+  DeviceProfile ceilings;       ///< bandwidth and peak of the device
+  int reps;
+  std::string commit;
 };
 
 struct Row {
@@ -57,15 +63,21 @@ std::optional<double> parse_scale(const std::string& text) {
 }
 
 double peak_flops_per_us(const Bench& bench) {
-  return bench.measured.rates[static_cast<size_t>(bench.dtype)].peak_flops_per_us;
+  return bench.ceilings.rates[static_cast<size_t>(bench.dtype)].peak_flops_per_us;
 }
 
-/// The largest scale at which a run without sharing takes about a second and K and V fit.
+/// The largest scale at which K and V fit and, on the CPU, a run without sharing takes about a second.
 double fitting_scale(const cases::Shape& shape, const Bench& bench) {
+  if (bench.backend.is_cuda()) {
+    const double free_bytes = static_cast<double>(cuda_device_info().free_bytes);
+    return cases::scale_to_fit(shape, bench.dtype,
+                               static_cast<int64_t>(kDeviceMemoryPart * free_bytes),
+                               std::numeric_limits<double>::infinity());
+  }
   const double seconds_us = kMostSecondsARun * 1e6;
   const double group = static_cast<double>(shape.q_heads) / shape.kv_heads;
   // Without sharing a KV element of e bytes is read for 2 * group FLOPs.
-  const double flops_by_bandwidth = seconds_us * bench.measured.dram_bytes_per_us * 2 * group /
+  const double flops_by_bandwidth = seconds_us * bench.ceilings.dram_bytes_per_us * 2 * group /
                                     static_cast<double>(dtype_bytes(bench.dtype));
   const double max_flops = std::min(seconds_us * peak_flops_per_us(bench), flops_by_bandwidth);
   const auto max_bytes = static_cast<int64_t>(kMemoryPart * static_cast<double>(available_bytes()));
@@ -79,9 +91,12 @@ Row run_shape(const cases::Shape& shape, const Bench& bench, const BenchOptions&
   row.scale = bench.scale ? *bench.scale : fitting_scale(shape, bench);
   cases::Case problem = cases::shape_tables(cases::scaled(shape, row.scale), bench.dtype,
                                             bench.order, options.page_tokens);
-  cases::fill_data(problem, {.unused = cases::Unused::kZero, .seed = 1});
-  row.m = cases::measure(problem, {.reps = options.reps, .cold = !options.warm}, runner);
-  const double bytes_us = static_cast<double>(row.m.bytes) / bench.measured.dram_bytes_per_us;
+  // On a device K and V are made where they are needed.
+  if (!bench.backend.is_cuda()) {
+    cases::fill_data(problem, {.unused = cases::Unused::kZero, .seed = 1});
+  }
+  row.m = cases::measure(problem, {.reps = bench.reps, .cold = !options.warm}, runner);
+  const double bytes_us = static_cast<double>(row.m.bytes) / bench.ceilings.dram_bytes_per_us;
   const double flops_us = static_cast<double>(row.m.flops) / peak_flops_per_us(bench);
   row.bandwidth_bound = bytes_us >= flops_us;
   row.roof_us = std::max(bytes_us, flops_us);
@@ -105,20 +120,18 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
                {"page_tokens", options.page_tokens},
                {"nodes", shape.nodes},
                {"tokens", shape.tokens},
-               {"scale", row.scale},
-               {"backend", "cpu"},
-               {"device", bench.device},
-               {"simd", cpu_simd_name()},
-               {"threads", bench.measured.workers}};
-  if (const double mhz = cpu_clock_mhz(); mhz > 0) json["clock_mhz"] = mhz;
+               {"scale", row.scale}};
+  json.update(bench.backend.device_json(bench.ceilings.workers));
   json.update(Json{{"cold", !options.warm},
                    {"date", now_utc()},
                    {"version", version()},
                    {"commit", bench.commit},
-                   {"bandwidth_gb_s", bench.measured.dram_bytes_per_us / 1e3},
+                   {"ceilings", bench.backend.is_cuda() ? "H100 SXM" : "measured now"},
+                   {"bandwidth_gb_s", bench.ceilings.dram_bytes_per_us / 1e3},
                    {"peak_gflop_s", peak_flops_per_us(bench) / 1e3},
                    {"discover_us", m.discover_us},
                    {"plan_us", m.plan_us},
+                   {"plan_bytes", m.plan_bytes},
                    {"run_us", timing_json(m.shared)},
                    {"unshared_us", timing_json(m.unshared)},
                    {"ratio", m.ratio()},
@@ -131,6 +144,9 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
                    {"tolerance", m.check.allowed.out},
                    {"max_err_lse", m.check.got.max_err_lse},
                    {"tolerance_lse", m.check.allowed.lse}});
+  if (bench.backend.is_cuda()) {
+    json["run_with_upload_us"] = timing_json(m.shared_with_upload);
+  }
   return json;
 }
 
@@ -148,9 +164,9 @@ void print_row(const Row& row, const term::Style& style) {
 }
 
 void print_head(const Bench& bench, const term::Style& style) {
-  fmt::print("{}, {}, {} threads: {}, {}\n\n", bench.device, cpu_simd_name(),
-             bench.measured.workers, bandwidth_text(bench.measured),
-             peak_text(bench.measured, bench.dtype));
+  fmt::print("{}: {}, {}{}\n\n", bench.backend.device_text(bench.ceilings.workers),
+             bandwidth_text(bench.ceilings), peak_text(bench.ceilings, bench.dtype),
+             bench.backend.is_cuda() ? " (ceilings of an H100 SXM)" : "");
   fmt::print("{}\n",
              style.bold(fmt::format("{:<19} {:>9} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}  {:<9} {}",
                                     "shape", "discover", "plan", "run", "unshared", "ratio", "roof",
@@ -159,6 +175,10 @@ void print_head(const Bench& bench, const term::Style& style) {
 
 std::vector<const cases::Shape*> chosen_shapes(const BenchOptions& options) {
   std::vector<const cases::Shape*> chosen;
+  if (options.seed_sweep) {
+    for (const cases::Shape& shape : cases::seed_sweep()) chosen.push_back(&shape);
+    return chosen;
+  }
   if (options.shapes.empty()) {
     for (const cases::Shape& shape : cases::shapes()) {
       if (shape.tree == options.trees) chosen.push_back(&shape);
@@ -171,27 +191,29 @@ std::vector<const cases::Shape*> chosen_shapes(const BenchOptions& options) {
 }  // namespace
 
 int run_bench(const BenchOptions& options) {
-  choose_backend(options.backend);
-  check_threads(options.threads);
-  require(options.reps >= 1 && options.reps <= 10000, "reps: got {}, want a number in [1, 10000]",
-          options.reps);
+  const ChosenBackend backend = choose_backend(options.backend);
+  check_threads(backend, options.threads);
+  const int reps =
+      options.reps.value_or(backend.is_cuda() ? kDefaultDeviceReps : kDefaultReps);
+  require(reps >= 1 && reps <= 10000, "reps: got {}, want a number in [1, 10000]", reps);
   require(options.page_tokens >= 1 && options.page_tokens <= 256 &&
               (options.page_tokens & (options.page_tokens - 1)) == 0,
           "page-tokens: got {}, want a power of two in [1, 256]", options.page_tokens);
-  Bench bench{.dtype = dtype_from_name(options.dtype),
+  Bench bench{.backend = backend,
+              .dtype = dtype_from_name(options.dtype),
               .order = order_from_name(options.layout),
               .scale = parse_scale(options.scale),
-              .measured = {},
-              .device = cpu_name(),
+              .ceilings = {},
+              .reps = reps,
               .commit = commit()};
   const std::vector<const cases::Shape*> shapes = chosen_shapes(options);
   std::optional<cases::AtomicFile> file;  // opened first: a bad path should not cost an hour
   if (!options.out.empty()) file.emplace(options.out);
-  bench.measured = measure_cpu_profile(options.threads);
+  bench.ceilings = backend.is_cuda() ? cuda_profile() : measure_cpu_profile(options.threads);
 
   const term::Style style = term::Style::of(1);
   if (!options.json) print_head(bench, style);
-  cases::Runner runner(options.threads);
+  cases::Runner runner(options.threads, backend.backend);
   term::Progress progress(static_cast<int64_t>(shapes.size()));
   int wrong = 0;
   for (const cases::Shape* shape : shapes) {

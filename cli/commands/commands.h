@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -71,11 +72,12 @@ struct VerifyOptions : CommonOptions {
 struct BenchOptions : CommonOptions {
   std::vector<std::string> shapes;
   bool trees = false;
+  bool seed_sweep = false;
   std::string scale = "auto";
   std::string dtype = "bf16";
   std::string layout = "hnd";
   int32_t page_tokens = 64;
-  int reps = 10;
+  std::optional<int> reps;  ///< absent: as many as the backend needs
   bool warm = false;
   std::string out;
 };

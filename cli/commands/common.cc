@@ -11,6 +11,8 @@
 
 #include "core/check.h"
 #include "git_commit.h"
+#include "pando/cpu.h"
+#include "pando/cuda.h"
 
 namespace pando::cli {
 namespace {
@@ -27,21 +29,56 @@ std::string system_value(const char* file, std::string_view key) {
   return "";
 }
 
-constexpr const char* kNoCuda = "this build has no CUDA backend";
-
 }  // namespace
 
 ChosenBackend choose_backend(std::string_view name) {
   if (name == "cpu") return {Backend::kCpu, "cpu"};
-  if (name == "auto") return {Backend::kCpu, fmt::format("cpu (auto: {})", kNoCuda)};
-  if (name == "cuda") {
-    fail(ErrorCode::kUnsupported, "backend: got \"cuda\", but {}: want cpu or auto", kNoCuda);
+  if (name == "cuda" || name == "auto") {
+    const std::string why = cuda_unavailable();
+    if (why.empty()) return {Backend::kCuda, name == "auto" ? "cuda (auto)" : "cuda"};
+    if (name == "auto") return {Backend::kCpu, fmt::format("cpu (auto: {})", why)};
+    fail(ErrorCode::kUnsupported, "backend: got \"cuda\", but {}: want cpu or auto", why);
   }
   fail(ErrorCode::kInvalidArgument, "backend: got \"{}\", want one of cpu, cuda, auto", name);
 }
 
-void check_threads(int threads) {
+DeviceProfile ChosenBackend::profile(int threads) const {
+  return is_cuda() ? cuda_profile() : cpu_profile(threads);
+}
+
+std::string ChosenBackend::device_text(int32_t workers) const {
+  if (is_cuda()) {
+    return fmt::format("{}, {} multiprocessors", cuda_device_info().name, workers);
+  }
+  return fmt::format("{}, {}, {} threads", cpu_name(), cpu_simd_name(), workers);
+}
+
+Json ChosenBackend::device_json(int32_t workers) const {
+  if (is_cuda()) {
+    const CudaDeviceInfo info = cuda_device_info();
+    return {{"backend", "cuda"},
+            {"device", info.name},
+            {"driver", cuda_version_text(info.driver_version)},
+            {"runtime", cuda_version_text(info.runtime_version)},
+            {"sm_clock_mhz", info.sm_clock_mhz},
+            {"thread_blocks", workers}};
+  }
+  Json json = {{"backend", "cpu"},
+               {"device", cpu_name()},
+               {"simd", cpu_simd_name()},
+               {"threads", workers}};
+  if (const double mhz = cpu_clock_mhz(); mhz > 0) json["clock_mhz"] = mhz;
+  return json;
+}
+
+std::string cuda_version_text(int32_t version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+void check_threads(const ChosenBackend& backend, int threads) {
   require(threads >= 0 && threads <= 1024, "threads: got {}, want a number in [0, 1024]", threads);
+  require(threads == 0 || !backend.is_cuda(), "threads: got {}, which only the CPU backend takes",
+          threads);
 }
 
 std::string cpu_name() {

@@ -17,12 +17,23 @@ using Json = nlohmann::ordered_json;
 struct ChosenBackend {
   Backend backend = Backend::kCpu;
   std::string text;  ///< "cpu", or "cpu (auto: why)"
+
+  bool is_cuda() const { return backend == Backend::kCuda; }
+  /// The stored profile; `threads` as for cpu_profile, and 0 for CUDA.
+  DeviceProfile profile(int threads) const;
+  /// "Intel(R) Xeon(R), AVX3, 2 threads" or "NVIDIA H100, 132 multiprocessors".
+  std::string device_text(int32_t workers) const;
+  /// What a record says of the device: its name, and what else identifies it.
+  Json device_json(int32_t workers) const;
 };
 /// Throws kInvalidArgument for another word, kUnsupported for a backend that is not there.
 ChosenBackend choose_backend(std::string_view name);
 
-/// Throws kInvalidArgument for negative or absurd numbers.
-void check_threads(int threads);
+/// Throws kInvalidArgument for negative or absurd numbers, and for any with CUDA.
+void check_threads(const ChosenBackend& backend, int threads);
+
+/// "13.0" of 13000.
+std::string cuda_version_text(int32_t version);
 
 /// Name of the CPU, "unknown" where the system does not tell.
 std::string cpu_name();

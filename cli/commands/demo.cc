@@ -10,7 +10,6 @@
 #include "commands/commands.h"
 #include "commands/common.h"
 #include "core/check.h"
-#include "pando/cpu.h"
 #include "term/picture.h"
 #include "term/progress.h"
 #include "term/style.h"
@@ -53,12 +52,12 @@ std::string bar(double part, int cells) {
   return text;
 }
 
-Json demo_json(const cases::Case& problem, const Plan& plan, const cases::Measurement& m) {
+Json demo_json(const cases::Case& problem, const Plan& plan, const cases::Measurement& m,
+               const ChosenBackend& backend) {
   const auto decisions = plan.decisions();
-  return {{"device", cpu_name()},
-          {"simd", cpu_simd_name()},
-          {"threads", plan.header().workers},
-          {"sequences", problem.tables.sequences()},
+  Json json = backend.device_json(plan.header().workers);
+  json.update(
+      Json{{"sequences", problem.tables.sequences()},
           {"q_heads", problem.spec.q_heads},
           {"kv_heads", problem.spec.kv_heads},
           {"head_dim", problem.spec.head_dim},
@@ -73,7 +72,8 @@ Json demo_json(const cases::Case& problem, const Plan& plan, const cases::Measur
           {"ratio", m.ratio()},
           {"max_err", m.check.got.max_err_out},
           {"tolerance", m.check.allowed.out},
-          {"passed", m.check.passed()}};
+          {"passed", m.check.passed()}});
+  return json;
 }
 
 void print_demo(const cases::Case& problem, const Forest& forest, const Plan& plan,
@@ -88,8 +88,8 @@ void print_demo(const cases::Case& problem, const Forest& forest, const Plan& pl
              style.bold("pando"), problem.tables.sequences(), problem.spec.q_heads,
              problem.spec.kv_heads, problem.spec.head_dim, dtype_name(problem.spec.dtype));
   fmt::print("  {}\n\n",
-             style.dim(fmt::format("{}, {}, {} threads, backend {}", cpu_name(), cpu_simd_name(),
-                                   plan.header().workers, backend.text)));
+             style.dim(fmt::format("{}, backend {}", backend.device_text(plan.header().workers),
+                                   backend.text)));
   fmt::print("  {}\n\n{}\n", style.bold("The forest, found from the page tables alone"),
              term::forest_picture(forest, plan, style));
   fmt::print("  {} tokens of context, {} of them distinct: {} of KV to read instead of {}\n\n",
@@ -119,7 +119,7 @@ void print_demo(const cases::Case& problem, const Forest& forest, const Plan& pl
 
 int run_demo(const DemoOptions& options) {
   const ChosenBackend backend = choose_backend(options.backend);
-  check_threads(options.threads);
+  check_threads(backend, options.threads);
   require(options.reps >= 1 && options.reps <= 1000, "reps: got {}, want a number in [1, 1000]",
           options.reps);
   term::Progress progress(3);
@@ -127,7 +127,7 @@ int run_demo(const DemoOptions& options) {
   const cases::Case problem = demo_case();
   progress.finish_one();
   progress.start("attending, with and without sharing");
-  cases::Runner runner(options.threads);
+  cases::Runner runner(options.threads, backend.backend);
   const cases::Measurement m = cases::measure(problem, {.reps = options.reps}, runner);
   progress.finish_one();
   progress.clear();
@@ -135,7 +135,7 @@ int run_demo(const DemoOptions& options) {
   const Forest forest = discover(problem.tables.batch());
   const Plan plan = pando::plan(forest, problem.attention(), runner.planner(0).profile());
   if (options.json) {
-    fmt::print("{}\n", demo_json(problem, plan, m).dump());
+    fmt::print("{}\n", demo_json(problem, plan, m, backend).dump());
   } else {
     print_demo(problem, forest, plan, m, backend);
   }

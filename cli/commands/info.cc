@@ -1,67 +1,113 @@
 // pando info: what this build can do, and what it knows about this machine.
 #include <fmt/format.h>
 
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
 
 #include "commands/commands.h"
 #include "commands/common.h"
+#include "core/check.h"
 #include "pando/cpu.h"
+#include "pando/cuda.h"
 #include "pando/version.h"
+#include "plan/cuda_shapes.h"
 #include "term/style.h"
 
 namespace pando::cli {
+namespace {
+
+using Lines = std::vector<std::pair<std::string, std::string>>;
+
+Lines supported(const ChosenBackend& backend) {
+  const bool cuda = backend.is_cuda();
+  return {{"shapes", cuda ? "head_dim x dtype: " + cuda_shapes_text()
+                          : "head_dim multiples of 8 up to 256 x fp32, bf16, fp16"},
+          {"heads", "any q_heads that is a multiple of kv_heads"},
+          {"page_tokens", cuda ? cuda_pages_text() : "powers of two from 1 to 256"},
+          {"layouts", cuda ? "hnd, nhd, any strides of multiples of 8 with contiguous head_dim"
+                           : "hnd, nhd, any strides with contiguous head_dim"},
+          {"masks", "causal, window, a visible range for each query row"},
+          {"batch_invariant", cuda ? "no" : "yes"}};
+}
+
+Lines device_lines(const ChosenBackend& backend, int32_t workers) {
+  if (!backend.is_cuda()) {
+    return {{"device", cpu_name()},
+            {"simd", std::string(cpu_simd_name())},
+            {"threads", fmt::format("{}", workers)}};
+  }
+  const CudaDeviceInfo info = cuda_device_info();
+  constexpr double kGB = 1e9;
+  return {{"device", fmt::format("{} (compute capability {}.{}), {} in all", info.name,
+                                 info.compute_major, info.compute_minor, cuda_device_count())},
+          {"driver", fmt::format("CUDA {}, built with {}", cuda_version_text(info.driver_version),
+                                 cuda_version_text(info.runtime_version))},
+          {"SMs", fmt::format("{} at up to {} MHz", info.multiprocessors, info.sm_clock_mhz)},
+          {"memory", fmt::format("{:.1f} GB at {} MHz, {:.1f} GB free",
+                                 static_cast<double>(info.memory_bytes) / kGB,
+                                 info.memory_clock_mhz,
+                                 static_cast<double>(info.free_bytes) / kGB)}};
+}
+
+Json info_json(const InfoOptions& options, const ChosenBackend& backend,
+               const DeviceProfile& profile) {
+  Json json = {{"version", version()}, {"commit", commit()}};
+  json.update(backend.device_json(profile.workers));
+  json["backend"] = backend.text;
+  if (backend.is_cuda()) {
+    const CudaDeviceInfo info = cuda_device_info();
+    json["multiprocessors"] = info.multiprocessors;
+    json["memory_bytes"] = info.memory_bytes;
+    json["free_bytes"] = info.free_bytes;
+    json["memory_clock_mhz"] = info.memory_clock_mhz;
+    json["compute_capability"] = fmt::format("{}.{}", info.compute_major, info.compute_minor);
+  }
+  json["measured"] = options.measure;
+  json["profile"] = profile_json(profile);
+  for (const auto& [what, text] : supported(backend)) json["supported"][what] = text;
+  return json;
+}
+
+void print_profile(const InfoOptions& options, const DeviceProfile& profile,
+                   const term::Style& style, const std::function<void(const Lines&)>& print) {
+  fmt::print("\n{}\n", style.bold(options.measure ? "profile, measured now" : "profile, stored"));
+  print({{"name", profile.name.data()},
+         {"bandwidth", bandwidth_text(profile)},
+         {"cache", fmt::format("{:.1f} GB/s up to {}", profile.cache_bytes_per_us / 1e3,
+                               term::bytes_text(static_cast<double>(profile.cache_bytes)))},
+         {"peak", fmt::format("fp32 {}, bf16 {}, fp16 {}", peak_text(profile, DType::kF32),
+                              peak_text(profile, DType::kBF16), peak_text(profile, DType::kF16))},
+         {"tiles", fmt::format("{} rows × {} tokens", profile.row_tile, profile.kv_tile)},
+         {"costs", fmt::format("launch {}, item {}, partial row {}",
+                               term::time_text(profile.launch_us), term::time_text(profile.item_us),
+                               term::time_text(profile.partial_row_us))}});
+}
+
+}  // namespace
 
 int run_info(const InfoOptions& options) {
   const ChosenBackend backend = choose_backend(options.backend);
-  check_threads(options.threads);
-  const DeviceProfile stored = cpu_profile(options.threads);
-  const DeviceProfile profile = options.measure ? measure_cpu_profile(options.threads) : stored;
-
-  const std::vector<std::pair<std::string, std::string>> supported = {
-      {"head_dim", "multiples of 8 up to 256"},
-      {"dtypes", "fp32, bf16, fp16"},
-      {"heads", "any q_heads that is a multiple of kv_heads"},
-      {"page_tokens", "powers of two from 1 to 256"},
-      {"layouts", "hnd, nhd, any strides with contiguous head_dim"},
-      {"masks", "causal, window, a visible range for each query row"}};
-
+  check_threads(backend, options.threads);
+  require(!options.measure || !backend.is_cuda(),
+          "measure: got a CUDA device, which only the CPU backend measures; want --backend cpu");
+  const DeviceProfile profile =
+      options.measure ? measure_cpu_profile(options.threads) : backend.profile(options.threads);
   if (options.json) {
-    Json json = {{"version", version()},
-                 {"commit", commit()},
-                 {"backend", backend.text},
-                 {"device", cpu_name()},
-                 {"clock_mhz", cpu_clock_mhz()},
-                 {"simd", cpu_simd_name()},
-                 {"threads", profile.workers},
-                 {"measured", options.measure},
-                 {"profile", profile_json(profile)}};
-    for (const auto& [what, text] : supported) json["supported"][what] = text;
-    fmt::print("{}\n", json.dump());
+    fmt::print("{}\n", info_json(options, backend, profile).dump());
     return 0;
   }
-
   const term::Style style = term::Style::of(1);
-  const auto line = [&](const char* name, const std::string& value) {
-    fmt::print("  {:<12} {}\n", name, value);
+  const auto print = [](const Lines& lines) {
+    for (const auto& [name, value] : lines) fmt::print("  {:<15} {}\n", name, value);
   };
   fmt::print("{}\n", style.bold(fmt::format("pando {} ({})", version(), commit())));
-  line("backend", backend.text);
-  line("device", cpu_name());
-  line("simd", std::string(cpu_simd_name()));
-  line("threads", fmt::format("{}", profile.workers));
-  fmt::print("\n{}\n", style.bold(options.measure ? "profile, measured now" : "profile, stored"));
-  line("name", profile.name.data());
-  line("bandwidth", bandwidth_text(profile));
-  line("cache", fmt::format("{:.1f} GB/s up to {}", profile.cache_bytes_per_us / 1e3,
-                            term::bytes_text(static_cast<double>(profile.cache_bytes))));
-  line("peak", fmt::format("fp32 {}, bf16 {}, fp16 {}", peak_text(profile, DType::kF32),
-                           peak_text(profile, DType::kBF16), peak_text(profile, DType::kF16)));
-  line("tiles", fmt::format("{} rows × {} tokens", profile.row_tile, profile.kv_tile));
-  line("costs",
-       fmt::format("launch {}, item {}, partial row {}", term::time_text(profile.launch_us),
-                   term::time_text(profile.item_us), term::time_text(profile.partial_row_us)));
+  print({{"backend", backend.text}});
+  print(device_lines(backend, profile.workers));
+  print_profile(options, profile, style, print);
   fmt::print("\n{}\n", style.bold("supported"));
-  for (const auto& [what, text] : supported) line(what.c_str(), text);
+  print(supported(backend));
   return 0;
 }
 

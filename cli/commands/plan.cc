@@ -22,9 +22,10 @@ Sharing parse_sharing(std::string_view name) {
   fail(ErrorCode::kInvalidArgument, "sharing: got \"{}\", want one of auto, none, all", name);
 }
 
-/// "cpu" or "h100". Plans for a device can be made without it.
-DeviceProfile parse_profile(const std::string& name, int threads) {
-  if (name.empty() || name == "cpu") return cpu_profile(threads);
+/// "cpu", "h100" or that of the backend. Plans for a device can be made without it.
+DeviceProfile parse_profile(const std::string& name, const ChosenBackend& backend, int threads) {
+  if (name.empty()) return backend.profile(threads);
+  if (name == "cpu") return cpu_profile(threads);
   require(name == "h100", "profile: got \"{}\", want one of cpu, h100", name);
   require(threads == 0, "threads: got {}, which only the profile cpu takes", threads);
   return h100_profile();
@@ -59,6 +60,9 @@ Json plan_json(const Plan& plan, bool with_items) {
                {"items", h.items},
                {"merges", h.merges},
                {"partial_slots", h.partial_slots},
+               {"partial_rows", h.partial_rows},
+               {"units", h.units},
+               {"schedule_bytes", h.schedule_bytes},
                {"plan_bytes", h.total_bytes},
                {"workspace_bytes", plan.workspace_bytes()},
                {"cost",
@@ -95,6 +99,10 @@ Json plan_json(const Plan& plan, bool with_items) {
 }
 
 void print_items(const Plan& plan) {
+  if (plan.header().backend == Backend::kCuda) {
+    fmt::print("\n  plans for CUDA have a schedule instead of items\n");
+    return;
+  }
   fmt::print("\n  {:>6}  {:>17}  {:>17}  {:>8}  mask\n", "item", "tokens", "packed rows",
              "partial");
   int index = 0;
@@ -109,12 +117,14 @@ void print_items(const Plan& plan) {
 }  // namespace
 
 int run_plan(const PlanCommandOptions& options) {
-  choose_backend(options.backend);
-  check_threads(options.threads);
+  // A profile names a backend by itself: no device is looked for then.
+  const ChosenBackend backend =
+      options.profile.empty() ? choose_backend(options.backend) : choose_backend("cpu");
+  check_threads(backend, options.threads);
   const PlanOptions how{.sharing = parse_sharing(options.sharing),
                         .batch_invariant = options.batch_invariant,
                         .cut_tokens = options.cut_tokens};
-  const DeviceProfile profile = parse_profile(options.profile, options.threads);
+  const DeviceProfile profile = parse_profile(options.profile, backend, options.threads);
   const cases::Case problem = cases::read_case(options.file);
   const Forest forest = discover(problem.tables.batch());
   const Plan plan = pando::plan(forest, problem.attention(), profile, how);

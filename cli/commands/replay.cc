@@ -15,11 +15,12 @@
 namespace pando::cli {
 
 int run_replay(const ReplayCommandOptions& options) {
-  choose_backend(options.backend);
-  check_threads(options.threads);
+  const ChosenBackend backend = choose_backend(options.backend);
+  check_threads(backend, options.threads);
   replay::ReplayOptions engine = options.engine;
   engine.scale = replay::Scale::parse(options.scale);
   engine.dtype = dtype_from_name(options.dtype);
+  engine.backend = backend.backend;
   engine.threads = options.threads;
   if (engine.slots > 0) engine.check_rows = std::min(engine.check_rows, engine.slots);
   engine.check();

@@ -13,6 +13,7 @@
 #include "commands/common.h"
 #include "core/check.h"
 #include "pando/cpu.h"
+#include "pando/cuda.h"
 #include "term/progress.h"
 #include "term/style.h"
 
@@ -111,24 +112,24 @@ int64_t count_of(const std::vector<Verdict>& verdicts, Status status) {
                        [&](const Verdict& v) { return v.outcome.status == status; });
 }
 
-void print_json(const std::vector<Verdict>& verdicts, const ChosenBackend& backend) {
-  Json json = {{"backend", backend.text},
-               {"device", cpu_name()},
-               {"simd", cpu_simd_name()},
+void print_json(const std::vector<Verdict>& verdicts, const ChosenBackend& backend, int threads) {
+  Json json = backend.device_json(backend.profile(threads).workers);
+  json["backend"] = backend.text;
+  json.update(Json{
                {"commit", commit()},
                {"passed", count_of(verdicts, Status::kPassed)},
                {"failed", count_of(verdicts, Status::kFailed)},
                {"skipped", count_of(verdicts, Status::kSkipped)},
-               {"cases", Json::array()}};
+               {"cases", Json::array()}});
   for (const Verdict& verdict : verdicts) json["cases"].push_back(verdict_json(verdict));
   fmt::print("{}\n", json.dump());
 }
 
 /// The case of a file; what the library refuses is bad input, not a failed case.
-std::vector<SuiteCase> file_suite(const VerifyOptions& options) {
+std::vector<SuiteCase> file_suite(const VerifyOptions& options, const ChosenBackend& backend) {
   auto problem = std::make_shared<cases::Case>(cases::read_case(options.file));
   const Forest forest = discover(problem->tables.batch());
-  plan(forest, problem->attention(), cpu_profile(options.threads));
+  plan(forest, problem->attention(), backend.profile(options.threads));
   return {{"file", problem->name, [problem](cases::Runner& runner) {
              return cases::verify_case(*problem, cases::all_modes(runner), runner);
            }}};
@@ -138,7 +139,7 @@ std::vector<SuiteCase> file_suite(const VerifyOptions& options) {
 
 int run_verify(const VerifyOptions& options) {
   const ChosenBackend backend = choose_backend(options.backend);
-  check_threads(options.threads);
+  check_threads(backend, options.threads);
   require(options.cases >= 0 && options.cases <= 1000000,
           "cases: got {}, want a number in [0, 1000000]", options.cases);
   const std::vector<SuiteCase> suite =
@@ -146,10 +147,10 @@ int run_verify(const VerifyOptions& options) {
           ? cases::suite(
                 options.suite,
                 {.quick = options.quick, .random_cases = options.cases, .seed = options.seed})
-          : file_suite(options);
+          : file_suite(options, backend);
 
   const term::Style style = term::Style::of(1);
-  cases::Runner runner(options.threads);
+  cases::Runner runner(options.threads, backend.backend);
   std::vector<Verdict> verdicts;
   term::Progress progress(static_cast<int64_t>(suite.size()));
   for (const SuiteCase& each : suite) {
@@ -169,13 +170,13 @@ int run_verify(const VerifyOptions& options) {
   progress.clear();
 
   if (options.json) {
-    print_json(verdicts, backend);
+    print_json(verdicts, backend, options.threads);
   } else {
     if (options.verbose) fmt::print("\n");
     print_summary(verdicts, style);
     fmt::print("\n{} of {} cases passed on {}, {}\n", count_of(verdicts, Status::kPassed),
                verdicts.size() - count_of(verdicts, Status::kSkipped), backend.text,
-               cpu_simd_name());
+               backend.is_cuda() ? cuda_device_info().name : std::string(cpu_simd_name()));
   }
   return count_of(verdicts, Status::kFailed) > 0 ? 1 : 0;
 }

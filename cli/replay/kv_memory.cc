@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <utility>
 
 #include "cases/rng.h"
 #include "core/check.h"
@@ -53,9 +54,22 @@ KvMemory::KvMemory(const ReplayOptions& options)
       element_bytes_(dtype_bytes(options.dtype)),
       k_(nan_buffer(pool_elements(options), options)),
       v_(nan_buffer(pool_elements(options), options)),
-      rows_(options.dtype, options.head_dim, cases::mix_seed(options.seed, 1)) {}
+      rows_(options.dtype, options.head_dim, cases::mix_seed(options.seed, 1)),
+      is_changed_(options.num_pages(), 0) {}
+
+void KvMemory::mark(int32_t page) {
+  if (is_changed_[page]) return;
+  is_changed_[page] = 1;
+  changed_pages_.push_back(page);
+}
+
+std::vector<int32_t> KvMemory::take_changed_pages() {
+  for (const int32_t page : changed_pages_) is_changed_[page] = 0;
+  return std::exchange(changed_pages_, {});
+}
 
 void KvMemory::fill(int32_t page, int32_t slot) {
+  mark(page);
   for (int32_t head = 0; head < layout_.kv_heads; ++head) {
     const int64_t offset = layout_.offset(page, head, slot) * element_bytes_;
     rows_.fill(k_.data() + offset);
@@ -64,6 +78,7 @@ void KvMemory::fill(int32_t page, int32_t slot) {
 }
 
 void KvMemory::copy(const PageCopy& copy) {
+  mark(copy.to);
   const int64_t bytes = copy.tokens * layout_.token_stride * element_bytes_;
   for (int32_t head = 0; head < layout_.kv_heads; ++head) {
     const int64_t from = layout_.offset(copy.from, head, 0) * element_bytes_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "cases/buffer.h"
 #include "pando/attention.h"
@@ -36,17 +37,25 @@ class KvMemory {
   const KvLayout& layout() const { return layout_; }
   const void* k() const { return k_.data(); }
   const void* v() const { return v_.data(); }
+  int64_t bytes() const { return static_cast<int64_t>(k_.size()); }  ///< of K, and of V
+  int64_t page_bytes() const { return layout_.page_stride * element_bytes_; }
 
   /// Random K and V for one token at every head.
   void fill(int32_t page, int32_t slot);
   void copy(const PageCopy& copy);
+  /// Pages written since the last call, each once.
+  std::vector<int32_t> take_changed_pages();
 
  private:
+  void mark(int32_t page);
+
   KvLayout layout_;
   int64_t element_bytes_;
   cases::Buffer k_;
   cases::Buffer v_;
   RandomRows rows_;
+  std::vector<int32_t> changed_pages_;
+  std::vector<uint8_t> is_changed_;  ///< by page
 };
 
 }  // namespace pando::replay

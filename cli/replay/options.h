@@ -34,8 +34,9 @@ struct ReplayOptions {
   int32_t kv_heads = 8;
   int32_t head_dim = 128;
   DType dtype = DType::kBF16;
+  Backend backend = Backend::kCpu;
   int32_t threads = 0;                   ///< 0: all cores
-  std::optional<DeviceProfile> profile;  ///< cpu_profile(threads) when absent
+  std::optional<DeviceProfile> profile;  ///< that of the backend when absent
   uint64_t seed = 0;
   int64_t check_every = 20;  ///< steps between oracle checks; 0: never
   int32_t check_rows = 4;    ///< sequences that one check covers, at most

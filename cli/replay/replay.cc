@@ -7,9 +7,9 @@
 
 #include "cases/rng.h"
 #include "core/check.h"
-#include "pando/cpu.h"
 #include "pando/plan.h"
 #include "reference/oracle.h"
+#include "replay/attender.h"
 
 namespace pando::replay {
 namespace {
@@ -25,23 +25,14 @@ double time_us(Call&& call) {
   return microseconds(std::chrono::steady_clock::now() - start);
 }
 
-/// A plan with the memory that its results take.
-struct Side {
-  PlanOptions options;
-  Plan plan;
-  cases::Buffer out;
-  std::vector<float> lse;
-  cases::Buffer workspace;
-};
-
 /// Everything of a replay but the requests: forest, plans, executor and tensors.
 class Decoder {
  public:
-  Decoder(const ReplayOptions& options, const KvMemory& memory)
+  Decoder(const ReplayOptions& options, KvMemory& memory)
       : options_(options),
         memory_(memory),
-        planner_(options.profile ? *options.profile : cpu_profile(options.threads)),
-        executor_(options.threads),
+        attender_(make_attender(options, memory)),
+        planner_(options.profile ? *options.profile : attender_->profile()),
         rows_(options.dtype, int64_t{options.q_heads} * options.head_dim,
               cases::mix_seed(options.seed, 2)),
         check_rng_(cases::mix_seed(options.seed, 3)) {
@@ -61,21 +52,20 @@ class Decoder {
   StepRecord step(int64_t step, const BatchView& batch, std::span<const int32_t> changed);
   void check(const BatchView& batch, OracleVerdict& verdict);
   const DeviceProfile& profile() const { return planner_.profile(); }
-  int32_t threads() const { return executor_.threads(); }
+  const Attender& attender() const { return *attender_; }
 
  private:
   int64_t row_bytes() const {
     return int64_t{options_.q_heads} * options_.head_dim * dtype_bytes(options_.dtype);
   }
   double plan_side(Side& side);
-  double attend_side(Side& side, const BatchView& batch);
 
   const ReplayOptions& options_;
   const KvMemory& memory_;
   AttentionSpec spec_;
   Forest forest_;
+  std::unique_ptr<Attender> attender_;
   Planner planner_;
-  CpuExecutor executor_;
   RandomRows rows_;
   cases::Rng check_rng_;
   cases::Buffer q_;
@@ -94,16 +84,18 @@ StepRecord Decoder::step(int64_t step, const BatchView& batch, std::span<const i
       time_us([&] { step == 0 ? forest_.discover(batch) : forest_.update(batch, changed); });
   record.plan_us = plan_side(shared_);
   record.unshared_plan_us = plan_side(unshared_);
+  const StepInputs inputs{q_, batch.page_ids};
+  attender_->begin_step(inputs);
   if (step == 0) {  // untimed: memory that the system has not handed out yet
-    attend_side(shared_, batch);
-    attend_side(unshared_, batch);
+    attender_->attend(shared_, inputs);
+    attender_->attend(unshared_, inputs);
   }
   record.attend_us = record.unshared_us = std::numeric_limits<double>::infinity();
   for (int32_t repeat = 0; repeat < options_.repeats; ++repeat) {
     // The second of the two finds the end of the KV in cache, so they take turns.
     const bool shared_first = (step + repeat) % 2 == 0;
-    const double first_us = attend_side(shared_first ? shared_ : unshared_, batch);
-    const double second_us = attend_side(shared_first ? unshared_ : shared_, batch);
+    const double first_us = attender_->attend(shared_first ? shared_ : unshared_, inputs);
+    const double second_us = attender_->attend(shared_first ? unshared_ : shared_, inputs);
     record.attend_us = std::min(record.attend_us, shared_first ? first_us : second_us);
     record.unshared_us = std::min(record.unshared_us, shared_first ? second_us : first_us);
   }
@@ -116,22 +108,7 @@ StepRecord Decoder::step(int64_t step, const BatchView& batch, std::span<const i
 }
 
 double Decoder::plan_side(Side& side) {
-  const double us = time_us([&] { planner_.plan(forest_, spec_, side.options, side.plan); });
-  const auto bytes = static_cast<size_t>(side.plan.workspace_bytes());
-  if (side.workspace.size() < bytes) side.workspace = cases::Buffer(bytes + bytes / 4);
-  return us;
-}
-
-double Decoder::attend_side(Side& side, const BatchView& batch) {
-  const AttendArgs args{.q = {q_.data()},
-                        .k = memory_.k(),
-                        .v = memory_.v(),
-                        .kv = memory_.layout(),
-                        .page_ids = batch.page_ids,
-                        .out = {side.out.data()},
-                        .lse = side.lse.data(),
-                        .workspace = side.workspace.span()};
-  return time_us([&] { attend(side.plan, args, executor_); });
+  return time_us([&] { planner_.plan(forest_, spec_, side.options, side.plan); });
 }
 
 /// Compares a few rows of both results with the oracle.
@@ -165,9 +142,9 @@ ReplayResult run_replay(const Trace& trace, const ReplayOptions& options,
   ReplayResult result;
   result.options = options;
   result.requests = static_cast<int64_t>(trace.size());
-  result.threads = decoder.threads();
+  result.threads = decoder.attender().workers();
   result.device = decoder.profile().name.data();
-  result.simd = cpu_simd_name();
+  result.simd = decoder.attender().name();
   for (int64_t step = 0; options.steps == 0 || step < options.steps; ++step) {
     if (!scheduler.step()) break;
     const BatchView batch = scheduler.batch();

@@ -142,7 +142,8 @@ std::string to_text(const ReplayResult& result) {
   line("{} steps, {} tokens decoded; {}/{} heads, head_dim {}, {}, pages of {}, scale {}", s.steps,
        s.decoded_tokens, o.q_heads, o.kv_heads, o.head_dim, dtype_name(o.dtype), o.page_tokens,
        scale_text(o.scale));
-  line("{} ({}), {} threads", result.device, result.simd, result.threads);
+  line("{} ({}), {} {}", result.device, result.simd, result.threads,
+       o.backend == Backend::kCpu ? "threads" : "thread blocks");
   line("");
   line("{:<24}{:>10} {:>10}", "time of a step, us", "median", "p99");
   line("{:<24}{}", "  update the forest", microseconds(s.update_us));

@@ -124,8 +124,8 @@ void check_cpu_plan(const PlanHeader& h) {
 
 void check_cuda_plan(const PlanHeader& h) {
   require(cuda_supports({h.dtype, h.head_dim}) && cuda_supports_pages(h.page_tokens),
-          "plan: got {} x {} with pages of {}, want a shape that the CUDA backend supports",
-          h.head_dim, dtype_name(h.dtype), h.page_tokens);
+          "plan: got {} x {} with pages of {}, want one of {} with pages of {}", h.head_dim,
+          dtype_name(h.dtype), h.page_tokens, cuda_shapes_text(), cuda_pages_text());
 }
 
 std::string_view backend_name(Backend backend) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <string>
 
 #include "pando/attention.h"
 
@@ -28,5 +29,10 @@ constexpr bool cuda_supports(const CudaShape& shape) {
 constexpr bool cuda_supports_pages(int32_t page_tokens) {
   return std::ranges::find(kCudaPageTokens, page_tokens) != kCudaPageTokens.end();
 }
+
+/// "128 x bf16, 128 x fp16".
+std::string cuda_shapes_text();
+/// "16, 32".
+std::string cuda_pages_text();
 
 }  // namespace pando

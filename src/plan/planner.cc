@@ -37,13 +37,8 @@ void check_heads(const AttentionSpec& spec, Backend backend) {
          "head_dim: got {}, the CPU backend supports multiples of 8 up to 256", spec.head_dim);
   }
   if (!cuda_supports({spec.dtype, spec.head_dim})) {
-    std::string supported;
-    for (const CudaShape& shape : kCudaShapes) {
-      supported += fmt::format("{}{} x {}", supported.empty() ? "" : ", ", shape.head_dim,
-                               dtype_name(shape.dtype));
-    }
     fail(ErrorCode::kUnsupported, "head_dim, dtype: got {} x {}, the CUDA backend supports {}",
-         spec.head_dim, dtype_name(spec.dtype), supported);
+         spec.head_dim, dtype_name(spec.dtype), cuda_shapes_text());
   }
 }
 
@@ -51,7 +46,7 @@ void check_heads(const AttentionSpec& spec, Backend backend) {
 void check_cuda(const Forest& forest, const PlanOptions& options) {
   if (!cuda_supports_pages(forest.page_tokens()) && forest.sequences() > 0) {
     fail(ErrorCode::kUnsupported, "page_tokens: got {}, the CUDA backend supports {}",
-         forest.page_tokens(), fmt::join(kCudaPageTokens, ", "));
+         forest.page_tokens(), cuda_pages_text());
   }
   if (options.batch_invariant) {
     fail(ErrorCode::kUnsupported,
