@@ -29,7 +29,7 @@ tsan: ## Run every test under ThreadSanitizer
 	@scripts/setup.sh build
 	@scripts/test.sh tsan
 
-cuda: ## Compile the Hopper kernel for sm_90a and check it for spills (needs nvcc, no GPU)
+cuda: ## Build the CUDA backend for sm_90a and check its kernels (needs nvcc, no GPU)
 	@scripts/setup.sh build
 	@scripts/cuda.sh
 
@@ -53,4 +53,4 @@ install: ## Build and install library, headers and program into PREFIX (/usr/loc
 	@cmake --install build --prefix $(PREFIX)
 
 clean: ## Remove the build directories of all presets
-	rm -rf build build-dev build-asan build-tsan build-cuda build-fuzz
+	rm -rf build build-dev build-asan build-tsan build-cuda build-fuzz build-gpu

@@ -128,7 +128,8 @@ void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
   auto* trees =
       command->add_flag("--trees", o.trees, "The trees instead of the shapes")->excludes(shapes);
   command
-      ->add_flag("--seed-sweep", o.seed_sweep, "64 sequences on one prefix, 4 to 128 heads, instead")
+      ->add_flag("--seed-sweep", o.seed_sweep,
+                 "64 sequences on one prefix, 4 to 128 heads, instead")
       ->excludes(shapes)
       ->excludes(trees);
   command->add_option("--scale", o.scale, "Factor on all tokens: auto, or such as 1/4")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compiles the CUDA code for sm_90a (no GPU needed) and refuses kernels that spill registers.
+# Builds with the CUDA backend for sm_90a (no GPU needed), refuses kernels that spill registers or lack
+# the instructions that they are written for, and runs the tests of the schedule on the host.
 # Exits with 77, "skipped", where there is no nvcc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,12 +12,16 @@ if [[ -z ${CUDACXX:-} ]] && ! command -v nvcc >/dev/null; then
   fi
   export CUDACXX=/usr/local/cuda/bin/nvcc
 fi
+cuobjdump=$(dirname "$(command -v "${CUDACXX:-nvcc}")")/cuobjdump
 
 # ptxas reports once, when a file is compiled: the report of an earlier build would be missing.
-rm -rf build-cuda/src/cuda
+find build-cuda -name '*.cu.o' -delete 2>/dev/null || true
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-scripts/build.sh cuda pando_hopper hopper_bench 2>&1 | tee "$log"
+sass=$(mktemp)
+trap 'rm -f "$log" "$sass"' EXIT
+targets=(pando_cli schedule_test plan_test allocation_test cuda_api_test cuda_suites_test
+         cuda_attend_test cuda_errors_test cuda_sticky_test)
+scripts/build.sh cuda "${targets[@]}" 2>&1 | tee "$log"
 if ! grep -q 'bytes spill stores' "$log"; then
   echo "cuda: there is no ptxas report in the output of the build"
   exit 1
@@ -25,3 +30,18 @@ if grep -E '[1-9][0-9]* bytes (stack frame|spill stores|spill loads)' "$log"; th
   echo "cuda: a kernel spills registers or has a stack frame"
   exit 1
 fi
+
+object=$(find build-cuda -path '*pando_kernels*' -name 'launch.cu.o')
+"$cuobjdump" -sass "$object" >"$sass"
+for instruction in HGMMA UTMALDG; do
+  count=$(grep -c "$instruction" "$sass" || true)
+  echo "cuda: $count $instruction"
+  if [[ $count -eq 0 ]]; then
+    echo "cuda: the kernel has no $instruction: it is not what its source says"
+    exit 1
+  fi
+done
+
+for test in plan/schedule_test plan/plan_test plan/allocation_test cuda/cuda_api_test; do
+  RC_PARAMS=max_success=2000 "build-cuda/tests/$test" --gtest_brief=1
+done

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-pattern='\.(cc|h)$'
+pattern='\.(cc|h|cu|cuh)$'
 if [[ ${1:-} == --units ]]; then
   pattern='\.cc$'
   shift

@@ -1,5 +1,3 @@
-#include "cases/device.h"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -8,6 +6,7 @@
 #include <algorithm>
 #include <string>
 
+#include "cases/device.h"
 #include "pando/error.h"
 
 namespace pando::cases {

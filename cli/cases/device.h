@@ -1,5 +1,5 @@
-// Memory, streams and timing of a CUDA device, without CUDA types. In a build without CUDA everything
-// here throws kUnsupported.
+// Memory, streams and timing of a CUDA device, without CUDA types. In a build without CUDA
+// everything here throws kUnsupported.
 #pragma once
 
 #include <cstddef>

@@ -21,9 +21,7 @@ DeviceBuffer poisoned_on_device(size_t bytes) {
   return buffer;
 }
 
-int64_t q_elements(const Case& problem) {
-  return problem.q_offset(problem.tables.q_rows(), 0);
-}
+int64_t q_elements(const Case& problem) { return problem.q_offset(problem.tables.q_rows(), 0); }
 
 }  // namespace
 

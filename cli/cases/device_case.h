@@ -30,8 +30,8 @@ class DeviceCase {
 /// A plan on the device, with the memory that its results take: NaN until attend writes it.
 class DeviceRun {
  public:
-  DeviceRun(const Case& problem, const DeviceCase& inputs, const Plan& plan,
-            CudaExecutor& executor, bool strided, bool want_lse);
+  DeviceRun(const Case& problem, const DeviceCase& inputs, const Plan& plan, CudaExecutor& executor,
+            bool strided, bool want_lse);
 
   /// Enqueues the upload of the plan, and the call.
   void upload(const DeviceStream& stream) { on_device_.upload(stream.get()); }

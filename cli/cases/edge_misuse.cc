@@ -1,9 +1,9 @@
 // Row 14 of the edges suite: misuse is refused with an error that names the argument, and nothing
 // is written.
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
+#include "cases/device_case.h"
 #include "cases/suites.h"
 #include "core/check.h"
 #include "pando/profile.h"
@@ -11,12 +11,17 @@
 namespace pando::cases {
 namespace {
 
+constexpr int32_t kHeadDim = 128;
+constexpr int64_t kRows = 3;
+constexpr int64_t kHeads = 8;
+
 /// Everything that a caller hands over, right until a misuse spoils some of it.
 struct Inputs {
   Case problem;
   AttentionSpec spec;
   PlanOptions options;
-  DeviceProfile profile = cpu_profile(2);
+  DeviceProfile profile;
+  DeviceProfile other_profile;  ///< of a backend that the call is not for
   std::function<void(AttendArgs&)> spoil_args = [](AttendArgs&) {};
   bool default_plan = false;
 };
@@ -28,8 +33,11 @@ struct Misuse {
   std::function<void(Inputs&)> spoil;
 };
 
-Inputs valid_inputs() {
+Inputs valid_inputs(const Runner& runner) {
   Inputs inputs;
+  const bool cuda = runner.backend() == Backend::kCuda;
+  inputs.profile = cuda ? cuda_profile() : cpu_profile(2);
+  inputs.other_profile = cuda ? cpu_profile(2) : h100_profile();
   ForestShape shape;
   shape.add_node(-1, 40);
   shape.add_sequence(shape.add_node(0, 9), 2);
@@ -39,7 +47,7 @@ Inputs valid_inputs() {
   problem.tables = page_tables(shape, {.page_tokens = 16}, rng);
   problem.spec.q_heads = 8;
   problem.spec.kv_heads = 2;
-  problem.spec.head_dim = 64;
+  problem.spec.head_dim = kHeadDim;
   fill_data(problem, {});
   inputs.spec = problem.spec;
   return inputs;
@@ -123,9 +131,9 @@ std::vector<Misuse> attend_misuses() {
       {"out-null", kInvalid, "out", args([](AttendArgs& a) { a.out.data = nullptr; })},
       {"q-rows-overlap", kInvalid, "q", args([](AttendArgs& a) { a.q.head_stride = 8; })},
       {"out-heads-overlap", kInvalid, "out",
-       args([](AttendArgs& a) { a.out.row_stride = 512, a.out.head_stride = 32; })},
+       args([](AttendArgs& a) { a.out.row_stride = 8 * kHeadDim, a.out.head_stride = 64; })},
       {"out-rows-overlap", kInvalid, "out",
-       args([](AttendArgs& a) { a.out.row_stride = 64, a.out.head_stride = 64; })},
+       args([](AttendArgs& a) { a.out.row_stride = kHeadDim, a.out.head_stride = kHeadDim; })},
       {"kv-head_dim", kInvalid, "head_dim", args([](AttendArgs& a) { a.kv.head_dim = 32; })},
       {"kv-kv_heads", kInvalid, "kv_heads", args([](AttendArgs& a) { a.kv.kv_heads = 1; })},
       {"kv-page_tokens", kInvalid, "page_tokens",
@@ -142,37 +150,79 @@ std::vector<Misuse> attend_misuses() {
        })},
       {"plan-empty", kInvalid, "plan", [](Inputs& inputs) { inputs.default_plan = true; }},
       {"plan-for-another-device", ErrorCode::kTypeMismatch, "plan",
-       [](Inputs& inputs) { inputs.profile = h100_profile(); }},
+       [](Inputs& inputs) { inputs.profile = inputs.other_profile; }},
   };
 }
 
-/// Runs the spoilt inputs; nothing may be written before they are refused.
-Outcome refuse(const Misuse& misuse) {
-  Outcome outcome;
-  outcome.runs = 1;
-  Inputs inputs = valid_inputs();
-  misuse.spoil(inputs);
+/// Arguments for `work` before they are spoilt, but for the memory that they point to.
+AttendArgs valid_args(const Case& problem, std::byte* out, std::byte* lse,
+                      std::span<std::byte> workspace) {
+  AttendArgs args;
+  args.q = problem.q_view();
+  args.k = problem.k.data();
+  args.v = problem.v.data();
+  args.kv = problem.kv();
+  args.page_ids = problem.tables.page_ids;
+  args.out = {out, 0, 0};
+  args.lse = reinterpret_cast<float*>(lse);
+  args.workspace = workspace;
+  return args;
+}
+
+/// Calls attend of the runner's backend; out and lse are poison, and what is left of them after the
+/// call is put into `out` and `lse`.
+void call(const Inputs& inputs, const Plan& work, Runner& runner, Buffer& out, Buffer& lse) {
   const Case& problem = inputs.problem;
-  std::vector<uint16_t> out(3 * 8 * 64, 0x7fc0);
-  std::vector<float> lse(3 * 8, 42.0f);
-  try {
-    const Forest forest = discover(problem.tables.batch());
-    Plan work;
-    if (!inputs.default_plan) work = plan(forest, inputs.spec, inputs.profile, inputs.options);
-    const size_t bytes = inputs.default_plan ? 0 : work.workspace_bytes();
+  const size_t bytes = inputs.default_plan ? 0 : work.workspace_bytes();
+  if (runner.backend() == Backend::kCpu) {
     Buffer workspace(bytes + Buffer::kAlignment);
-    AttendArgs args;
-    args.q = problem.q_view();
-    args.k = problem.k.data();
-    args.v = problem.v.data();
-    args.kv = problem.kv();
-    args.page_ids = problem.tables.page_ids;
-    args.out = {out.data(), 0, 0};
-    args.lse = lse.data();
-    args.workspace = workspace.span().first(bytes);
+    AttendArgs args = valid_args(problem, out.data(), lse.data(), workspace.span().first(bytes));
     inputs.spoil_args(args);
     CpuExecutor executor(2);
     attend(work, args, executor);
+    return;
+  }
+  const DeviceCase on_device(problem);
+  const DeviceBuffer device_out(out.span()), device_lse(lse.span());
+  const DeviceBuffer workspace(bytes + Buffer::kAlignment);
+  AttendArgs args =
+      valid_args(problem, device_out.data(), device_lse.data(), {workspace.data(), bytes});
+  const AttendArgs device_inputs = on_device.inputs();
+  args.q = device_inputs.q;
+  args.k = device_inputs.k;
+  args.v = device_inputs.v;
+  args.page_ids = device_inputs.page_ids;
+  inputs.spoil_args(args);
+  const auto look = [&] {
+    runner.cuda().stream.synchronize();
+    device_out.download(out.span());
+    device_lse.download(lse.span());
+  };
+  try {
+    attend(work, args, runner.cuda().executor, runner.cuda().stream.get());
+  } catch (const Error&) {
+    look();
+    throw;
+  }
+  look();
+}
+
+/// Runs the spoilt inputs; nothing may be written before they are refused.
+Outcome refuse(const Misuse& misuse, Runner& runner) {
+  Outcome outcome;
+  outcome.runs = 1;
+  Inputs inputs = valid_inputs(runner);
+  misuse.spoil(inputs);
+  Buffer out = poisoned(kRows * kHeads * kHeadDim * 2);
+  Buffer lse = poisoned(kRows * kHeads * sizeof(float));
+  try {
+    const Forest forest = discover(inputs.problem.tables.batch());
+    Plan work;
+    if (!inputs.default_plan) work = plan(forest, inputs.spec, inputs.profile, inputs.options);
+    if (misuse.argument == "workspace" && work.workspace_bytes() == 0) {
+      return Outcome::skipped("this plan needs no workspace");
+    }
+    call(inputs, work, runner, out, lse);
     outcome.fail("was accepted");
   } catch (const Error& error) {
     outcome.expect(error.code == misuse.code,
@@ -181,8 +231,7 @@ Outcome refuse(const Misuse& misuse) {
     outcome.expect(error.message.find(misuse.argument) != std::string::npos,
                    fmt::format("does not name '{}': {}", misuse.argument, error.message));
   }
-  outcome.expect(std::all_of(out.begin(), out.end(), [](uint16_t x) { return x == 0x7fc0; }) &&
-                     std::all_of(lse.begin(), lse.end(), [](float x) { return x == 42.0f; }),
+  outcome.expect(is_poison(out.data(), out.size()) && is_poison(lse.data(), lse.size()),
                  "something was written");
   return outcome;
 }
@@ -193,8 +242,8 @@ std::vector<SuiteCase> misuse_cases() {
   std::vector<SuiteCase> cases;
   for (const auto& group : {table_misuses(), plan_misuses(), attend_misuses()}) {
     for (const Misuse& misuse : group) {
-      cases.push_back(
-          {"edges", "14-misuse/" + misuse.name, [misuse](Runner&) { return refuse(misuse); }});
+      cases.push_back({"edges", "14-misuse/" + misuse.name,
+                       [misuse](Runner& runner) { return refuse(misuse, runner); }});
     }
   }
   return cases;

@@ -158,9 +158,8 @@ Outcome many_sequences(const Kind& kind, Runner& runner, bool quick) {
   std::vector<Size> sizes = {{65535, 1}, {65536, 1}, {80000, 16}};
   if (quick) sizes = {{65536, 1}};
   for (const Size& size : sizes) {
-    Case problem =
-        edge_case(kind, edge_tables(prefix_shape(size.sequences, 0, size.tokens)), 1, 1,
-                  runner.least_head_dim(16));
+    Case problem = edge_case(kind, edge_tables(prefix_shape(size.sequences, 0, size.tokens)), 1, 1,
+                             runner.least_head_dim(16));
     fill_data(problem, {.seed = 12});
     outcome.absorb(verify_case(problem, {{}}, runner));
   }

@@ -27,8 +27,8 @@ struct MeasureOptions {
 struct Measurement {
   double discover_us = 0;  ///< best of a few, memory warm
   double plan_us = 0;
-  Timing shared;      ///< Sharing::kAuto
-  Timing unshared;    ///< Sharing::kNone
+  Timing shared;    ///< Sharing::kAuto
+  Timing unshared;  ///< Sharing::kNone
   /// CUDA: the same replay with the plan's upload in the graph; none on the CPU.
   Timing shared_with_upload;
   int64_t plan_bytes = 0;  ///< of the whole plan
@@ -38,8 +38,8 @@ struct Measurement {
   double ratio() const { return unshared.median_us / shared.median_us; }
 };
 
-/// On the CPU every run is a call; on CUDA it is a replay of a graph, timed by events. A case without
-/// data is given normal numbers on the device (CUDA only).
+/// On the CPU every run is a call; on CUDA it is a replay of a graph, timed by events. A case
+/// without data is given normal numbers on the device (CUDA only).
 Measurement measure(const Case& problem, const MeasureOptions& options, Runner& runner);
 
 /// Median, least and count.

@@ -33,7 +33,8 @@ struct Shape {
 
 /// All of them: first the prefix-and-suffix shapes, then the trees.
 std::span<const Shape> shapes();
-/// 64 sequences that are nothing but one prefix, with 4 to 128 heads and 4 to 128 chunks of 64 tokens.
+/// 64 sequences that are nothing but one prefix, with 4 to 128 heads and 4 to 128 chunks of 64
+/// tokens.
 std::span<const Shape> seed_sweep();
 /// A shape of either list; throws kInvalidArgument with the names of the first.
 const Shape& find_shape(std::string_view name);

@@ -66,7 +66,8 @@ double peak_flops_per_us(const Bench& bench) {
   return bench.ceilings.rates[static_cast<size_t>(bench.dtype)].peak_flops_per_us;
 }
 
-/// The largest scale at which K and V fit and, on the CPU, a run without sharing takes about a second.
+/// The largest scale at which K and V fit and, on the CPU, a run without sharing takes about a
+/// second.
 double fitting_scale(const cases::Shape& shape, const Bench& bench) {
   if (bench.backend.is_cuda()) {
     const double free_bytes = static_cast<double>(cuda_device_info().free_bytes);
@@ -193,8 +194,7 @@ std::vector<const cases::Shape*> chosen_shapes(const BenchOptions& options) {
 int run_bench(const BenchOptions& options) {
   const ChosenBackend backend = choose_backend(options.backend);
   check_threads(backend, options.threads);
-  const int reps =
-      options.reps.value_or(backend.is_cuda() ? kDefaultDeviceReps : kDefaultReps);
+  const int reps = options.reps.value_or(backend.is_cuda() ? kDefaultDeviceReps : kDefaultReps);
   require(reps >= 1 && reps <= 10000, "reps: got {}, want a number in [1, 10000]", reps);
   require(options.page_tokens >= 1 && options.page_tokens <= 256 &&
               (options.page_tokens & (options.page_tokens - 1)) == 0,

@@ -63,10 +63,8 @@ Json ChosenBackend::device_json(int32_t workers) const {
             {"sm_clock_mhz", info.sm_clock_mhz},
             {"thread_blocks", workers}};
   }
-  Json json = {{"backend", "cpu"},
-               {"device", cpu_name()},
-               {"simd", cpu_simd_name()},
-               {"threads", workers}};
+  Json json = {
+      {"backend", "cpu"}, {"device", cpu_name()}, {"simd", cpu_simd_name()}, {"threads", workers}};
   if (const double mhz = cpu_clock_mhz(); mhz > 0) json["clock_mhz"] = mhz;
   return json;
 }

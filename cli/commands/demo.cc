@@ -58,21 +58,21 @@ Json demo_json(const cases::Case& problem, const Plan& plan, const cases::Measur
   Json json = backend.device_json(plan.header().workers);
   json.update(
       Json{{"sequences", problem.tables.sequences()},
-          {"q_heads", problem.spec.q_heads},
-          {"kv_heads", problem.spec.kv_heads},
-          {"head_dim", problem.spec.head_dim},
-          {"dtype", dtype_name(problem.spec.dtype)},
-          {"shared_segments", std::ranges::count(decisions, Reason::kShared, &Decision::reason)},
-          {"kv_bytes", plan.cost().kv_bytes},
-          {"unshared_kv_bytes", plan.cost().unshared_kv_bytes},
-          {"discover_us", m.discover_us},
-          {"plan_us", m.plan_us},
-          {"run_us", m.shared.median_us},
-          {"unshared_us", m.unshared.median_us},
-          {"ratio", m.ratio()},
-          {"max_err", m.check.got.max_err_out},
-          {"tolerance", m.check.allowed.out},
-          {"passed", m.check.passed()}});
+           {"q_heads", problem.spec.q_heads},
+           {"kv_heads", problem.spec.kv_heads},
+           {"head_dim", problem.spec.head_dim},
+           {"dtype", dtype_name(problem.spec.dtype)},
+           {"shared_segments", std::ranges::count(decisions, Reason::kShared, &Decision::reason)},
+           {"kv_bytes", plan.cost().kv_bytes},
+           {"unshared_kv_bytes", plan.cost().unshared_kv_bytes},
+           {"discover_us", m.discover_us},
+           {"plan_us", m.plan_us},
+           {"run_us", m.shared.median_us},
+           {"unshared_us", m.unshared.median_us},
+           {"ratio", m.ratio()},
+           {"max_err", m.check.got.max_err_out},
+           {"tolerance", m.check.allowed.out},
+           {"passed", m.check.passed()}});
   return json;
 }
 

@@ -40,15 +40,15 @@ Lines device_lines(const ChosenBackend& backend, int32_t workers) {
   }
   const CudaDeviceInfo info = cuda_device_info();
   constexpr double kGB = 1e9;
-  return {{"device", fmt::format("{} (compute capability {}.{}), {} in all", info.name,
-                                 info.compute_major, info.compute_minor, cuda_device_count())},
-          {"driver", fmt::format("CUDA {}, built with {}", cuda_version_text(info.driver_version),
-                                 cuda_version_text(info.runtime_version))},
-          {"SMs", fmt::format("{} at up to {} MHz", info.multiprocessors, info.sm_clock_mhz)},
-          {"memory", fmt::format("{:.1f} GB at {} MHz, {:.1f} GB free",
-                                 static_cast<double>(info.memory_bytes) / kGB,
-                                 info.memory_clock_mhz,
-                                 static_cast<double>(info.free_bytes) / kGB)}};
+  return {
+      {"device", fmt::format("{} (compute capability {}.{}), {} in all", info.name,
+                             info.compute_major, info.compute_minor, cuda_device_count())},
+      {"driver", fmt::format("CUDA {}, built with {}", cuda_version_text(info.driver_version),
+                             cuda_version_text(info.runtime_version))},
+      {"SMs", fmt::format("{} at up to {} MHz", info.multiprocessors, info.sm_clock_mhz)},
+      {"memory", fmt::format("{:.1f} GB at {} MHz, {:.1f} GB free",
+                             static_cast<double>(info.memory_bytes) / kGB, info.memory_clock_mhz,
+                             static_cast<double>(info.free_bytes) / kGB)}};
 }
 
 Json info_json(const InfoOptions& options, const ChosenBackend& backend,
@@ -80,9 +80,9 @@ void print_profile(const InfoOptions& options, const DeviceProfile& profile,
          {"peak", fmt::format("fp32 {}, bf16 {}, fp16 {}", peak_text(profile, DType::kF32),
                               peak_text(profile, DType::kBF16), peak_text(profile, DType::kF16))},
          {"tiles", fmt::format("{} rows × {} tokens", profile.row_tile, profile.kv_tile)},
-         {"costs", fmt::format("launch {}, item {}, partial row {}",
-                               term::time_text(profile.launch_us), term::time_text(profile.item_us),
-                               term::time_text(profile.partial_row_us))}});
+         {"costs",
+          fmt::format("launch {}, item {}, partial row {}", term::time_text(profile.launch_us),
+                      term::time_text(profile.item_us), term::time_text(profile.partial_row_us))}});
 }
 
 }  // namespace

@@ -115,12 +115,11 @@ int64_t count_of(const std::vector<Verdict>& verdicts, Status status) {
 void print_json(const std::vector<Verdict>& verdicts, const ChosenBackend& backend, int threads) {
   Json json = backend.device_json(backend.profile(threads).workers);
   json["backend"] = backend.text;
-  json.update(Json{
-               {"commit", commit()},
-               {"passed", count_of(verdicts, Status::kPassed)},
-               {"failed", count_of(verdicts, Status::kFailed)},
-               {"skipped", count_of(verdicts, Status::kSkipped)},
-               {"cases", Json::array()}});
+  json.update(Json{{"commit", commit()},
+                   {"passed", count_of(verdicts, Status::kPassed)},
+                   {"failed", count_of(verdicts, Status::kFailed)},
+                   {"skipped", count_of(verdicts, Status::kSkipped)},
+                   {"cases", Json::array()}});
   for (const Verdict& verdict : verdicts) json["cases"].push_back(verdict_json(verdict));
   fmt::print("{}\n", json.dump());
 }

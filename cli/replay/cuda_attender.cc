@@ -58,8 +58,8 @@ class CudaAttender : public Attender {
         .workspace = {workspace_.data(), workspace_.size()}};
     plan_->assign(side.plan);
     plan_->upload(stream_.get());
-    const double us = cases::time_once(
-        stream_, [&] { pando::attend(*plan_, args, executor_, stream_.get()); });
+    const double us =
+        cases::time_once(stream_, [&] { pando::attend(*plan_, args, executor_, stream_.get()); });
     out_.download(side.out.span());
     lse_.download(std::as_writable_bytes(std::span(side.lse)));
     return us;

@@ -39,9 +39,9 @@ struct OracleVerdict {
 struct ReplayResult {
   ReplayOptions options;
   int64_t requests = 0;  ///< in the trace
-  int32_t threads = 0;  ///< or thread blocks
-  std::string device;   ///< name of the profile
-  std::string simd;     ///< or "CUDA"
+  int32_t threads = 0;   ///< or thread blocks
+  std::string device;    ///< name of the profile
+  std::string simd;      ///< or "CUDA"
   std::vector<StepRecord> steps;
   Counts counts;
   OracleVerdict oracle;

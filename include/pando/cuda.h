@@ -21,7 +21,8 @@ using CudaStream = void*;
 
 /// Number of CUDA devices of any kind; 0 without CUDA, a driver or a GPU. Never throws.
 int cuda_device_count();
-/// Why CudaExecutor(device) would throw, such as "there is no CUDA driver"; empty when it would not.
+/// Why CudaExecutor(device) would throw, such as "there is no CUDA driver"; empty when it would
+/// not.
 std::string cuda_unavailable(int device = 0);
 
 /// What a device says of itself.
@@ -69,10 +70,11 @@ class CudaExecutor {
 /// A plan where the kernel can read it: pinned host memory, and device memory of the same size.
 ///
 /// In a decode loop, once a step: `assign` the new plan, `upload` it, and `attend` for every layer.
-/// `upload` and `attend` allocate nothing and do not synchronise, and both can be captured in a CUDA
-/// graph; after `assign` of another plan the same graph is replayed. Between launches of one object
-/// there must be an order, as on one stream: work that may overlap needs an object each. Not for
-/// several threads at once. It must outlive what was enqueued or captured with it, not its executor.
+/// `upload` and `attend` allocate nothing and do not synchronise, and both can be captured in a
+/// CUDA graph; after `assign` of another plan the same graph is replayed. Between launches of one
+/// object there must be an order, as on one stream: work that may overlap needs an object each. Not
+/// for several threads at once. It must outlive what was enqueued or captured with it, not its
+/// executor.
 class CudaPlan {
  public:
   /// For plans whose schedule() has up to `capacity_bytes`. Allocates, and waits for the device.
@@ -90,8 +92,8 @@ class CudaPlan {
   ///
   /// Throws kInvalidArgument when the plan is empty or exceeds the capacity, the device's
   /// multiprocessors, or what a captured `attend` was given (workspace, page_ids, num_pages);
-  /// kTypeMismatch when it is for another backend, or for another AttentionSpec, page size or number
-  /// of thread blocks than a captured `attend`. The plan assigned before then stays.
+  /// kTypeMismatch when it is for another backend, or for another AttentionSpec, page size or
+  /// number of thread blocks than a captured `attend`. The plan assigned before then stays.
   void assign(const Plan& plan);
 
   /// Enqueues one copy to the device: of the schedule; while `stream` is capturing, of the whole

@@ -38,8 +38,8 @@ struct PlanRow {
   int32_t visible_end;
 };
 
-/// Attention of a tile of packed rows over a run of kv tokens, at every kv head. Plans for CUDA have
-/// no items, merges and sources: their work list is schedule().
+/// Attention of a tile of packed rows over a run of kv tokens, at every kv head. Plans for CUDA
+/// have no items, merges and sources: their work list is schedule().
 ///
 /// Packed row `p` at kv head `h` is query row `rows[p / group].q_row`, query head
 /// `h * group + p % group`. Token `t` lies in page `page_ids[page_offset + t / page_tokens]`,

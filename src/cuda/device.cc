@@ -50,8 +50,8 @@ int count_devices(std::string& why) {
     const bool has_driver = cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0;
     why = !has_driver ? "there is no CUDA driver"
           : status == cudaErrorInsufficientDriver
-              ? fmt::format("the CUDA driver is for CUDA {}.{}, older than this build", driver / 1000,
-                            driver % 1000 / 10)
+              ? fmt::format("the CUDA driver is for CUDA {}.{}, older than this build",
+                            driver / 1000, driver % 1000 / 10)
               : "there is no CUDA device";
   } else {
     why = status == cudaSuccess ? "there is no CUDA device" : error_text(status);

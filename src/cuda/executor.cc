@@ -40,22 +40,24 @@ cuda::AttendLaunch make_launch(const cuda::PlanState& plan, const PlanHeader& h,
       .page_shift = std::countr_zero(static_cast<uint32_t>(h.page_tokens)),
       .box_shift = 0,
       .scale_log2 = h.scale * std::numbers::log2e_v<float>};
+  // Without units nothing is loaded, but a tensor map must be valid: that of any memory will do.
   const bool reads_kv = h.units > 0;
   return {.params = params,
           .shape = {h.dtype, h.head_dim},
-          .k = reads_kv ? args.k : nullptr,
-          .v = reads_kv ? args.v : nullptr,
-          .kv = args.kv,
+          .k = reads_kv ? args.k : args.out.data,
+          .v = reads_kv ? args.v : args.out.data,
+          .kv = reads_kv ? args.kv : KvLayout::hnd(1, h.page_tokens, 1, h.head_dim),
           .thread_blocks = h.workers,
           .stream = stream};
 }
 
 /// A graph may be replayed with any plan that fits what its call was given.
 void remember_capture(cuda::PlanState& plan, const PlanHeader& h, const AttendArgs& args) {
-  const cuda::PlanState::Captured now{.header = h,
-                                      .workspace_bytes = static_cast<int64_t>(args.workspace.size()),
-                                      .page_ids = static_cast<int64_t>(args.page_ids.size()),
-                                      .num_pages = args.kv.num_pages};
+  const cuda::PlanState::Captured now{
+      .header = h,
+      .workspace_bytes = static_cast<int64_t>(args.workspace.size()),
+      .page_ids = static_cast<int64_t>(args.page_ids.size()),
+      .num_pages = args.kv.num_pages};
   if (!plan.captured) {
     plan.captured = now;
     return;

@@ -49,9 +49,9 @@ CudaPlan::CudaPlan(const CudaExecutor& executor, int64_t capacity_bytes)
   s.multiprocessors = executor.state_->multiprocessors;
   s.capacity_bytes = (capacity_bytes + 63) / 64 * 64;
   const cuda::DeviceGuard guard(s.device);
-  cuda::check(cudaHostAlloc(reinterpret_cast<void**>(&s.pinned), s.capacity_bytes,
-                            cudaHostAllocDefault),
-              "CudaPlan: pinned memory");
+  cuda::check(
+      cudaHostAlloc(reinterpret_cast<void**>(&s.pinned), s.capacity_bytes, cudaHostAllocDefault),
+      "CudaPlan: pinned memory");
   std::memset(s.pinned, 0, s.capacity_bytes);
   cuda::check(
       cudaMalloc(reinterpret_cast<void**>(&s.on_device), cuda::kControlBytes + s.capacity_bytes),

@@ -103,9 +103,8 @@ void check_kv(const KvLayout& kv, const PlanHeader& h) {
 
 /// A plan from bytes may say anything; the kernels rely on these.
 void check_plan(const PlanHeader& h) {
-  const int64_t partial_rows = h.backend == Backend::kCpu
-                                   ? int64_t{h.kv_heads} * h.partial_slots
-                                   : h.partial_rows;
+  const int64_t partial_rows =
+      h.backend == Backend::kCpu ? int64_t{h.kv_heads} * h.partial_slots : h.partial_rows;
   const int64_t partials_bytes = partial_rows * (h.head_dim + 1) * int64_t{sizeof(float)};
   require(h.partials_bytes >= partials_bytes, "plan: got {} bytes of partials, want at least {}",
           h.partials_bytes, partials_bytes);

@@ -7,8 +7,8 @@ namespace pando {
 std::string cuda_shapes_text() {
   std::string text;
   for (const CudaShape& shape : kCudaShapes) {
-    text += fmt::format("{}{} x {}", text.empty() ? "" : ", ", shape.head_dim,
-                        dtype_name(shape.dtype));
+    text +=
+        fmt::format("{}{} x {}", text.empty() ? "" : ", ", shape.head_dim, dtype_name(shape.dtype));
   }
   return text;
 }

@@ -64,11 +64,10 @@ void explain_totals(const Plan& plan, std::back_insert_iterator<std::string> out
       out, "  FLOPs         {:>10.3f} G, {:.3f} G with padded rows ({:.3f} G without sharing)\n",
       1e-9 * static_cast<double>(c.flops), 1e-9 * static_cast<double>(c.padded_flops),
       1e-9 * static_cast<double>(c.unshared_padded_flops));
-  const std::string scratch =
-      h.scratch_bytes > 0
-          ? fmt::format(", {} of scratch for each worker",
-                        bytes_text(static_cast<double>(h.scratch_bytes)))
-          : "";
+  const std::string scratch = h.scratch_bytes > 0
+                                  ? fmt::format(", {} of scratch for each worker",
+                                                bytes_text(static_cast<double>(h.scratch_bytes)))
+                                  : "";
   fmt::format_to(out, "  workspace     {:>10}   {} of partials{}\n",
                  bytes_text(static_cast<double>(plan.workspace_bytes())),
                  bytes_text(static_cast<double>(h.partials_bytes)), scratch);

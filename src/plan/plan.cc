@@ -107,9 +107,7 @@ std::span<const std::byte> Plan::schedule() const {
   return bytes().subspan(header().schedule_offset, header().schedule_bytes);
 }
 
-int64_t Plan::workspace_bytes() const {
-  return pando::workspace_bytes(header());
-}
+int64_t Plan::workspace_bytes() const { return pando::workspace_bytes(header()); }
 
 Plan Plan::from_bytes(std::span<const std::byte> bytes) {
   require(bytes.size() >= sizeof(PlanHeader), "bytes: got {} bytes, want a plan of {} or more",

@@ -139,8 +139,7 @@ void Planner::State::lay_out(const AttentionSpec& spec, PlanHeader& h) const {
   place(h.decisions_offset, h.decisions * int64_t{sizeof(Decision)});
   place(h.schedule_offset, h.schedule_bytes);
   h.total_bytes = at;
-  h.partials_bytes =
-      align(h.partial_rows * (spec.head_dim + 1) * int64_t{sizeof(float)}, 64);
+  h.partials_bytes = align(h.partial_rows * (spec.head_dim + 1) * int64_t{sizeof(float)}, 64);
 }
 
 void Planner::State::write(const PlanHeader& h, std::byte* bytes) const {

@@ -23,18 +23,18 @@ int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit
 
 }  // namespace
 
-void Scheduler::build(const Forest& forest, const RowOrder& order,
-                      std::span<const pando::Run> runs, int32_t kv_heads, int32_t group,
-                      int32_t thread_blocks, const ScheduleCost& cost) {
+void Scheduler::build(const Forest& forest, const RowOrder& order, std::span<const pando::Run> runs,
+                      int32_t kv_heads, int32_t group, int32_t thread_blocks,
+                      const ScheduleCost& cost) {
   const auto packed_rows = static_cast<int32_t>(order.rows.size()) * group;
-  const Context context{.forest = forest,
-                        .order = order,
-                        .runs = runs,
-                        .kv_heads = kv_heads,
-                        .group = group,
-                        .packed_rows = packed_rows,
-                        .blocks = static_cast<int32_t>(round_up(packed_rows, kBlockRows) /
-                                                       kBlockRows)};
+  const Context context{
+      .forest = forest,
+      .order = order,
+      .runs = runs,
+      .kv_heads = kv_heads,
+      .group = group,
+      .packed_rows = packed_rows,
+      .blocks = static_cast<int32_t>(round_up(packed_rows, kBlockRows) / kBlockRows)};
   if (int64_t{context.blocks} * kv_heads > kMostMerges) {
     fail(ErrorCode::kUnsupported,
          "batch: got {} packed rows at {} kv heads, the CUDA backend supports {} blocks of 64 rows",
@@ -71,7 +71,8 @@ void Scheduler::make_lists(const Context& context) {
   kv_tokens_ = 0;
   for (int32_t key = 0; key < keys; ++key) {
     const bool wide = key < context.blocks;
-    const std::span members(members_.data() + member_at_[key], members_.data() + member_at_[key + 1]);
+    const std::span members(members_.data() + member_at_[key],
+                            members_.data() + member_at_[key + 1]);
     if (members.empty()) continue;
     add_list(context, wide ? key : key - context.blocks, wide ? 2 : 1, members);
   }
@@ -142,7 +143,8 @@ void Scheduler::add_run(const Context& context, const pando::Run& run, const Lis
     int32_t begin = seen_[i].begin;
     int32_t end = seen_[i].end;
     for (++i; i < seen_.size() && seen_[i].begin <= end; ++i) end = std::max(end, seen_[i].end);
-    // A box of 8 tokens must not cross a page: what comes before a multiple of 8 is a run by itself.
+    // A box of 8 tokens must not cross a page: what comes before a multiple of 8 is a run by
+    // itself.
     if (const int32_t next = begin / 8 * 8 + 8; begin % 8 != 0 && next < end) {
       add(begin, next);
       begin = next;

@@ -130,7 +130,9 @@ TEST_F(CheckArgs, refuses_an_empty_plan) {
 }
 
 TEST_F(CheckArgs, refuses_a_plan_for_another_backend) {
-  plan = problem.plan(h100_profile());
+  AttentionSpec on_h100 = spec();
+  on_h100.head_dim = 128;
+  plan = AttendCase(on_h100, 16, {{1, 100, 4}, {2, 90, 4}}).plan(h100_profile());
   expect_refused(
       "plan", "CUDA", [](AttendArgs&) {}, ErrorCode::kTypeMismatch);
 }

@@ -354,10 +354,9 @@ struct RandomCase {
 /// Random forests with few distinct page ids, so that sharing is frequent.
 RandomCase random_case(bool for_h100) {
   RandomCase c;
-  c.batch.page_tokens = for_h100
-                            ? *rc::gen::elementOf(std::vector<int32_t>(kCudaPageTokens.begin(),
-                                                                       kCudaPageTokens.end()))
-                            : 1 << *rc::gen::inRange(0, 5);
+  c.batch.page_tokens = for_h100 ? *rc::gen::elementOf(std::vector<int32_t>(kCudaPageTokens.begin(),
+                                                                            kCudaPageTokens.end()))
+                                 : 1 << *rc::gen::inRange(0, 5);
   const int sequences = *rc::gen::inRange(0, 14);
   const int ids = *rc::gen::inRange(1, 4);
   int32_t q_rows = 0;

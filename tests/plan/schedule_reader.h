@@ -114,7 +114,8 @@ class ScheduleReader {
       const int32_t end = std::min(unit.slot_end, free_slot);
       if (begin >= end) continue;
       const bool full = (run.rows & cuda::Run::kFull) != 0;
-      if (full && (row_begin != 0 || row_end != present)) decoded_.problem = "full, but not all rows";
+      if (full && (row_begin != 0 || row_end != present))
+        decoded_.problem = "full, but not all rows";
       decoded_.reads.push_back({unit.kv_head, first + row_begin, first + row_end,
                                 run.token_begin + begin - run.slot_begin,
                                 run.token_begin + end - run.slot_begin, run.page_offset,

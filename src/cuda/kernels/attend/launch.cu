@@ -1,5 +1,3 @@
-#include "cuda/kernels/attend/launch.h"
-
 #include <cudaTypedefs.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -12,6 +10,7 @@
 #include <type_traits>
 
 #include "cuda/kernels/attend/kernel.cuh"
+#include "cuda/kernels/attend/launch.h"
 #include "pando/error.h"
 
 namespace pando::cuda {
@@ -79,9 +78,9 @@ CUtensorMap tensor_map(PFN_cuTensorMapEncodeTiled_v12000 encode, const void* dat
       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
-    throw Error(ErrorCode::kUnsupported,
-                "kv: the driver makes no tensor map for these strides, CUresult " +
-                    std::to_string(result));
+    throw Error(
+        ErrorCode::kUnsupported,
+        "kv: the driver makes no tensor map for these strides, CUresult " + std::to_string(result));
   }
   return map;
 }
@@ -144,7 +143,8 @@ struct TensorMapCache::State {
 
   TensorMaps find(const AttendLaunch& launch) {
     const MapKey key = MapKey::of(launch);
-    const auto address = reinterpret_cast<uintptr_t>(key.k) ^ (reinterpret_cast<uintptr_t>(key.v) * 3);
+    const auto address =
+        reinterpret_cast<uintptr_t>(key.k) ^ (reinterpret_cast<uintptr_t>(key.v) * 3);
     const std::lock_guard lock(mutex);
     // Tensors are far apart: the upper half of the product depends on all bits of the address.
     Entry& entry = entries[(address * 0x9e3779b97f4a7c15u) >> 56];
@@ -159,10 +159,8 @@ TensorMapCache::~TensorMapCache() = default;
 void launch_attend(const AttendLaunch& launch, TensorMapCache& cache) {
   LaunchParams params = launch.params;
   params.box_shift = std::countr_zero(static_cast<uint32_t>(box_tokens(launch.kv.page_tokens)));
-  // Without units no K and V are read, and there may be none.
-  const TensorMaps maps = launch.k != nullptr ? cache.state_->find(launch) : TensorMaps{};
-  if (!visit_shape(launch.shape,
-                   [&]<class C>() { launch_as<C>(launch, params, maps); })) {
+  const TensorMaps maps = cache.state_->find(launch);
+  if (!visit_shape(launch.shape, [&]<class C>() { launch_as<C>(launch, params, maps); })) {
     throw Error(ErrorCode::kUnsupported, "head_dim, dtype: there is no kernel for this shape");
   }
 }

@@ -15,8 +15,8 @@ namespace pando::cuda {
 
 struct AttendLaunch;
 
-/// Tensor maps of the K and V tensors seen last: encoding them takes microseconds, and the layers of
-/// a model come again at every step. Any number of threads may use one cache.
+/// Tensor maps of the K and V tensors seen last: encoding them takes microseconds, and the layers
+/// of a model come again at every step. Any number of threads may use one cache.
 class TensorMapCache {
  public:
   TensorMapCache();

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Everything that only a machine with a GPU can tell: tests of the CUDA backend and the verify suites.
+# usage: scripts/gpu.sh pack [BUILD]   puts the programs and their libraries into build-gpu/, which runs
+#                                      on a machine that has none of the tools that built it
+#        scripts/gpu.sh run [PACK]     runs them there and ends with a table; fails when anything failed
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+pack() {
+  local build=$1 to=build-gpu program
+  rm -rf "$to"
+  mkdir -p "$to/lib"
+  for program in "$build/pando" "$build"/tests/cuda/*_test; do
+    cp "$program" "$to/"
+    ldd "$program" | awk '$2 == "=>" && $3 ~ /lib(hwy|fmt|gtest)/ {print $3}' |
+      xargs -r -I{} cp -L -n {} "$to/lib/"
+  done
+  strip "$to"/pando "$to"/*_test
+  du -sh "$to"
+}
+
+run() {
+  local from=$1 logs=$1/logs failed=0 name start verdict table=()
+  mkdir -p "$logs"
+  export LD_LIBRARY_PATH=$PWD/$from/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  # one NAME COMMAND...: its output goes to a log, its verdict and last line into the table.
+  one() {
+    name=$1 start=$SECONDS verdict=ok
+    shift
+    echo "== $name: $*"
+    "$@" >"$logs/$name.log" 2>&1 || { verdict=FAILED; failed=1; tail -n 60 "$logs/$name.log"; }
+    table+=("$(printf '%-18s %-7s %4d s  %s' "$name" "$verdict" $((SECONDS - start)) \
+      "$(grep -E 'PASSED|FAILED  \]|SKIPPED|cases passed|^pando:' "$logs/$name.log" | tail -n 1)")")
+  }
+  one info "$from/pando" info --backend cuda
+  cat "$logs/info.log"
+  for name in "$from"/*_test; do one "$(basename "$name")" "$name" --gtest_brief=1; done
+  for name in seed edges shapes random; do
+    one "verify_$name" "$from/pando" verify --backend cuda --suite "$name"
+  done
+  one demo "$from/pando" demo --backend cuda
+  printf '\n== on %s\n' "$(sed -n 's/^ *device *//p' "$logs/info.log")"
+  printf '%s\n' "${table[@]}"
+  return "$failed"
+}
+
+case ${1:-} in
+  pack) pack "${2:-build}" ;;
+  run) run "${2:-build-gpu}" ;;
+  *)
+    sed -n '2,6p' "$0" >&2
+    exit 2
+    ;;
+esac

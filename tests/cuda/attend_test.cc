@@ -1,0 +1,142 @@
+// attend on a CUDA device: layouts, pages, outputs, and the same bits every time.
+#include <cuda_runtime_api.h>
+
+#include "cases/device_case.h"
+#include "cases/suites.h"
+#include "cuda/device_test.h"
+#include "plan/cuda_shapes.h"
+
+namespace pando::cases {
+namespace {
+
+class CudaAttend : public DeviceTest {
+ protected:
+  void expect_correct(const Case& problem, const RunOptions& options = {}) {
+    const Output output = runner_.attend(problem, options);
+    EXPECT_EQ(output.overrun, "");
+    const CheckResult result = Reference(problem).check(output);
+    EXPECT_TRUE(result.passed()) << "error " << result.got.max_err_out << ", allowed "
+                                 << result.allowed.out << "; lse " << result.got.max_err_lse
+                                 << ", allowed " << result.allowed.lse;
+  }
+
+  Runner runner_{0, Backend::kCuda};
+};
+
+TEST_F(CudaAttend, every_shape_page_size_and_layout_agrees_with_the_oracle) {
+  for (const CudaShape& shape : kCudaShapes) {
+    for (const int32_t page_tokens : kCudaPageTokens) {
+      for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) {
+        SCOPED_TRACE(::testing::Message() << dtype_name(shape.dtype) << " " << shape.head_dim
+                                          << ", pages of " << page_tokens);
+        Case problem = device_case(tree_shape({1, 4, 16}, {300, 70, 33}), page_tokens, order);
+        problem.spec.dtype = shape.dtype;
+        problem.spec.head_dim = shape.head_dim;
+        fill_data(problem, {.seed = 4});
+        expect_correct(problem);
+      }
+    }
+  }
+}
+
+TEST_F(CudaAttend, lengths_around_every_block_agree_with_the_oracle) {
+  ForestShape shape;
+  for (const int32_t block : {8, 16, 64, 128, 256}) {
+    for (const int32_t tokens : {block - 1, block, block + 1}) {
+      shape.add_sequence(shape.add_node(-1, tokens), tokens % 3 + 1);
+    }
+  }
+  expect_correct(device_case(shape, 64));
+}
+
+TEST_F(CudaAttend, windows_and_ranges_agree_with_the_oracle) {
+  for (const int32_t window : {1, 7, 8, 9, 130}) {
+    Case problem = device_case(prefix_shape(9, 200, 61, 5));
+    problem.spec.window = window;
+    fill_unused(problem, Unused::kMixed, true);
+    expect_correct(problem);
+  }
+}
+
+TEST_F(CudaAttend, strided_outputs_and_no_lse_are_written_and_nothing_else) {
+  Case problem = device_case(prefix_shape(33, 200, 61));
+  problem.q_head_stride = 136;
+  problem.q_row_stride = 8 * 136 + 16;
+  fill_data(problem, {.seed = 5});
+  RunOptions options;
+  for (const bool strided : {false, true}) {
+    for (const bool want_lse : {false, true}) {
+      options.strided = strided;
+      options.want_lse = want_lse;
+      expect_correct(problem, options);
+    }
+  }
+}
+
+TEST_F(CudaAttend, repeated_runs_give_the_same_bits) {
+  const Case problem = device_case(tree_shape({1, 8, 64}, {2048, 512, 128}), 64);
+  const Output first = runner_.attend(problem, {});
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(same_bits(problem, first, runner_.attend(problem, {}))) << "run " << i;
+  }
+}
+
+TEST_F(CudaAttend, any_number_of_thread_blocks_agrees_with_the_oracle) {
+  const Case problem = device_case(prefix_shape(40, 500, 61));
+  for (const int blocks : {1, 2, 3, 17, 78, 131}) {
+    RunOptions options;
+    options.threads = blocks;
+    expect_correct(problem, options);
+  }
+}
+
+TEST_F(CudaAttend, host_plan_form_agrees_with_a_plan_object) {
+  const Case problem = device_case(prefix_shape(20, 300, 40));
+  const Output want = runner_.attend(problem, {});
+  const DeviceCase inputs(problem);
+  DeviceBuffer out(want.out.size()), workspace(runner_.plan().workspace_bytes() + 64);
+  for (const int repeat : {0, 1, 2}) {
+    out.fill(kPoison);
+    workspace.fill(kPoison);
+    AttendArgs args = inputs.inputs();
+    args.out = {out.data(), 0, 0};
+    args.workspace = {workspace.data(), workspace.size()};
+    const DeviceStream stream;  // another one each time
+    attend(runner_.plan(), args, runner_.cuda().executor, repeat == 0 ? nullptr : stream.get());
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    Output got;
+    got.row_stride = want.row_stride;
+    got.head_stride = want.head_stride;
+    got.out = Buffer(out.size());
+    out.download(got.out.span());
+    EXPECT_TRUE(same_bits(problem, want, got));
+  }
+}
+
+TEST_F(CudaAttend, an_empty_batch_is_nothing_to_do) {
+  const Case problem = device_case({});
+  runner_.attend(problem, {});
+}
+
+TEST_F(CudaAttend, works_while_another_device_is_current) {
+  int devices = 0;
+  ASSERT_EQ(cudaGetDeviceCount(&devices), cudaSuccess);
+  if (devices < 2) GTEST_SKIP() << "needs two GPUs, has " << devices;
+  const Case problem = device_case(prefix_shape(20, 300, 40));
+  const Output want = runner_.attend(problem, {});  // on device 0
+  const DeviceCase inputs(problem);
+  DeviceRun run(problem, inputs, runner_.plan(), runner_.cuda().executor, false, true);
+  const DeviceStream stream;
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  run.upload(stream);
+  run.attend(stream);
+  stream.synchronize();
+  int current = -1;
+  ASSERT_EQ(cudaGetDevice(&current), cudaSuccess);
+  EXPECT_EQ(current, 1);
+  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+  EXPECT_TRUE(same_bits(problem, want, run.download()));
+}
+
+}  // namespace
+}  // namespace pando::cases
