@@ -44,7 +44,7 @@ if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
 endif()
 
 set(PANDO_HAS_CUDA ON)
-set(PANDO_CUDA_FLAGS -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -Xptxas=-v
+set(PANDO_CUDA_FLAGS -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr
                      -Xcompiler=-Wall,-Wextra)
 if(PANDO_WERROR)
   list(APPEND PANDO_CUDA_FLAGS -Werror all-warnings)

@@ -38,7 +38,7 @@ struct CudaDeviceInfo {
   int32_t driver_version = 0;    ///< of CUDA that the driver supports: 13000 is 13.0
   int32_t runtime_version = 0;   ///< of CUDA that this library was built with
 };
-/// Throws kUnsupported in a build without CUDA, kInvalidArgument when there is no such device.
+/// Throws kUnsupported without CUDA, driver or GPU, kInvalidArgument when there is no such device.
 CudaDeviceInfo cuda_device_info(int device = 0);
 
 /// The profile of an H100 with the name and the multiprocessors of `device`: one thread block each.
@@ -49,8 +49,9 @@ class CudaPlan;
 
 /// One device, checked once. Any number of threads may use an executor.
 ///
-/// Throws kUnsupported when this build has no CUDA or the device is not of compute capability 9.0,
-/// kInvalidArgument when there is no such device, kDevice when the driver reports a fault.
+/// Throws kUnsupported without CUDA, driver or GPU, and for one that is not of compute
+/// capability 9.0; kInvalidArgument when there is no such device; kDevice when the driver reports a
+/// fault.
 class CudaExecutor {
  public:
   explicit CudaExecutor(int device = 0);

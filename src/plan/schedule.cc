@@ -270,16 +270,19 @@ void Scheduler::lay_out(const Context& context, int32_t thread_blocks) {
   header_.runs = static_cast<int32_t>(runs_.size());
   header_.merges = static_cast<int32_t>(merges_.size());
   header_.rows = static_cast<int32_t>(context.order.rows.size());
-  int64_t at = round_up(sizeof(ScheduleHeader), ScheduleHeader::kAlignment);
-  const auto place = [&at](int64_t& offset, size_t bytes) {
-    offset = at;
-    at = round_up(at + static_cast<int64_t>(bytes), ScheduleHeader::kAlignment);
+  const auto section_bytes = [](const auto& entries) {
+    return round_up(static_cast<int64_t>(entries.size() * sizeof(entries[0])),
+                    ScheduleHeader::kAlignment);
   };
-  place(header_.cta_begin_offset, cta_begin_.size() * sizeof(int32_t));
-  place(header_.units_offset, units_.size() * sizeof(Unit));
-  place(header_.runs_offset, runs_.size() * sizeof(Run));
-  place(header_.merges_offset, merges_.size() * sizeof(Merge));
-  place(header_.rows_offset, context.order.rows.size() * sizeof(Row));
+  int64_t at = ScheduleHeader::kCtaBeginOffset + section_bytes(cta_begin_);
+  const auto place = [&](int64_t& offset, const auto& entries) {
+    offset = at;
+    at += section_bytes(entries);
+  };
+  place(header_.units_offset, units_);
+  place(header_.runs_offset, runs_);
+  place(header_.merges_offset, merges_);
+  place(header_.rows_offset, context.order.rows);
   header_.total_bytes = at;
 }
 
@@ -292,7 +295,7 @@ void Scheduler::write(const RowOrder& order, std::byte* to) const {
       std::memcpy(to + offset, entries.data(), entries.size() * sizeof(entries[0]));
     }
   };
-  copy(header_.cta_begin_offset, cta_begin_);
+  copy(ScheduleHeader::kCtaBeginOffset, cta_begin_);
   copy(header_.units_offset, units_);
   copy(header_.runs_offset, runs_);
   copy(header_.merges_offset, merges_);

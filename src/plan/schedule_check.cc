@@ -35,7 +35,7 @@ bool take_all(std::span<const std::byte> bytes, Sections& s) {
   std::memcpy(&s.header, bytes.data(), sizeof(s.header));
   const ScheduleHeader& h = s.header;
   return h.total_bytes == static_cast<int64_t>(bytes.size()) && h.thread_blocks >= 1 &&
-         take(bytes, h.cta_begin_offset, int64_t{h.thread_blocks} + 1, s.cta_begin) &&
+         take(bytes, ScheduleHeader::kCtaBeginOffset, int64_t{h.thread_blocks} + 1, s.cta_begin) &&
          take(bytes, h.units_offset, h.units, s.units) &&
          take(bytes, h.runs_offset, h.runs, s.runs) &&
          take(bytes, h.merges_offset, h.merges, s.merges) &&

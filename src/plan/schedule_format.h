@@ -10,10 +10,12 @@ namespace pando::cuda {
 /// its launch parameters hold only what every plan of one AttentionSpec has in common.
 struct ScheduleHeader {
   static constexpr int64_t kAlignment = 64;  ///< of a schedule and of its sections
+  /// Of the first section, [thread_blocks + 1]: where each thread block's units start. It is always
+  /// here, so that the kernel reads it beside the header and not after it.
+  static constexpr int64_t kCtaBeginOffset = 128;
 
   int64_t total_bytes = 0;
   int64_t units_offset = 0;
-  int64_t cta_begin_offset = 0;
   int64_t runs_offset = 0;
   int64_t merges_offset = 0;
   int64_t rows_offset = 0;
@@ -26,6 +28,7 @@ struct ScheduleHeader {
   int32_t rows = 0;
   int32_t reserved = 0;
 };
+static_assert(sizeof(ScheduleHeader) <= ScheduleHeader::kCtaBeginOffset);
 
 /// Packed rows are cut into blocks of so many: the height of a wgmma.
 inline constexpr int32_t kBlockRows = 64;

@@ -253,6 +253,7 @@ TEST_F(Program, bench_refuses_bad_options_and_writes_nothing) {
   const std::string out = " --out " + (dir_ / "bench.jsonl");
   expect_refused("bench --shapes l3-9" + out, "l3-9");
   expect_refused("bench --shapes l3-8 --trees" + out, "--trees");
+  expect_refused("bench --seed-sweep --trees" + out, "--seed-sweep");
   expect_refused("bench --scale 2" + out, "scale: got \"2\"");
   expect_refused("bench --scale 1/0" + out, "scale: got \"1/0\"");
   expect_refused("bench --scale 1/2/3" + out, "scale: got \"1/2/3\"");

@@ -109,6 +109,21 @@ TEST(Outcome, an_infinite_tolerance_proves_nothing) {
   EXPECT_EQ(outcome.status, Status::kFailed);
 }
 
+TEST(Outcome, is_skipped_only_when_all_its_parts_are) {
+  Outcome outcome;
+  outcome.absorb(Outcome::skipped("not supported"));
+  EXPECT_EQ(outcome.status, Status::kSkipped);
+  EXPECT_EQ(outcome.note, "not supported");
+  Outcome ran;
+  ran.runs = 1;
+  outcome.absorb(ran);
+  EXPECT_EQ(outcome.status, Status::kPassed);
+  EXPECT_EQ(outcome.note, "");
+  outcome.absorb(Outcome::skipped("nor this"));
+  EXPECT_EQ(outcome.status, Status::kPassed);
+  EXPECT_EQ(outcome.runs, 1);
+}
+
 TEST(Outcome, keeps_the_first_failure_and_the_tightest_run) {
   Outcome outcome;
   CheckResult good;

@@ -74,7 +74,8 @@ class ScheduleReader {
   }
 
   void read_units() {
-    const auto cta_begin = section<int32_t>(header_.cta_begin_offset, header_.thread_blocks + 1);
+    const auto cta_begin =
+        section<int32_t>(cuda::ScheduleHeader::kCtaBeginOffset, header_.thread_blocks + 1);
     if (cta_begin.front() != 0 || cta_begin.back() != header_.units ||
         !std::ranges::is_sorted(cta_begin)) {
       decoded_.problem = "the thread blocks do not share out the units";

@@ -153,7 +153,7 @@ TEST(Schedule, spoiled_bytes_are_refused) {
     reinterpret_cast<cuda::Run*>(s + h.runs_offset)->page_offset = 1 << 20;
   });
   refused([](std::byte* s, Header& h) {
-    reinterpret_cast<int32_t*>(s + h.cta_begin_offset)[1] = h.units + 1;
+    reinterpret_cast<int32_t*>(s + Header::kCtaBeginOffset)[1] = h.units + 1;
   });
   refused([](std::byte* s, Header& h) {
     reinterpret_cast<cuda::Merge*>(s + h.merges_offset)->first = h.partial_rows;

@@ -61,7 +61,8 @@ __device__ __forceinline__ AttendParams resolve(const LaunchParams& launch, int3
   const auto& header = *reinterpret_cast<const ScheduleHeader*>(launch.schedule);
   const auto section = [&](const int64_t& offset) { return launch.schedule + __ldg(&offset); };
   return {.units = reinterpret_cast<const Unit*>(section(header.units_offset)),
-          .cta_begin = reinterpret_cast<const int32_t*>(section(header.cta_begin_offset)),
+          .cta_begin =
+              reinterpret_cast<const int32_t*>(launch.schedule + ScheduleHeader::kCtaBeginOffset),
           .runs = reinterpret_cast<const Run*>(section(header.runs_offset)),
           .merge_list = reinterpret_cast<const Merge*>(section(header.merges_offset)),
           .merges = __ldg(&header.merges),
