@@ -12,7 +12,7 @@ pack() {
   mkdir -p "$to/lib"
   for program in "$build/pando" "$build"/tests/cuda/*_test; do
     cp "$program" "$to/"
-    ldd "$program" | awk '$2 == "=>" && $3 ~ /lib(hwy|fmt|gtest)/ {print $3}' |
+    ldd "$program" | awk '$2 == "=>" && $3 ~ /lib(hwy|fmt|gtest|stdc\+\+|gcc_s)/ {print $3}' |
       xargs -r -I{} cp -L -n {} "$to/lib/"
   done
   strip "$to"/pando "$to"/*_test
