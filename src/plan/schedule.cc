@@ -91,13 +91,6 @@ void Scheduler::add_list(const Context& context, int32_t block, int32_t blocks,
   list.run_end = static_cast<int32_t>(runs_.size());
   list.slots = static_cast<int32_t>(slot);
   if (list.slots == 0) return;
-  kv_tokens_ += [&] {
-    int64_t tokens = 0;
-    for (int32_t r = list.run_begin; r < list.run_end; ++r) {
-      tokens += runs_[r].token_end - runs_[r].token_begin;
-    }
-    return tokens * context.kv_heads;
-  }();
   lists_.push_back(list);
 }
 
@@ -138,6 +131,7 @@ void Scheduler::add_run(const Context& context, const pando::Run& run, const Lis
          .rows = row_begin | row_end << 8 | (full ? Run::kFull : 0) | (plain ? Run::kPlain : 0),
          .reserved = {}});
     slot += round_up(end - begin, 8);
+    kv_tokens_ += int64_t{end - begin} * context.kv_heads;
   };
   for (size_t i = 0; i < seen_.size();) {
     int32_t begin = seen_[i].begin;
