@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Everything that only a machine with a GPU can tell: tests of the CUDA backend and the verify suites.
-# usage: scripts/gpu.sh pack [BUILD]   puts the programs and their libraries into build-gpu/, which runs
-#                                      on a machine that has none of the tools that built it
-#        scripts/gpu.sh run [PACK]     runs them there and ends with a table; fails when anything failed
+# usage: scripts/gpu.sh pack [BUILD]            puts the programs and their libraries into build-gpu/, which
+#                                               runs on a machine without the tools that built it
+#        scripts/gpu.sh run [PACK [NAME ...]]   runs all, or those named as in the table that it ends with,
+#                                               such as cuda_attend_test; fails when anything failed
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,12 +22,15 @@ pack() {
 
 run() {
   local from=$1 logs=$1/logs failed=0 name start verdict table=()
+  shift
+  local wanted=" $* "
   mkdir -p "$logs"
   export LD_LIBRARY_PATH=$PWD/$from/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   # one NAME COMMAND...: its output goes to a log, its verdict and last line into the table.
   one() {
     name=$1 start=$SECONDS verdict=ok
     shift
+    [[ $wanted == "  " || $wanted == *" $name "* || $name == info ]] || return 0
     echo "== $name: $*"
     "$@" >"$logs/$name.log" 2>&1 || { verdict=FAILED; failed=1; tail -n 60 "$logs/$name.log"; }
     table+=("$(printf '%-18s %-7s %4d s  %s' "$name" "$verdict" $((SECONDS - start)) \
@@ -47,7 +51,7 @@ run() {
 
 case ${1:-} in
   pack) pack "${2:-build}" ;;
-  run) run "${2:-build-gpu}" ;;
+  run) run "${2:-build-gpu}" "${@:3}" ;;
   *)
     sed -n '2,6p' "$0" >&2
     exit 2
