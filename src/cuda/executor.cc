@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <numbers>
 #include <utility>
 
@@ -14,6 +15,8 @@
 namespace pando {
 namespace {
 
+constexpr uint32_t kTwoSigns = 0x80008000;  // of two 16-bit elements
+
 cuda::AttendLaunch make_launch(const cuda::PlanState& plan, const PlanHeader& h,
                                const AttendArgs& args, cudaStream_t stream) {
   const auto strides = [&](int64_t row_stride, int64_t head_stride) {
@@ -23,9 +26,9 @@ cuda::AttendLaunch make_launch(const cuda::PlanState& plan, const PlanHeader& h,
   };
   const auto [q_row_stride, q_head_stride] = strides(args.q.row_stride, args.q.head_stride);
   const auto [out_row_stride, out_head_stride] = strides(args.out.row_stride, args.out.head_stride);
-  const cuda::LaunchParams params{
+  const cuda::AttendParams params{
       .schedule = plan.schedule(),
-      .control = reinterpret_cast<uint32_t*>(plan.on_device),
+      .control = reinterpret_cast<uint64_t*>(plan.on_device),
       .page_ids = args.page_ids.data(),
       .partials = reinterpret_cast<float*>(args.workspace.data()),
       .q = args.q.data,
@@ -39,7 +42,9 @@ cuda::AttendLaunch make_launch(const cuda::PlanState& plan, const PlanHeader& h,
       .group = h.q_heads / h.kv_heads,
       .page_shift = std::countr_zero(static_cast<uint32_t>(h.page_tokens)),
       .box_shift = 0,
-      .scale_log2 = h.scale * std::numbers::log2e_v<float>};
+      .scale_log2 = h.scale == 0 ? 1.0f : std::abs(h.scale) * std::numbers::log2e_v<float>,
+      .q_keep = h.scale == 0 ? 0 : ~uint32_t{0},
+      .q_flip = h.scale < 0 ? kTwoSigns : 0};
   // Without units nothing is loaded, but a tensor map must be valid: that of any memory will do.
   const bool reads_kv = h.units > 0;
   return {.params = params,

@@ -116,8 +116,22 @@ struct Planner::State {
   WorkList list;              ///< of plans for the CPU
   cuda::Scheduler scheduler;  ///< of plans for CUDA
 
+  cuda::Scheduler::Problem schedule_problem(const Forest& forest, const AttentionSpec& spec,
+                                            std::span<const Run> from) const {
+    cuda::ScheduleCost cost;
+    cost.memory_bytes_per_us = profile.dram_bytes_per_us;
+    return {.forest = forest,
+            .order = order,
+            .runs = from,
+            .kv_heads = spec.kv_heads,
+            .group = spec.group(),
+            .token_head_bytes = 2 * int64_t{spec.head_dim} * dtype_bytes(spec.dtype),
+            .thread_blocks = profile.workers,
+            .cost = cost};
+  }
   void lay_out(const AttentionSpec& spec, PlanHeader& header) const;
-  void write(const PlanHeader& header, std::byte* bytes) const;
+  void write(const PlanHeader& header, const cuda::Scheduler::Problem& schedule,
+             std::byte* bytes) const;
 };
 
 /// Section sizes and offsets.
@@ -142,7 +156,8 @@ void Planner::State::lay_out(const AttentionSpec& spec, PlanHeader& h) const {
   h.partials_bytes = align(h.partial_rows * (spec.head_dim + 1) * int64_t{sizeof(float)}, 64);
 }
 
-void Planner::State::write(const PlanHeader& h, std::byte* bytes) const {
+void Planner::State::write(const PlanHeader& h, const cuda::Scheduler::Problem& schedule,
+                           std::byte* bytes) const {
   std::memset(bytes, 0, h.total_bytes);  // padding too: equal plans are equal bytes
   std::memcpy(bytes, &h, sizeof(h));
   const auto copy = [bytes](int64_t offset, const auto& entries) {
@@ -155,7 +170,7 @@ void Planner::State::write(const PlanHeader& h, std::byte* bytes) const {
   copy(h.merges_offset, list.merges());
   copy(h.sources_offset, list.sources());
   copy(h.decisions_offset, decisions);
-  if (h.schedule_bytes > 0) scheduler.write(order, bytes + h.schedule_offset);
+  if (h.schedule_bytes > 0) scheduler.write(schedule, bytes + h.schedule_offset);
 }
 
 Planner::Planner(DeviceProfile profile) : state_(std::make_unique<State>()) {
@@ -178,42 +193,47 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
 
   s.order.build(forest, spec);
   s.sharing.decide(forest, s.order, cost, options, s.decisions);
-  const auto split = [&](bool share, std::vector<Run>& runs, Splitter& splitter) {
+  const bool on_cuda = s.profile.backend == Backend::kCuda;
+  const auto build_schedule = [&](const std::vector<Run>& runs) {
+    s.scheduler.build(s.schedule_problem(forest, spec, runs));
+  };
+  const auto predict = [&](bool share, std::vector<Run>& runs, Splitter& splitter) {
     const auto shared = share ? s.sharing.shared() : std::span<const uint8_t>{};
     list_runs(forest, s.order, shared, options, s.scratch, runs);
     splitter.split(runs, {s.order, cost, s.profile, options, forest.page_tokens(),
                           s.sharing.memory_us(forest, cost, share)});
+    Prediction prediction = splitter.prediction();
+    if (on_cuda) {
+      build_schedule(runs);
+      prediction.us = s.profile.launch_us + s.scheduler.predicted_us();
+      prediction.kv_bytes = s.scheduler.kv_tokens() * cost.token_head_bytes();
+    }
+    return prediction;
   };
-  split(false, s.unshared_runs, s.unshared_splitter);
-  const Prediction unshared = s.unshared_splitter.prediction();
+  const Prediction unshared = predict(false, s.unshared_runs, s.unshared_splitter);
+  Prediction prediction = unshared;
   bool share = std::ranges::any_of(s.sharing.shared(), [](uint8_t shared) { return shared; });
   if (share) {
-    split(true, s.runs, s.splitter);
-    if (options.sharing == Sharing::kAuto && s.splitter.prediction().us >= unshared.us) {
+    prediction = predict(true, s.runs, s.splitter);
+    if (options.sharing == Sharing::kAuto && prediction.us >= unshared.us) {
       share = false;
+      prediction = unshared;
+      if (on_cuda) build_schedule(s.unshared_runs);
       for (Decision& decision : s.decisions) {
         if (decision.reason == Reason::kShared) decision.reason = Reason::kPlanSlower;
       }
     }
   }
   const std::vector<Run>& runs = share ? s.runs : s.unshared_runs;
-  const Splitter& splitter = share ? s.splitter : s.unshared_splitter;
-  const Prediction& prediction = splitter.prediction();
   PlanHeader h;
-  int64_t kv_bytes = prediction.kv_bytes;
-  int64_t unshared_kv_bytes = unshared.kv_bytes;
-  if (s.profile.backend == Backend::kCuda) {
-    s.scheduler.build(forest, s.order, runs, spec.kv_heads, spec.group(), s.profile.workers);
+  if (on_cuda) {
     h.schedule_bytes = s.scheduler.header().total_bytes;
     h.units = s.scheduler.header().units;
     h.partial_rows = s.scheduler.header().partial_rows;
-    // What the schedule reads; of a batch without sharing only the prediction is at hand.
-    kv_bytes = s.scheduler.kv_tokens() * cost.token_head_bytes();
-    if (!share) unshared_kv_bytes = kv_bytes;
   } else {
     require(prediction.partial_slots <= std::numeric_limits<int32_t>::max(),
             "batch: the plan needs {} partial rows, more than 2^31 - 1", prediction.partial_slots);
-    s.list.build(runs, splitter.tiles(), forest.page_indptr(),
+    s.list.build(runs, (share ? s.splitter : s.unshared_splitter).tiles(), forest.page_indptr(),
                  static_cast<int32_t>(cost.packed(forest.q_rows())));
     h.partial_slots = static_cast<int32_t>(prediction.partial_slots);
     h.partial_rows = prediction.partial_slots * spec.kv_heads;
@@ -250,15 +270,16 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
             .predicted_unshared_us = unshared.us,
             .roof_us = cost.roof_us(static_cast<double>(unique_bytes + io_bytes),
                                     static_cast<double>(flops)),
-            .kv_bytes = kv_bytes,
-            .unshared_kv_bytes = unshared_kv_bytes,
+            .kv_bytes = prediction.kv_bytes,
+            .unshared_kv_bytes = unshared.kv_bytes,
             .io_bytes = io_bytes,
             .partial_bytes = 2 * h.partials_bytes,
             .flops = flops,
             .padded_flops = prediction.padded_flops,
             .unshared_padded_flops = unshared.padded_flops};
   into.blocks_.resize(h.total_bytes / sizeof(Plan::Block));
-  s.write(h, reinterpret_cast<std::byte*>(into.blocks_.data()));
+  s.write(h, s.schedule_problem(forest, spec, runs),
+          reinterpret_cast<std::byte*>(into.blocks_.data()));
 }
 
 Plan plan(const Forest& forest, const AttentionSpec& spec, const DeviceProfile& profile,

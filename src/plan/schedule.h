@@ -1,4 +1,5 @@
-// From runs to the kernel's work list: lists over blocks of 64 packed rows, cut into equal shares.
+// From runs to the kernel's work list: lists over blocks of 64 packed rows, cut into units that are
+// dealt to thread blocks.
 #pragma once
 
 #include <cstddef>
@@ -15,80 +16,110 @@ namespace pando::cuda {
 
 /// Predicted times of one thread block, in microseconds.
 struct ScheduleCost {
-  double narrow_tile_us = 2.9;  ///< 128 tokens for one block of rows
-  double wide_tile_us = 2.9;    ///< 128 tokens for two blocks of rows
-  double unit_us = 1.5;
+  double whole_tile_us = 1.8;  ///< 128 tokens for two blocks of rows
+  double split_tile_us = 1.5;  ///< 64 tokens for each of two blocks, or 128 for one
+  double unit_us = 1.5;        ///< query rows, first loads and the end of a unit
+  double merge_us = 3.0;       ///< from the last partial to the last row of out
+  double source_us = 0.08;     ///< more for each partial of a row
+  double memory_bytes_per_us = 3.0e6;
+  double l2_bytes_per_us = 8.0e6;  ///< thread blocks side by side on the same tiles
 };
 
 /// Makes schedules and keeps its memory, so that replanning stops allocating.
 class Scheduler {
  public:
-  /// Every run is read once for each pair of row blocks that it covers; runs that lie in one block
-  /// are concatenated, so that many short suffixes are one list. The lists are then cut so that
-  /// each of `thread_blocks` gets the same predicted time, as stream-K does.
-  /// Throws kUnsupported when the batch is larger than the kernel's 32-bit indices.
-  void build(const Forest& forest, const RowOrder& order, std::span<const pando::Run> runs,
-             int32_t kv_heads, int32_t group, int32_t thread_blocks, const ScheduleCost& cost = {});
-
-  /// Of the schedule that was built last.
-  const ScheduleHeader& header() const { return header_; }
-  /// Tokens that its units read, counted at each kv head.
-  int64_t kv_tokens() const { return kv_tokens_; }
-  /// Writes header().total_bytes bytes: all of them, so that equal schedules are equal bytes.
-  void write(const RowOrder& order, std::byte* to) const;
-
- private:
-  /// The concatenated runs of one block of rows, or of two.
-  struct List {
-    int32_t block;
-    int32_t blocks;
-    int32_t run_begin;
-    int32_t run_end;
-    int32_t slots;
-
-    int32_t tiles_from(int32_t slot) const { return (slots - slot + kTileSlots - 1) / kTileSlots; }
-  };
-  /// A list's slots [slot_begin, slot_end) at one kv head, given to one thread block.
-  struct Piece {
-    int32_t list;
-    int32_t kv_head;
-    int32_t slot_begin;
-    int32_t slot_end;
-    int32_t thread_block;
-  };
-  /// What every step of one build reads.
-  struct Context {
+  /// What a schedule is made of.
+  struct Problem {
     const Forest& forest;
     const RowOrder& order;
     std::span<const pando::Run> runs;
     int32_t kv_heads;
     int32_t group;
-    int32_t packed_rows;
-    int32_t blocks;
+    int64_t token_head_bytes;  ///< K and V of one token at one kv head
+    int32_t thread_blocks;
+    ScheduleCost cost = {};
+
+    int32_t packed_rows() const { return static_cast<int32_t>(order.rows.size()) * group; }
+    int32_t blocks() const;
   };
 
-  void make_lists(const Context& context);
-  void add_list(const Context& context, int32_t block, int32_t blocks,
-                std::span<const int32_t> members);
-  void add_run(const Context& context, const pando::Run& run, const List& list, int64_t& slot);
-  void cut(int32_t kv_heads, int32_t thread_blocks, const ScheduleCost& cost);
-  void list_units(int32_t thread_blocks);
-  void end_blocks(const Context& context);
-  void lay_out(const Context& context, int32_t thread_blocks);
+  /// Lists over single blocks and over pairs of blocks are cut evenly, in several numbers of parts,
+  /// and by equal shares, as stream-K does; the schedule with the least predicted time stays.
+  /// Throws kUnsupported when the batch is larger than the kernel's 32-bit indices.
+  void build(const Problem& problem);
 
-  std::vector<int32_t> member_at_;  ///< by list key: where its members start
-  std::vector<int32_t> members_;    ///< indices of runs, by list
-  std::vector<List> lists_;
-  std::vector<VisibleRange> seen_;  ///< of a run, by the rows of one list
-  std::vector<Piece> pieces_;
-  std::vector<int32_t> sources_;  ///< by block and kv head: how many, then how many are numbered
-  std::vector<int32_t> first_;    ///< by block and kv head: first row of its partials
-  std::vector<Unit> units_;       ///< in the order of their thread blocks
-  std::vector<int32_t> cta_begin_;
-  std::vector<Run> runs_;
+  /// Of the schedule that was built last.
+  const ScheduleHeader& header() const { return header_; }
+  double predicted_us() const { return chosen_->predicted_us; }
+  /// Tokens that its units read, counted at each kv head, and once for all lists that share them.
+  int64_t kv_tokens() const { return chosen_->kv_tokens; }
+  /// Writes header().total_bytes bytes: all of them, so that equal schedules are equal bytes.
+  void write(const Problem& problem, std::byte* to) const;
+
+ private:
+  /// The runs of one block of rows, or of two: stream 0 for both, streams 1 and 2 for one block
+  /// each. With one block there is stream 1 alone. A stream is a range of halves.
+  struct List {
+    int32_t block;
+    int32_t blocks;
+    int32_t begin[3], end[3];
+    int32_t whole_tiles, split_tiles;  ///< the steps of the list, in this order
+    int32_t step_begin;                ///< in Layout::until_us
+    int32_t steps() const { return whole_tiles + split_tiles; }
+  };
+  /// Steps [begin, end) of a list at one kv head.
+  struct Piece {
+    int32_t list;
+    int32_t kv_head;
+    int32_t begin;
+    int32_t end;
+    int32_t thread_block;
+  };
+  /// Rows of one block that one unit touches.
+  struct Touch {
+    int32_t unit;
+    int32_t thread_block;
+    int32_t side;
+    int32_t begin, end;
+  };
+  /// Lists over one block each, or over two, and how they are cut.
+  struct Layout {
+    std::vector<Run> runs;
+    std::vector<Half> halves;
+    std::vector<uint8_t> own;  ///< by half: no other list reads its tokens
+    std::vector<List> lists;
+    std::vector<double> until_us;  ///< by list: 0, then predicted time up to the end of each step
+    std::vector<Piece> pieces;
+    int64_t kv_tokens = 0;
+    double predicted_us = 0;
+  };
+
+  void make_layout(const Problem& p, int32_t blocks_a_list, Layout& out);
+  void place_run(const Problem& p, const pando::Run& run, const List& list, int32_t stream,
+                 int64_t& slot, Layout& out);
+  static double weigh(const Problem& p, double own_factor, double& own_us, Layout& out);
+  static void weigh_steps(const Problem& p, Layout& out);
+  void cut(const Problem& p, Layout& out);
+  double cut_evenly(const Problem& p, int32_t parts, Layout& out);
+  static double cut_by_share(const Problem& p, Layout& out);
+  static Unit make_unit(const Layout& layout, const Piece& piece);
+  void list_units(const Problem& p);
+  void end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
+  void lay_out(const Problem& p, int64_t partial_rows);
+  Start make_start(const Problem& p, int32_t thread_block) const;
+
+  Layout layouts_[2];
+  const Layout* chosen_ = nullptr;
+  std::vector<std::vector<int32_t>> members_[3];  ///< by stream and list: indices of runs
+  std::vector<VisibleRange> seen_;                ///< of a run, by the rows of one list
+  std::vector<double> loads_;                     ///< by thread block
+  std::vector<std::vector<Touch>> touches_;       ///< by block and kv head
+  std::vector<Unit> units_;                       ///< in the order of their thread blocks
+  std::vector<int32_t> unit_begin_, next_unit_;   ///< by thread block
   std::vector<Merge> merges_;
+  std::vector<MergeRow> merge_rows_;
+  std::vector<Source> sources_;
   ScheduleHeader header_;
-  int64_t kv_tokens_ = 0;
 };
 
 }  // namespace pando::cuda

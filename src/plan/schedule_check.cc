@@ -11,11 +11,14 @@ namespace {
 /// The sections of a schedule in the bytes of a plan.
 struct Sections {
   ScheduleHeader header;
-  std::span<const int32_t> cta_begin;
+  std::span<const Start> starts;
   std::span<const Unit> units;
-  std::span<const Run> runs;
-  std::span<const Merge> merges;
+  std::span<const Half> halves;
+  std::span<const pando::cuda::Run> runs;
   std::span<const Row> rows;
+  std::span<const Merge> merges;
+  std::span<const Source> sources;
+  std::span<const MergeRow> merge_rows;
 };
 
 template <class Entry>
@@ -35,21 +38,114 @@ bool take_all(std::span<const std::byte> bytes, Sections& s) {
   std::memcpy(&s.header, bytes.data(), sizeof(s.header));
   const ScheduleHeader& h = s.header;
   return h.total_bytes == static_cast<int64_t>(bytes.size()) && h.thread_blocks >= 1 &&
-         take(bytes, ScheduleHeader::kCtaBeginOffset, int64_t{h.thread_blocks} + 1, s.cta_begin) &&
+         take(bytes, ScheduleHeader::kStartsOffset, h.thread_blocks, s.starts) &&
          take(bytes, h.units_offset, h.units, s.units) &&
+         take(bytes, h.halves_offset, h.halves, s.halves) &&
          take(bytes, h.runs_offset, h.runs, s.runs) &&
+         take(bytes, h.rows_offset, h.rows, s.rows) &&
          take(bytes, h.merges_offset, h.merges, s.merges) &&
-         take(bytes, h.rows_offset, h.rows, s.rows);
+         take(bytes, h.sources_offset, h.sources, s.sources) &&
+         take(bytes, h.merge_rows_offset, h.merge_rows, s.merge_rows);
 }
 
 bool within(int64_t begin, int64_t end, int64_t limit) {
   return 0 <= begin && begin <= end && end <= limit;
 }
 
-bool ending_is_sane(const Ending& ending, const ScheduleHeader& h) {
-  return ending.sources == 1 ||
-         (ending.sources > 1 &&
-          within(ending.partial, int64_t{ending.partial} + kBlockRows, h.partial_rows));
+/// A range of rows of a block, packed as begin | end << 8.
+bool rows_are_sane(uint32_t rows) {
+  return within(rows & 255, rows >> 8 & 255, kBlockRows) && rows >> 16 == 0;
+}
+
+/// Partial rows from `partial` on for the rows of a packed range.
+bool partials_are_sane(int32_t partial, uint32_t rows, const ScheduleHeader& h) {
+  const int64_t count = int64_t{rows >> 8 & 255} - (rows & 255);
+  return within(partial, partial + count, h.partial_rows);
+}
+
+bool unit_is_sane(const Unit& unit, const Sections& s, int64_t blocks, int32_t kv_heads) {
+  if ((unit.blocks != 1 && unit.blocks != 2) ||
+      !within(unit.block, int64_t{unit.block} + unit.blocks, blocks) ||
+      !within(unit.kv_head, int64_t{unit.kv_head} + 1, kv_heads) || unit.whole_tiles < 0 ||
+      unit.split_tiles < 0 || int64_t{unit.whole_tiles} + unit.split_tiles == 0 ||
+      !within(unit.whole_begin, unit.whole_end, s.header.halves) ||
+      unit.whole_end - unit.whole_begin > 2 * int64_t{unit.whole_tiles}) {
+    return false;
+  }
+  for (int32_t side = 0; side < 2; ++side) {
+    if (!within(unit.split_begin[side], unit.split_end[side], s.header.halves)) return false;
+    const Ending& ending = unit.ending[side];
+    if (!rows_are_sane(ending.touched) || !rows_are_sane(ending.direct)) return false;
+    if (ending.partial < 0 ? ending.direct != ending.touched && ending.touched != 0
+                           : !partials_are_sane(ending.partial, ending.touched, s.header)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool tokens_are_sane(const Sections& s, const PlanHeader& h) {
+  for (const Half& half : s.halves) {
+    if (half.runs < 0 || half.runs > kHalfTokens / kGranule ||
+        !within(half.run_begin, int64_t{half.run_begin} + half.runs, s.header.runs)) {
+      return false;
+    }
+  }
+  for (const pando::cuda::Run& run : s.runs) {
+    const int64_t last_page = run.page_offset + int64_t{run.token_end - 1} / h.page_tokens;
+    if (run.slot_begin < 0 || run.token_begin < 0 || run.token_begin >= run.token_end ||
+        run.page_offset < 0 || last_page >= h.page_table_len) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// Each thread block waits for writers in its merges: every ticket must come.
+bool merges_are_sane(const Sections& s, int64_t blocks, int32_t kv_heads) {
+  for (const Merge& merge : s.merges) {
+    if (!within(merge.block, int64_t{merge.block} + 1, blocks) ||
+        !within(merge.kv_head, int64_t{merge.kv_head} + 1, kv_heads) || merge.sources < 0 ||
+        !within(merge.source_begin, merge.source_begin + int64_t{merge.sources},
+                s.header.sources)) {
+      return false;
+    }
+  }
+  for (const Source& source : s.sources) {
+    if (!rows_are_sane(source.rows) || !partials_are_sane(source.partial, source.rows, s.header) ||
+        !within(source.writer, int64_t{source.writer} + 1, 2 * int64_t{s.header.thread_blocks})) {
+      return false;
+    }
+    const Start& start = s.starts[source.writer / 2];
+    if (source.ticket < 1 || source.ticket > start.unit_end - start.unit_begin) return false;
+    const Unit& unit = s.units[start.unit_begin + source.ticket - 1];
+    if (unit.ending[source.writer % 2].partial != source.partial) return false;
+  }
+  for (const MergeRow row : s.merge_rows) {
+    if ((row & 255) >= kBlockRows || row >> 8 >= s.merges.size()) return false;
+  }
+  return true;
+}
+
+bool start_is_sane(const Start& start, const Sections& s) {
+  const ScheduleHeader& h = s.header;
+  const auto at = [](int32_t section, int64_t offset) { return section * int64_t{16} == offset; };
+  if (start.merges != h.merges || start.packed_rows != h.packed_rows ||
+      start.partial_rows != h.partial_rows || start.merge_rows != h.merge_rows ||
+      !at(start.units_at, h.units_offset) || !at(start.halves_at, h.halves_offset) ||
+      !at(start.runs_at, h.runs_offset) || !at(start.rows_at, h.rows_offset) ||
+      !at(start.merges_at, h.merges_offset) || !at(start.sources_at, h.sources_offset) ||
+      !at(start.merge_rows_at, h.merge_rows_offset) || !at(start.end_at, h.total_bytes)) {
+    return false;
+  }
+  int64_t tiles = 0;
+  for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
+    tiles += s.units[u].whole_tiles + s.units[u].split_tiles;
+  }
+  if (start.tile_count != tiles) return false;
+  if (tiles == 0) return true;
+  if (std::memcmp(&start.unit, &s.units[start.unit_begin], sizeof(Unit)) != 0) return false;
+  return start.q_row >= -1 && start.q_row < h.rows;
 }
 
 }  // namespace
@@ -65,40 +161,24 @@ bool schedule_is_sane(const Plan& plan) {
       s.header.thread_blocks != h.workers) {
     return false;
   }
-  if (s.cta_begin.front() != 0 || s.cta_begin.back() != h.units) return false;
-  for (int32_t i = 0; i < h.workers; ++i) {
-    if (s.cta_begin[i] > s.cta_begin[i + 1]) return false;
+  int32_t next = 0;
+  for (const Start& start : s.starts) {
+    if (start.unit_begin != next || !within(start.unit_begin, start.unit_end, h.units)) {
+      return false;
+    }
+    next = start.unit_end;
   }
+  if (next != h.units) return false;
   for (const Unit& unit : s.units) {
-    if ((unit.blocks != 1 && unit.blocks != 2) ||
-        !within(unit.block, int64_t{unit.block} + unit.blocks, blocks) ||
-        !within(unit.kv_head, int64_t{unit.kv_head} + 1, h.kv_heads) || unit.slot_begin < 0 ||
-        unit.slot_begin >= unit.slot_end || unit.run_begin == unit.run_end ||
-        !within(unit.run_begin, unit.run_end, s.header.runs)) {
-      return false;
-    }
-    for (int32_t half = 0; half < unit.blocks; ++half) {
-      if (!ending_is_sane(unit.ending[half], s.header)) return false;
-    }
+    if (!unit_is_sane(unit, s, blocks, h.kv_heads)) return false;
   }
-  for (const Run& run : s.runs) {
-    const int64_t last_page = run.page_offset + int64_t{run.token_end - 1} / h.page_tokens;
-    if (run.slot_begin < 0 || run.token_begin < 0 || run.token_begin >= run.token_end ||
-        run.page_offset < 0 || last_page >= h.page_table_len) {
-      return false;
-    }
-  }
-  for (const Merge& merge : s.merges) {
-    if (!within(merge.block, int64_t{merge.block} + 1, blocks) ||
-        !within(merge.kv_head, int64_t{merge.kv_head} + 1, h.kv_heads) || merge.sources < 0 ||
-        !within(merge.first, merge.first + int64_t{merge.sources} * kBlockRows, h.partial_rows)) {
-      return false;
-    }
+  for (const Start& start : s.starts) {
+    if (!start_is_sane(start, s)) return false;
   }
   for (const Row& row : s.rows) {
     if (!within(row.q_row, int64_t{row.q_row} + 1, h.rows)) return false;
   }
-  return true;
+  return tokens_are_sane(s, h) && merges_are_sane(s, blocks, h.kv_heads);
 }
 
 }  // namespace pando::cuda

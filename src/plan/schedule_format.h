@@ -6,80 +6,136 @@
 
 namespace pando::cuda {
 
-/// The head of a schedule. All that the kernel must know of a plan stands here or in a section:
-/// its launch parameters hold only what every plan of one AttentionSpec has in common.
+/// The head of a schedule. All that the kernel must know of a plan stands in a section: its launch
+/// parameters hold only what every plan of one AttentionSpec has in common.
 struct ScheduleHeader {
   static constexpr int64_t kAlignment = 64;  ///< of a schedule and of its sections
-  /// Of the first section, [thread_blocks + 1]: where each thread block's units start. It is always
-  /// here, so that the kernel reads it beside the header and not after it.
-  static constexpr int64_t kCtaBeginOffset = 128;
+  /// Of the first section, [thread_blocks] of Start. It is always here, so that the kernel need not
+  /// read the header first.
+  static constexpr int64_t kStartsOffset = 128;
 
   int64_t total_bytes = 0;
   int64_t units_offset = 0;
+  int64_t halves_offset = 0;
   int64_t runs_offset = 0;
-  int64_t merges_offset = 0;
   int64_t rows_offset = 0;
+  int64_t merges_offset = 0;
+  int64_t sources_offset = 0;
+  int64_t merge_rows_offset = 0;
   int32_t thread_blocks = 0;
   int32_t packed_rows = 0;
   int32_t partial_rows = 0;  ///< at all kv heads
   int32_t units = 0;
+  int32_t halves = 0;
   int32_t runs = 0;
-  int32_t merges = 0;
   int32_t rows = 0;
-  int32_t reserved = 0;
+  int32_t merges = 0;
+  int32_t sources = 0;
+  int32_t merge_rows = 0;  ///< rows to be merged, when they are few; else 0
 };
-static_assert(sizeof(ScheduleHeader) <= ScheduleHeader::kCtaBeginOffset);
+static_assert(sizeof(ScheduleHeader) <= ScheduleHeader::kStartsOffset);
 
 /// Packed rows are cut into blocks of so many: the height of a wgmma.
 inline constexpr int32_t kBlockRows = 64;
-/// Slots of one turn of the kernel's ring.
-inline constexpr int32_t kTileSlots = 128;
+/// Slots of a tile: of one turn of the kernel's ring.
+inline constexpr int32_t kTileTokens = 128;
+inline constexpr int32_t kHalfTokens = 64;
+/// Slots of a swizzle atom: runs start at multiples.
+inline constexpr int32_t kGranule = 8;
 
-/// A list is the concatenation of token runs that one block of packed rows, or two adjacent ones,
-/// attend to; each run starts at a multiple of 8 slots. A unit is a piece of a list at one kv head.
+/// Tokens that some rows of a list attend to, placed in the slots of one of its streams.
 struct alignas(16) Run {
-  static constexpr int32_t kFull = 1 << 16;   ///< every row of the unit sees every token
-  static constexpr int32_t kPlain = 1 << 17;  ///< the run's rows see every token
+  static constexpr uint32_t kFull = 1u << 26;   ///< every row of the list's blocks sees every token
+  static constexpr uint32_t kPlain = 1u << 27;  ///< the run's rows see every token
 
-  int32_t slot_begin;   ///< in the list; the run before it, and the gap after that, end here
+  int32_t slot_begin;   ///< in the stream, a multiple of kGranule
   int32_t token_begin;  ///< positions in the sequence
   int32_t token_end;
   int32_t page_offset;  ///< index in page_ids of the page that holds position 0
-  int32_t rows;         ///< of the unit, that see this run: begin | end << 8 | flags
+  uint32_t rows;        ///< that see this run, from the list's first: begin | end << 8 | flags
   int32_t reserved[3];
 };
 
-/// How one block of a unit ends: alone, or as one of `sources` partials.
-struct alignas(16) Ending {
-  int32_t partial;  ///< row of the partials that this block writes
-  int32_t first;    ///< row of the partials at which the block's sources start
-  int32_t sources;  ///< 1: the result goes straight to out
+/// kHalfTokens slots of a stream, and the runs that lie in them.
+struct alignas(16) Half {
+  int32_t slot_begin;
+  int32_t run_begin;
+  int32_t runs;  ///< 0 to 8; 0: no token at all
   int32_t reserved;
 };
 
-/// A block whose sources are merged when all units are done; with none its rows are empty.
-struct alignas(16) Merge {
-  int32_t block;
-  int32_t kv_head;
-  int32_t first;  ///< row of the partials at which its sources start, 64 rows each
-  int32_t sources;
+/// How one block of a unit ends. Rows are relative to the block.
+struct alignas(16) Ending {
+  int32_t partial;   ///< row of the partials at which the touched rows start; -1: none needed
+  uint32_t touched;  ///< rows that may have seen something: begin | end << 8
+  uint32_t direct;   ///< of these, rows whose only source this is: begin | end << 8
+  int32_t reserved;
 };
 
+/// A piece of a list at one kv head. Whole tiles are for both of its blocks, one warpgroup each: two
+/// consecutive halves of a stream. Of a split tile each warpgroup takes one half: with two blocks
+/// the half holds tokens of that warpgroup's block alone; with one, both halves are for the block.
 struct alignas(16) Unit {
   int32_t block;
   int32_t blocks;  ///< 1 or 2
   int32_t kv_head;
-  int32_t slot_begin;
-  int32_t slot_end;
-  int32_t run_begin;
-  int32_t run_end;
-  int32_t reserved;
+  int32_t split_first;  ///< split tiles come before whole ones
+  int32_t whole_tiles;
+  int32_t whole_begin, whole_end;  ///< halves
+  int32_t split_tiles;
+  int32_t split_begin[2], split_end[2];  ///< halves of warpgroup 0 and of warpgroup 1
   Ending ending[2];
+
+  /// Halves of the stream from one split tile to the next.
+  constexpr int32_t split_stride() const { return blocks == 2 ? 1 : 2; }
+};
+
+/// A block at one kv head with rows that no unit writes to out.
+struct alignas(16) Merge {
+  int32_t block;
+  int32_t kv_head;
+  int32_t source_begin;
+  int32_t sources;
+  uint32_t rows[2];  ///< one bit for each row to be merged
+  int32_t reserved[2];
+};
+
+/// A row to be merged: index of its merge << 8 | row of the block.
+using MergeRow = uint32_t;
+
+/// Partials of some rows of a merged block.
+struct alignas(16) Source {
+  int32_t partial;  ///< row of the partials that holds row `begin`
+  uint32_t rows;    ///< begin | end << 8, of the block
+  int32_t writer;   ///< thread block * 2 + warpgroup
+  int32_t ticket;   ///< written when so many units of the writer are finished
 };
 
 /// A query row in plan order.
 struct Row {
   int32_t q_row, visible_begin, visible_end;
 };
+
+/// Where a thread block begins: all that its first tile needs in one read.
+struct alignas(64) Start {
+  static constexpr int32_t kRuns = 2;
+
+  int32_t unit_begin, unit_end;
+  int32_t merges;
+  int32_t packed_rows;
+  // Sections, in units of 16 bytes from the start of the schedule.
+  int32_t units_at, halves_at, runs_at, rows_at;
+  int32_t merges_at, sources_at, merge_rows_at, end_at;
+  Unit unit;           ///< a copy of the first unit
+  int32_t tile_count;  ///< of all units of the thread block
+  int32_t partial_rows;
+  int32_t merge_rows;
+  /// Of the first row of the first unit, when the unit's rows follow each other in q; else -1.
+  int32_t q_row;
+  Half half[2];        ///< of the first tile
+  Run runs[2][kRuns];  ///< and of the first runs of these
+  int32_t reserved[20];
+};
+static_assert(sizeof(Start) % 128 == 0, "what is read first lies in one line");
 
 }  // namespace pando::cuda

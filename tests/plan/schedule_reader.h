@@ -74,49 +74,81 @@ class ScheduleReader {
   }
 
   void read_units() {
-    const auto cta_begin =
-        section<int32_t>(cuda::ScheduleHeader::kCtaBeginOffset, header_.thread_blocks + 1);
-    if (cta_begin.front() != 0 || cta_begin.back() != header_.units ||
-        !std::ranges::is_sorted(cta_begin)) {
-      decoded_.problem = "the thread blocks do not share out the units";
+    const auto starts =
+        section<cuda::Start>(cuda::ScheduleHeader::kStartsOffset, header_.thread_blocks);
+    const auto units = section<cuda::Unit>(header_.units_offset, header_.units);
+    int32_t next = 0;
+    for (const auto& start : starts) {
+      if (start.unit_begin != next || start.unit_end < next) {
+        decoded_.problem = "the thread blocks do not share out the units";
+        return;
+      }
+      next = start.unit_end;
     }
-    for (const auto& unit : section<cuda::Unit>(header_.units_offset, header_.units)) {
-      read_runs(unit);
-      for (int32_t half = 0; half < unit.blocks; ++half) {
-        const cuda::Ending& ending = unit.ending[half];
-        const int32_t first = (unit.block + half) * cuda::kBlockRows;
-        const int32_t last = std::min(first + cuda::kBlockRows, header_.packed_rows);
-        for (int32_t p = first; p < last; ++p) {
-          const int64_t partial = ending.sources == 1 ? -1 : ending.partial + int64_t{p} - first;
-          decoded_.writes.push_back({unit.kv_head, p, partial});
+    if (next != header_.units) decoded_.problem = "units without a thread block";
+    for (const auto& unit : units) {
+      read_tiles(unit);
+      for (int32_t side = 0; side < unit.blocks; ++side) {
+        const cuda::Ending& ending = unit.ending[side];
+        const int32_t first = (unit.block + side) * cuda::kBlockRows;
+        for (uint32_t r = ending.touched & 255; r < (ending.touched >> 8 & 255); ++r) {
+          const bool direct = r >= (ending.direct & 255) && r < (ending.direct >> 8 & 255);
+          const int64_t partial = ending.partial + int64_t{r} - (ending.touched & 255);
+          const auto packed = static_cast<int32_t>(first + r);
+          if (packed >= header_.packed_rows) decoded_.problem = "a unit writes rows that are not";
+          decoded_.writes.push_back({unit.kv_head, packed, direct ? -1 : partial});
         }
       }
     }
   }
 
-  void read_runs(const cuda::Unit& unit) {
+  void read_tiles(const cuda::Unit& unit) {
+    const int32_t stride = unit.split_stride();
+    if ((unit.whole_end - unit.whole_begin + 1) / 2 != unit.whole_tiles) {
+      decoded_.problem = "another number of whole tiles than the halves fill";
+    }
+    for (int32_t half = unit.whole_begin; half < unit.whole_end; ++half) read_half(unit, half, 3);
+    int32_t most = 0;
+    for (int32_t side = 0; side < 2; ++side) {
+      int32_t tiles = 0;
+      for (int32_t half = unit.split_begin[side]; half < unit.split_end[side]; half += stride) {
+        read_half(unit, half, unit.blocks == 2 ? 1 << side : 1);
+        ++tiles;
+      }
+      most = std::max(most, tiles);
+    }
+    if (most != unit.split_tiles) decoded_.problem = "another number of split tiles than halves";
+  }
+
+  /// `blocks`: bit i says that the half is attended to by block i of the unit.
+  void read_half(const cuda::Unit& unit, int32_t index, int32_t blocks) {
+    const auto half = section<cuda::Half>(header_.halves_offset, header_.halves)[index];
     const auto runs = section<cuda::Run>(header_.runs_offset, header_.runs);
     const int32_t first = unit.block * cuda::kBlockRows;
     const int32_t present = std::min(unit.blocks * cuda::kBlockRows, header_.packed_rows - first);
+    const int32_t low = (blocks & 1) != 0 ? 0 : cuda::kBlockRows;
+    const int32_t high = (blocks & 2) != 0 ? present : std::min(present, cuda::kBlockRows);
+    if (half.runs > 8) decoded_.problem = "more runs in a half than eight lanes hold";
     int32_t free_slot = 0;
-    for (int32_t r = unit.run_begin; r < unit.run_end; ++r) {
+    for (int32_t r = half.run_begin; r < half.run_begin + half.runs; ++r) {
       const cuda::Run& run = runs[r];
-      const int32_t row_begin = run.rows & 0xff;
-      const int32_t row_end = run.rows >> 8 & 0xff;
+      const auto row_begin = static_cast<int32_t>(run.rows & 0xff);
+      const auto row_end = static_cast<int32_t>(run.rows >> 8 & 0xff);
       // A box of 8 tokens must not cross a page.
       const int32_t into = run.token_begin % 8;
       if (run.slot_begin % 8 != 0 || (into != 0 && into + run.token_end - run.token_begin > 8)) {
         decoded_.problem = "a run that no box of 8 tokens fits";
       }
-      if (run.slot_begin < free_slot && r > unit.run_begin) decoded_.problem = "runs overlap";
-      if (row_begin >= row_end || row_end > present) decoded_.problem = "a run without rows";
+      if (r > half.run_begin && run.slot_begin < free_slot) decoded_.problem = "runs overlap";
+      if (row_begin >= row_end || row_begin < low || row_end > high) {
+        decoded_.problem = "a run without rows, or with rows that do not come by";
+      }
       free_slot = run.slot_begin + run.token_end - run.token_begin;
-      const int32_t begin = std::max(unit.slot_begin, run.slot_begin);
-      const int32_t end = std::min(unit.slot_end, free_slot);
-      if (begin >= end) continue;
+      const int32_t begin = std::max(half.slot_begin, run.slot_begin);
+      const int32_t end = std::min(half.slot_begin + cuda::kHalfTokens, free_slot);
+      if (begin >= end) decoded_.problem = "a half without a token of one of its runs";
       const bool full = (run.rows & cuda::Run::kFull) != 0;
-      if (full && (row_begin != 0 || row_end != present))
-        decoded_.problem = "full, but not all rows";
+      if (full && (row_begin != low || row_end != high)) decoded_.problem = "full, but not all rows";
       decoded_.reads.push_back({unit.kv_head, first + row_begin, first + row_end,
                                 run.token_begin + begin - run.slot_begin,
                                 run.token_begin + end - run.slot_begin, run.page_offset,
@@ -125,16 +157,24 @@ class ScheduleReader {
   }
 
   void read_merges() {
+    const auto sources = section<cuda::Source>(header_.sources_offset, header_.sources);
+    uint32_t merge_rows = 0;
     for (const auto& merge : section<cuda::Merge>(header_.merges_offset, header_.merges)) {
-      const int32_t first = merge.block * cuda::kBlockRows;
-      const int32_t last = std::min(first + cuda::kBlockRows, header_.packed_rows);
-      for (int32_t p = first; p < last; ++p) {
-        ScheduledMerge row{merge.kv_head, p, {}};
-        for (int32_t s = 0; s < merge.sources; ++s) {
-          row.partials.push_back(merge.first + int64_t{s} * cuda::kBlockRows + p - first);
+      for (uint32_t r = 0; r < cuda::kBlockRows; ++r) {
+        if ((merge.rows[r / 32] >> r % 32 & 1) == 0) continue;
+        ++merge_rows;
+        ScheduledMerge row{merge.kv_head, static_cast<int32_t>(merge.block * cuda::kBlockRows + r),
+                           {}};
+        for (int32_t s = merge.source_begin; s < merge.source_begin + merge.sources; ++s) {
+          const uint32_t begin = sources[s].rows & 255;
+          if (r < begin || r >= (sources[s].rows >> 8 & 255)) continue;
+          row.partials.push_back(sources[s].partial + int64_t{r} - begin);
         }
         decoded_.merges.push_back(std::move(row));
       }
+    }
+    if (header_.merge_rows != 0 && header_.merge_rows != static_cast<int32_t>(merge_rows)) {
+      decoded_.problem = "the rows to be merged are not all listed";
     }
   }
 

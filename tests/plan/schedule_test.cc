@@ -147,16 +147,25 @@ TEST(Schedule, spoiled_bytes_are_refused) {
   };
   refused([&](std::byte* s, Header& h) { unit(s, h)->block = 1 << 20; });
   refused([&](std::byte* s, Header& h) { unit(s, h)->kv_head = 2; });
-  refused([&](std::byte* s, Header& h) { unit(s, h)->run_end = h.runs + 1; });
-  refused([&](std::byte* s, Header& h) { unit(s, h)->ending[0] = {h.partial_rows, 0, 2, 0}; });
+  refused([&](std::byte* s, Header& h) { unit(s, h)->split_end[0] = h.halves + 1; });
+  refused([&](std::byte* s, Header& h) { unit(s, h)->ending[0] = {h.partial_rows, 64 << 8, 0, 0}; });
+  refused([](std::byte* s, Header& h) {
+    reinterpret_cast<cuda::Half*>(s + h.halves_offset)->run_begin = h.runs;
+  });
+  refused([](std::byte* s, Header& h) {
+    reinterpret_cast<cuda::Source*>(s + h.sources_offset)->ticket += 1;
+  });
+  refused([](std::byte* s, Header&) {
+    reinterpret_cast<cuda::Start*>(s + Header::kStartsOffset)->tile_count += 1;
+  });
   refused([](std::byte* s, Header& h) {
     reinterpret_cast<cuda::Run*>(s + h.runs_offset)->page_offset = 1 << 20;
   });
   refused([](std::byte* s, Header& h) {
-    reinterpret_cast<int32_t*>(s + Header::kCtaBeginOffset)[1] = h.units + 1;
+    reinterpret_cast<cuda::Start*>(s + Header::kStartsOffset)->unit_end = h.units + 1;
   });
   refused([](std::byte* s, Header& h) {
-    reinterpret_cast<cuda::Merge*>(s + h.merges_offset)->first = h.partial_rows;
+    reinterpret_cast<cuda::Merge*>(s + h.merges_offset)->source_begin = h.sources;
   });
   refused([](std::byte* s, Header& h) {
     reinterpret_cast<cuda::Row*>(s + h.rows_offset)->q_row = h.rows;

@@ -38,6 +38,8 @@ class RingCursor {
                                            ::cuda::ptx::space_shared, &barriers_->full[stage_],
                                            bytes);
   }
+  /// Producer: says that its own writes into the slot are done.
+  __device__ void fill() const { ::cuda::ptx::mbarrier_arrive(&barriers_->full[stage_]); }
   __device__ uint64_t* full_barrier() const { return &barriers_->full[stage_]; }
 
   /// Consumer: waits until the slot is filled.

@@ -7,11 +7,10 @@
 
 namespace pando::cuda {
 
-/// d += a * b, 64 x N x 16, asynchronous. `a` in registers, `b` a matrix descriptor;
-/// BTransposed: b's columns are contiguous.
-template <int N, bool BTransposed, class E>
-__device__ __forceinline__ void mma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b,
-                                    bool accumulate) {
+/// d += a * b, 64 x N x 16, asynchronous. `a` in registers (uint32_t[4]) or a matrix descriptor, `b`
+/// a matrix descriptor; BTransposed: b's columns are contiguous.
+template <int N, bool BTransposed, class E, class A>
+__device__ __forceinline__ void mma(float (&d)[N / 2], const A& a, uint64_t b, bool accumulate) {
   if constexpr (N == 64) {
     ptx::wgmma_m64n64k16<BTransposed>(d, a, b, accumulate, E{});
   } else {

@@ -16,36 +16,60 @@ struct Config {
   using Element = Element_;
   static constexpr int kHeadDim = HeadDim_;
   static constexpr int kHalves = kHeadDim / 64;
-  static constexpr int kTileTokens = 128;  ///< slots that one turn of the ring holds
   static constexpr int kSlots = kHeadDim == 128 ? 5 : 10;
+  static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
   static constexpr int kConsumers = 2;
   static constexpr int kThreads = (kConsumers + 1) * 128;
+  static constexpr int kConsumerWarps = kConsumers * 4;
   static constexpr int kHalfBytes = kTileTokens * 128;
   static constexpr int kSlotBytes = kHalfBytes * kHalves;
-  static constexpr int kRows = 128;
+  static constexpr int kRows = kConsumers * kBlockRows;
 };
 
-/// What the consumers must know of a tile besides its bytes.
-template <class C>
+inline constexpr int kGranules = kTileTokens / kGranule;
+
+/// A tile as the scout describes it to the loader and to the consumers.
 struct TileInfo {
-  int32_t position[C::kTileTokens / 8];  ///< of each granule's first token in its sequence
-  uint32_t rows[C::kTileTokens / 8];     ///< row_begin | row_end << 8 | valid tokens << 16
-  int32_t masked;  ///< 0: every row sees every token; 1: rows of one run see all; 2: look closer
-  int32_t holes;   ///< some slot holds no token
+  int32_t position[kGranules];  ///< of each granule's first token in its sequence
+  uint32_t rows[kGranules];     ///< row_begin | row_end << 8 | valid tokens << 16 | flags
+  int32_t page[kGranules];      ///< of each granule; pages smaller than one: where its ids begin
+  int32_t kv_head;
+  uint32_t state[3];  ///< of each half and of the whole: how it is masked | kHoles
+  uint32_t bytes;     ///< of K, and of V, that will be loaded
+
+  static constexpr uint32_t kFull = 0;   ///< every row sees every token
+  static constexpr uint32_t kPlain = 1;  ///< the rows of one run see every token, the others none
+  static constexpr uint32_t kMixed = 2;  ///< every granule must be looked at
+  static constexpr uint32_t kHoles = 4;  ///< some slot holds no token
+};
+
+/// A consumer warp's first merge job, fetched while there is something else to do.
+struct FirstMerge {
+  int4 merge;  ///< block, kv_head, source_begin, sources
+  uint32_t wanted;
+  int32_t row;
+  int32_t q_row;
+  int32_t reserved;
+  int4 sources[32];
 };
 
 /// The kernel's shared memory.
 template <class C>
 struct SharedPlan {
   alignas(1024) uint8_t slots[C::kSlots][C::kSlotBytes];
-  alignas(16) uint8_t q[C::kRows * C::kHeadDim * 2];  ///< 16-byte chunks swizzled by row
-  float exchange[64 * (C::kHeadDim + 2)];
-  TileInfo<C> info[C::kSlots];
-  Unit unit[2];
-  int2 visible[C::kRows];
-  int32_t q_row[C::kRows];
+  /// Each warpgroup's query rows, swizzled; at the end of a unit of one block, what the second hands
+  /// over to the first.
+  union Queries {
+    uint8_t rows[C::kHalves][kBlockRows * 128];
+    float handed[kBlockRows][C::kHeadDim / 2];
+  };
+  alignas(1024) Queries q[C::kConsumers];
+  float handed_top[kBlockRows], handed_sum[kBlockRows];
+  TileInfo info[C::kInfos];
+  FirstMerge first_merge[C::kConsumerWarps];
   RingBarriers<C::kSlots> ring;
-  RingBarriers<1> q_ring;
+  RingBarriers<C::kInfos> info_ring;
+  RingBarriers<1> merge_ring;
 };
 
 /// K and V as TMA sees them: boxes of up to 64 tokens of a page, and of 8.
@@ -56,4 +80,26 @@ struct TensorMaps {
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
+
+/// A section of the schedule, `at` times 16 bytes from its start.
+template <class T>
+__device__ __forceinline__ const T* section(const AttendParams& params, int32_t at) {
+  return reinterpret_cast<const T*>(params.schedule + int64_t{at} * 16);
+}
+
+__device__ __forceinline__ const Start& start_of(const AttendParams& params) {
+  return reinterpret_cast<const Start*>(params.schedule +
+                                        ScheduleHeader::kStartsOffset)[blockIdx.x];
+}
+
+/// Where the LSE of the partials stand.
+template <class C>
+__device__ __forceinline__ float* partial_lse(const AttendParams& params) {
+  return params.partials + int64_t{__ldg(&start_of(params).partial_rows)} * C::kHeadDim;
+}
+
+__device__ __forceinline__ uint64_t epoch_now(const AttendParams& params) {
+  return __ldcg(reinterpret_cast<const unsigned long long*>(&params.control[Control::kEpoch]));
+}
+
 }  // namespace pando::cuda

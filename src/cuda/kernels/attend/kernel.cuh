@@ -3,7 +3,7 @@
 //   s_ij = scale * q_i . k_j      o_i = sum_j exp(s_ij - lse_i) v_j      lse_i = ln sum_j exp(s_ij)
 //
 // over the positions j that row i sees, by the online softmax of FlashAttention (Dao et al., 2022).
-// Roles: warpgroup 0 produces (warp 0 loads K and V, warps 1-3 query rows), the others consume.
+// Roles: warpgroup 0 produces (see producer.cuh), the others consume.
 #pragma once
 
 #include "cuda/kernels/attend/config.cuh"
@@ -14,24 +14,33 @@
 
 namespace pando::cuda {
 
-/// Writes a block's result, or its partial.
+/// Rows [begin, end) of a block, as they are packed in an Ending.
+struct RowRange {
+  int32_t begin, end;
+  __device__ explicit RowRange(uint32_t rows) : begin(rows & 255), end(rows >> 8 & 255) {}
+  __device__ bool has(int32_t row) const { return row >= begin && row < end; }
+};
+
+/// Writes a block's rows: to out where nobody else has seen anything for them, else to partials.
+/// `ending` is an Ending.
 template <class C>
-__device__ void finish_block(const AttendParams& params, const Ending& ending, int32_t block,
-                             int32_t kv_head, RowState<C>& r) {
+__device__ void finish_block(const AttendParams& params, const Row* rows, int4 ending,
+                             int32_t block, int32_t kv_head, const RowState<C>& r) {
   using E = typename C::Element;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32 % 4;
-  const int32_t rows = min(64, params.packed_rows - block * 64);
+  const RowRange touched(ending.y);
+  const RowRange direct(ending.z);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int32_t row = warp * 16 + lane / 4 + i * 8;
-    if (row >= rows) continue;
+    if (!touched.has(row)) continue;
     const float scale = r.sum[i] > 0 ? 1 / r.sum[i] : 0.0f;
     const float lse = r.sum[i] > 0
                           ? (r.top[i] * params.scale_log2 + log2f(r.sum[i])) * 0.6931471805599453f
                           : -INFINITY;
-    if (ending.sources == 1) {
-      const RowPlace place = place_of(params, block * 64 + row, kv_head);
+    if (direct.has(row)) {
+      const RowPlace place = place_of(params, rows, block * kBlockRows + row, kv_head);
       auto* out = reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(params.out) + place.out);
 #pragma unroll
       for (int j = 0; j < C::kHeadDim / 8; ++j) {
@@ -40,74 +49,73 @@ __device__ void finish_block(const AttendParams& params, const Ending& ending, i
       }
       if (lane % 4 == 0 && params.lse != nullptr) params.lse[place.lse] = lse;
     } else {
-      const int64_t slot = ending.partial + row;
-      auto* to = reinterpret_cast<float2*>(params.partial_o + slot * C::kHeadDim);
+      const int64_t slot = int64_t{ending.x} + row - touched.begin;
+      auto* to = reinterpret_cast<float2*>(params.partials + slot * C::kHeadDim);
 #pragma unroll
       for (int j = 0; j < C::kHeadDim / 8; ++j) {
         __stcg(&to[j * 4 + lane % 4],
                make_float2(r.o[j * 4 + i * 2] * scale, r.o[j * 4 + i * 2 + 1] * scale));
       }
-      if (lane % 4 == 0) __stcg(&params.partial_lse[slot], lse);
+      if (lane % 4 == 0) __stcg(&partial_lse<C>(params)[slot], lse);
     }
   }
 }
 
-/// Both warpgroups attended the same rows to different tokens: the second hands its state over.
+/// Both warpgroups attended the same rows to different tokens: the second hands its state over, half
+/// of the columns at a time.
 template <class C>
-__device__ void join_halves(RowState<C>& r, SharedPlan<C>& shared, int consumer, int32_t rows) {
+__device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPlan<C>& shared,
+                            int consumer) {
   constexpr int kReady = 3, kFree = 4;
+  constexpr int kGroups = C::kHeadDim / 16;  // of 8 columns, in a half
   const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32 % 4;
-  float* exchange = shared.exchange;
-  if (consumer == 1) {
-    ptx::bar_sync(kFree, 256);
+  const int row = threadIdx.x / 32 % 4 * 16 + lane / 4;
+  const auto place = [&](int i, int j) {
+    auto* const columns = reinterpret_cast<float2*>(shared.q[1].handed[row + i * 8]);
+    return columns + ((j * 4 + lane % 4) ^ (row & 7) * 4 % (kGroups * 4));
+  };
+  float a[2], b[2];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = warp * 16 + lane / 4 + i * 8;
-      if (row < rows) {
-        auto* to = reinterpret_cast<float2*>(exchange + row * C::kHeadDim);
+  for (int pass = 0; pass < 2; ++pass) {
+    if (consumer == 1) {
+      if (pass == 0) ptx::bar_sync(1 + consumer, 128);  // all its warps are done with the queries
 #pragma unroll
-        for (int j = 0; j < C::kHeadDim / 8; ++j) {
-          to[j * 4 + lane % 4] = make_float2(r.o[j * 4 + i * 2], r.o[j * 4 + i * 2 + 1]);
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int j = 0; j < kGroups; ++j) {
+          const int at = (pass * kGroups + j) * 4 + i * 2;
+          *place(i, j) = make_float2(r.o[at], r.o[at + 1]);
         }
         if (lane % 4 == 0) {
-          exchange[64 * C::kHeadDim + row] = r.top[i];
-          exchange[64 * C::kHeadDim + 64 + row] = r.sum[i];
+          shared.handed_top[row + i * 8] = r.top[i];
+          shared.handed_sum[row + i * 8] = r.sum[i];
         }
       }
+      ptx::bar_arrive(kReady, 256);
+      ptx::bar_sync(kFree, 256);
+      continue;
     }
-    ptx::bar_arrive(kReady, 256);
-    return;
-  }
-  ptx::bar_arrive(kFree, 256);
-  ptx::bar_sync(kReady, 256);
-}
-
-template <class C>
-__device__ void absorb(const AttendParams& params, RowState<C>& r, SharedPlan<C>& shared,
-                       int32_t rows) {
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32 % 4;
-  const float* exchange = shared.exchange;
+    ptx::bar_sync(kReady, 256);
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int row = warp * 16 + lane / 4 + i * 8;
-    if (row >= rows) continue;
-    const float top = exchange[64 * C::kHeadDim + row];
-    const float sum = exchange[64 * C::kHeadDim + 64 + row];
-    const float both = fmaxf(r.top[i], top);
-    const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, params.scale_log2);
-    const float a = ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - base);
-    const float b = ptx::ex2(__fmul_rn(top, params.scale_log2) - base);
-    const auto* from = reinterpret_cast<const float2*>(exchange + row * C::kHeadDim);
+    for (int i = 0; i < 2; ++i) {
+      if (pass == 0) {
+        const float top = shared.handed_top[row + i * 8];
+        const float both = fmaxf(r.top[i], top);
+        const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, params.scale_log2);
+        a[i] = ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - base);
+        b[i] = ptx::ex2(__fmul_rn(top, params.scale_log2) - base);
+        r.top[i] = both;
+        r.sum[i] = r.sum[i] * a[i] + shared.handed_sum[row + i * 8] * b[i];
+      }
 #pragma unroll
-    for (int j = 0; j < C::kHeadDim / 8; ++j) {
-      const float2 o = from[j * 4 + lane % 4];
-      r.o[j * 4 + i * 2] = r.o[j * 4 + i * 2] * a + o.x * b;
-      r.o[j * 4 + i * 2 + 1] = r.o[j * 4 + i * 2 + 1] * a + o.y * b;
+      for (int j = 0; j < kGroups; ++j) {
+        const int at = (pass * kGroups + j) * 4 + i * 2;
+        const float2 o = *place(i, j);
+        r.o[at] = r.o[at] * a[i] + o.x * b[i];
+        r.o[at + 1] = r.o[at + 1] * a[i] + o.y * b[i];
+      }
     }
-    r.top[i] = both;
-    r.sum[i] = r.sum[i] * a + sum * b;
+    ptx::bar_arrive(kFree, 256);
   }
 }
 
@@ -120,53 +128,55 @@ __device__ void reduce_sums(RowState<C>& r) {
   }
 }
 
-constexpr int kAllConsumers = 5;
-
 template <class C>
 __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int consumer) {
-  RingCursor<C::kSlots> cursor(shared.ring);
-  RingCursor<1> q_cursor(shared.q_ring);
-  const int32_t named_barrier = 1 + consumer;
+  TileCursor<C> cursor(shared);
+  Turns::begin(consumer);
+  const Start& start = start_of(params);
+  const int32_t first = __ldg(&start.unit_begin);
+  const int32_t last = __ldg(&start.unit_end);
   RowState<C> r;
-  const int32_t last = params.cta_begin[blockIdx.x + 1];
-  for (int32_t u = params.cta_begin[blockIdx.x]; u < last; ++u) {
-    q_cursor.wait_full();
-    const Unit& unit = shared.unit[u & 1];
-    const bool wide = unit.blocks == 2;
-    const int32_t half = wide ? consumer : 0;
-    load_rows<C>(shared, half * 64, r);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) q_cursor.release();
-    q_cursor.advance();
-    const int32_t tiles = (unit.slot_end - unit.slot_begin + C::kTileTokens - 1) / C::kTileTokens;
-    if (wide) {
-      attend_tiles<C, 128>(params, r, cursor, shared, tiles, 0, half * 64, named_barrier);
-    } else {
-      attend_tiles<C, 64>(params, r, cursor, shared, tiles, consumer * 64, 0, named_barrier);
+  for (int32_t u = first; u < last; ++u) {
+    const Unit& unit = u == first ? start.unit : section<Unit>(params, __ldg(&start.units_at))[u];
+    const bool alone = __ldg(&unit.blocks) == 1;
+    const int32_t half = alone ? 0 : consumer;
+    const int32_t block = __ldg(&unit.block) + half;
+    const int32_t kv_head = __ldg(&unit.kv_head);
+    const bool split_first = __ldg(&unit.split_first) != 0;
+    load_rows<C>(params, block, kv_head, u == first, consumer, shared, r);
+#pragma unroll 1
+    for (int turn = 0; turn < 2; ++turn) {
+      if ((turn == 0) == split_first) {
+        attend_tiles<C, kHalfTokens>(params, r, cursor, shared, __ldg(&unit.split_tiles), consumer,
+                                     half * kBlockRows);
+      } else {
+        attend_tiles<C, kTileTokens>(params, r, cursor, shared, __ldg(&unit.whole_tiles), consumer,
+                                     half * kBlockRows);
+      }
     }
     reduce_sums<C>(r);
-    if (!wide) {
-      join_halves<C>(r, shared, consumer, 64);
+    if (alone) {
+      join_halves<C>(params, r, shared, consumer);
       if (consumer == 1) continue;
-      absorb<C>(params, r, shared, 64);
     }
-    finish_block<C>(params, unit.ending[half], unit.block + half, unit.kv_head, r);
+    const int4 ending = __ldg(reinterpret_cast<const int4*>(&unit.ending[half]));
+    const Row* const rows = section<Row>(params, __ldg(&start.rows_at));
+    finish_block<C>(params, rows, ending, block, kv_head, r);
+    if (ending.x >= 0) {
+      ptx::bar_sync(1 + consumer, 128);
+      if (threadIdx.x % 128 == 0) publish(params, epoch_now(params), consumer, u - first + 1);
+    }
   }
-  if (params.merges == 0) return;
-  ptx::bar_sync(kAllConsumers, C::kConsumers * 128);
-  if (threadIdx.x == 128) grid_barrier(params.grid_counter);
-  ptx::bar_sync(kAllConsumers, C::kConsumers * 128);
-  const int32_t warp = threadIdx.x / 32 - 4;
-  merge_all<C>(params, blockIdx.x + gridDim.x * warp, gridDim.x * C::kConsumers * 4);
+  merge_all<C>(params, shared, epoch_now(params));
+  if (threadIdx.x % 32 == 0) leave<C>(params);
 }
 
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
-    attend_kernel(const __grid_constant__ LaunchParams launch,
+    attend_kernel(const __grid_constant__ AttendParams params,
                   const __grid_constant__ TensorMaps maps) {
   extern __shared__ __align__(1024) uint8_t s_raw[];
   auto& shared = *reinterpret_cast<SharedPlan<C>*>(s_raw);
-  const AttendParams params = resolve(launch, C::kHeadDim);
   const int group = threadIdx.x / 128;
   if (threadIdx.x == 32) {
     ptx::prefetch_tensormap(&maps.k_big);
@@ -176,19 +186,24 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   }
   if (threadIdx.x == 0) {
     shared.ring.init(1, C::kConsumers * 4);
-    shared.q_ring.init(96, C::kConsumers * 4);
+    shared.info_ring.init(1, C::kConsumers * 4 + 1);
+    shared.merge_ring.init(1, 1);
     ::cuda::ptx::fence_mbarrier_init(::cuda::ptx::sem_release, ::cuda::ptx::scope_cluster);
   }
   __syncthreads();
   if (group == 0) {
-    ptx::setmaxnreg_dec<40>();
+    ptx::setmaxnreg_dec<56>();
     if (threadIdx.x < 32) {
-      produce<C>(params, maps, shared);
+      load_tiles<C>(params, maps, shared);
+    } else if (threadIdx.x < 64) {
+      Scout<C>(params, shared).run();
+    } else if (threadIdx.x < 96) {
+      prefetch_queries<C>(params);
     } else {
-      fetch_queries<C>(params, shared);
+      prefetch_merges<C>(params, shared);
     }
   } else {
-    ptx::setmaxnreg_inc<232>();
+    ptx::setmaxnreg_inc<224>();
     consume<C>(params, shared, group - 1);
   }
 }

@@ -100,7 +100,7 @@ using ConfigOf =
     Config<std::conditional_t<shape.dtype == DType::kBF16, __nv_bfloat16, __half>, shape.head_dim>;
 
 template <class C>
-void launch_as(const AttendLaunch& launch, const LaunchParams& params, const TensorMaps& maps) {
+void launch_as(const AttendLaunch& launch, const AttendParams& params, const TensorMaps& maps) {
   constexpr int kSharedBytes = sizeof(SharedPlan<C>);
   check(cudaFuncSetAttribute(attend_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              kSharedBytes),
@@ -157,7 +157,7 @@ TensorMapCache::TensorMapCache() : state_(std::make_unique<State>()) {}
 TensorMapCache::~TensorMapCache() = default;
 
 void launch_attend(const AttendLaunch& launch, TensorMapCache& cache) {
-  LaunchParams params = launch.params;
+  AttendParams params = launch.params;
   params.box_shift = std::countr_zero(static_cast<uint32_t>(box_tokens(launch.kv.page_tokens)));
   const TensorMaps maps = cache.state_->find(launch);
   if (!visit_shape(launch.shape, [&]<class C>() { launch_as<C>(launch, params, maps); })) {

@@ -10,9 +10,9 @@ namespace pando::cuda {
 
 /// Pointers into device memory, strides and constants of the AttentionSpec. A captured graph keeps
 /// these; what depends on the plan the kernel reads from `schedule`.
-struct LaunchParams {
+struct AttendParams {
   const std::byte* schedule;  ///< a ScheduleHeader and its sections
-  uint32_t* control;          ///< kControlBytes, zero before the first launch
+  uint64_t* control;          ///< kControlBytes, zero before the first launch; see Control
   const int32_t* page_ids;
   float* partials;  ///< [partial_rows, head_dim], then their LSE; may hold anything
   const void* q;
@@ -24,67 +24,20 @@ struct LaunchParams {
   int32_t group;
   int32_t page_shift;  ///< log2 page_tokens
   int32_t box_shift;   ///< log2 of the tokens of a big box
-  float scale_log2;    ///< scale * log2(e)
+  float scale_log2;    ///< |scale| * log2(e), 1 for a scale of 0
+  uint32_t q_keep;     ///< bits of two queries that count: none for a scale of 0
+  uint32_t q_flip;     ///< bits that change: the signs, for a negative scale
 };
 
-/// Bytes of device memory that launches which may not overlap share between them: the barrier over
-/// the grid. Every launch leaves it ready for the next.
-inline constexpr int64_t kControlBytes = 256;
-
-/// The same with the pointers into the schedule resolved, as a thread block sees them.
-struct AttendParams {
-  const Unit* units;
-  const int32_t* cta_begin;  ///< [grid + 1]
-  const Run* runs;
-  const Merge* merge_list;
-  int32_t merges;
-  uint32_t* grid_counter;
-  const Row* rows;
-  const int32_t* page_ids;
-  float* partial_o;    ///< [slots, head_dim]
-  float* partial_lse;  ///< [slots], natural log
-  const void* q;
-  int64_t q_row_stride, q_head_stride;
-  void* out;
-  int64_t out_row_stride, out_head_stride;
-  float* lse;
-  int32_t packed_rows;
-  int32_t q_heads;
-  int32_t group;
-  int32_t page_shift;
-  int32_t box_shift;
-  float scale_log2;
+/// Words of device memory that launches which may not overlap share between them. Every launch
+/// leaves them ready for the next, so that it needs no other node beside it.
+struct Control {
+  static constexpr int32_t kEpoch = 0;      ///< launches that have finished
+  static constexpr int32_t kLeft = 1;       ///< consumer warps of this launch that have left
+  static constexpr int32_t kProgress = 16;  ///< by writer of a Source: epoch << 32 | finished units
 };
-
-#ifdef __CUDACC__
-__device__ __forceinline__ AttendParams resolve(const LaunchParams& launch, int32_t head_dim) {
-  const auto& header = *reinterpret_cast<const ScheduleHeader*>(launch.schedule);
-  const auto section = [&](const int64_t& offset) { return launch.schedule + __ldg(&offset); };
-  return {.units = reinterpret_cast<const Unit*>(section(header.units_offset)),
-          .cta_begin =
-              reinterpret_cast<const int32_t*>(launch.schedule + ScheduleHeader::kCtaBeginOffset),
-          .runs = reinterpret_cast<const Run*>(section(header.runs_offset)),
-          .merge_list = reinterpret_cast<const Merge*>(section(header.merges_offset)),
-          .merges = __ldg(&header.merges),
-          .grid_counter = launch.control,
-          .rows = reinterpret_cast<const Row*>(section(header.rows_offset)),
-          .page_ids = launch.page_ids,
-          .partial_o = launch.partials,
-          .partial_lse = launch.partials + int64_t{__ldg(&header.partial_rows)} * head_dim,
-          .q = launch.q,
-          .q_row_stride = launch.q_row_stride,
-          .q_head_stride = launch.q_head_stride,
-          .out = launch.out,
-          .out_row_stride = launch.out_row_stride,
-          .out_head_stride = launch.out_head_stride,
-          .lse = launch.lse,
-          .packed_rows = __ldg(&header.packed_rows),
-          .q_heads = launch.q_heads,
-          .group = launch.group,
-          .page_shift = launch.page_shift,
-          .box_shift = launch.box_shift,
-          .scale_log2 = launch.scale_log2};
-}
-#endif
+/// Of a Control for as many thread blocks as any device has multiprocessors.
+inline constexpr int64_t kControlBytes = 8192;
+inline constexpr int32_t kMostThreadBlocks = (kControlBytes / 8 - Control::kProgress) / 2;
 
 }  // namespace pando::cuda

@@ -1,223 +1,340 @@
-// The producer warpgroup: one warp loads K and V by TMA, three fetch the next unit's query rows.
+// The producer warpgroup. Warp 0, the loader, brings K and V by TMA; warp 1, the scout, runs ahead
+// and describes the tiles to come; warps 2 and 3 fetch what will be wanted at units' starts and ends.
 #pragma once
 
 #include <cstdint>
 #include <cuda/ptx>
 
 #include "cuda/kernels/attend/config.cuh"
-#include "cuda/ptx/barrier.cuh"
-#include "cuda/ptx/cp_async.cuh"
+#include "cuda/ptx/prefetch.cuh"
 
 namespace pando::cuda {
+
+/// Deals out the halves of this thread block's tiles in the order in which they are computed.
+class TileOrder {
+ public:
+  struct Next {
+    int32_t half;  ///< of this lane's eight granules; -1: there is none
+    int32_t kv_head;
+  };
+
+  __device__ TileOrder(const Unit* units, const Start& start, int lane)
+      : units_(units),
+        unit_(__ldg(&start.unit_begin)),
+        last_(__ldg(&start.unit_end)),
+        side_(lane / 8 % 2) {
+    if (unit_ < last_) open(start.unit);
+  }
+
+  __device__ bool next(Next& out) {
+    if (left_ == 0) return false;
+    out.half = at_ < end_ ? at_ : -1;
+    out.kv_head = kv_head_;
+    at_ += stride_;
+    if (--left_ == 0) {
+      left_ = then_;
+      at_ = then_at_;
+      end_ = then_end_;
+      stride_ = then_stride_;
+      then_ = 0;
+      if (left_ == 0 && ++unit_ < last_) open(units_[unit_]);
+    }
+    return true;
+  }
+
+ private:
+  __device__ void open(const Unit& unit) {
+    const bool alone = __ldg(&unit.blocks) == 1;
+    const bool split_first = __ldg(&unit.split_first) != 0;
+    kv_head_ = __ldg(&unit.kv_head);
+    left_ = __ldg(&unit.whole_tiles);
+    at_ = __ldg(&unit.whole_begin) + side_;
+    end_ = __ldg(&unit.whole_end);
+    stride_ = 2;
+    then_ = __ldg(&unit.split_tiles);
+    then_at_ = __ldg(&unit.split_begin[side_]);
+    then_end_ = __ldg(&unit.split_end[side_]);
+    then_stride_ = alone ? 2 : 1;
+    if (left_ != 0 && (!split_first || then_ == 0)) return;
+    swap(left_, then_);
+    swap(at_, then_at_);
+    swap(end_, then_end_);
+    swap(stride_, then_stride_);
+  }
+  __device__ static void swap(int32_t& a, int32_t& b) {
+    const int32_t c = a;
+    a = b;
+    b = c;
+  }
+
+  const Unit* units_;
+  int32_t unit_, last_, side_;
+  int32_t kv_head_ = 0, left_ = 0, at_ = 0, end_ = 0, stride_ = 0;
+  int32_t then_ = 0, then_at_ = 0, then_end_ = 0, then_stride_ = 0;
+};
+
+/// One lane's run of its half's runs: lane i of each eight holds the i-th.
+struct LaneRun {
+  int4 place;     ///< slot_begin, token_begin, token_end, page_offset
+  uint32_t rows;  ///< as Run::rows
+
+  __device__ void load(const Run* runs, int32_t count, int lane) {
+    place.x = 0x7fffffff;
+    if (lane % 8 >= count) return;
+    const Run* from = &runs[lane % 8];
+    place = __ldg(reinterpret_cast<const int4*>(from));
+    rows = __ldg(&from->rows);
+  }
+};
 
 /// One lane's part of a tile: the granule of 8 slots that it describes, and the box it loads.
 struct LaneTile {
   static constexpr uint32_t kBig = 1u << 24;    ///< loads a big box that starts here
-  static constexpr uint32_t kSmall = 1u << 25;  ///< loads a box of 8 tokens
-  static constexpr uint32_t kFull = 1u << 26;   ///< every row sees every token
-  static constexpr uint32_t kPlain = 1u << 27;  ///< the run's rows see every token
+  static constexpr uint32_t kSmall = 1u << 25;  ///< loads boxes of at most 8 tokens
+  static_assert(((kBig | kSmall) & (Run::kFull | Run::kPlain)) == 0);
 
   int32_t page;
   int32_t position;
-  int32_t kv_head;
-  uint32_t rows;  ///< as TileInfo::rows, and the flags above
+  uint32_t rows;  ///< as TileInfo::rows
 
-  __device__ bool is(uint32_t flag) const { return (rows & flag) != 0; }
-  __device__ uint32_t valid() const { return rows >> 16 & 15; }
-};
-
-/// What the loading warp needs of a unit.
-struct UnitPart {
-  int32_t kv_head, slot_begin, slot_end, run_begin, run_end;
-
-  __device__ explicit UnitPart(const Unit& unit)
-      : kv_head(__ldg(&unit.kv_head)),
-        slot_begin(__ldg(&unit.slot_begin)),
-        slot_end(__ldg(&unit.slot_end)),
-        run_begin(__ldg(&unit.run_begin)),
-        run_end(__ldg(&unit.run_end)) {}
-};
-
-/// Walks the slots of a unit. A window of 32 runs lies in the lanes' registers.
-template <class C>
-struct ListWalker {
-  int4 run;      ///< of this lane: slot_begin, token_begin, token_end, page_offset
-  int32_t rows;  ///< of this lane's run
-  int32_t window, run_end;
-
-  __device__ void load_window(const AttendParams& params, int32_t first, int lane) {
-    window = first;
-    const Run* from = &params.runs[min(first + lane, run_end - 1)];
-    run = __ldg(reinterpret_cast<const int4*>(from));
-    rows = __ldg(&from->rows);
-    if (first + lane >= run_end) run.x = 0x7fffffff;
+  __device__ bool is(uint32_t flags) const { return (rows & flags) != 0; }
+  __device__ int32_t valid() const { return rows >> 16 & 15; }
+  /// Tokens that this lane loads. Of pages smaller than a granule, those that hold a valid token.
+  __device__ int32_t tokens(const AttendParams& params) const {
+    if (is(kBig)) return 1 << params.box_shift;
+    if (!is(kSmall)) return 0;
+    const int32_t page_tokens = 1 << params.page_shift;
+    return page_tokens >= kGranule ? kGranule : (valid() + page_tokens - 1) & -page_tokens;
   }
 
-  /// Describes granule `lane` (0..15) of the tile at `begin`.
-  __device__ LaneTile describe(const AttendParams& params, int32_t begin, int32_t end, int lane) {
-    if (__shfl_sync(~0u, run.x, 31) < min(end, begin + C::kTileTokens)) {
-      const uint32_t started = __ballot_sync(~0u, run.x <= begin);
-      load_window(params, window + __popc(started) - 1, lane);
-    }
-    const int32_t granule = lane % 16;
-    const int32_t slot = begin + granule * 8;
-    int32_t at = 0;  // last lane whose run starts at or before the slot
+  /// Describes granule `lane` % 16 of a tile, of which the lane's half starts at `slot_begin` of its
+  /// stream. The page id may still travel.
+  __device__ void describe(const AttendParams& params, const LaneRun& run, int32_t slot_begin,
+                           int lane) {
+    const int32_t slot = slot_begin + lane % 8 * kGranule;
+    const int first = lane & ~7;
+    int at = first;  // last lane whose run starts at or before the slot
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-      if (__shfl_sync(~0u, run.x, at + step) <= slot) at += step;
+    for (int step = 4; step > 0; step /= 2) {
+      if (__shfl_sync(~0u, run.place.x, at + step) <= slot) at += step;
     }
-    const int32_t slot_begin = __shfl_sync(~0u, run.x, at);
-    const int32_t token_begin = __shfl_sync(~0u, run.y, at);
-    const int32_t token_end = __shfl_sync(~0u, run.z, at);
-    const int32_t page_offset = __shfl_sync(~0u, run.w, at);
-    const int32_t run_rows = __shfl_sync(~0u, rows, at);
-
-    LaneTile t;
-    t.position = token_begin + slot - slot_begin;
-    int32_t valid = slot < end ? min(max(token_end - t.position, 0), 8) : 0;
-    t.rows = (run_rows & 0xffff) | valid << 16;
-    if (valid == 8)
-      t.rows |= (run_rows & Run::kFull ? LaneTile::kFull : 0) |
-                (run_rows & Run::kPlain ? LaneTile::kPlain : 0);
+    const int32_t run_slot = __shfl_sync(~0u, run.place.x, at);
+    const int32_t token_begin = __shfl_sync(~0u, run.place.y, at);
+    const int32_t token_end = __shfl_sync(~0u, run.place.z, at);
+    const int32_t page_offset = __shfl_sync(~0u, run.place.w, at);
+    const uint32_t run_rows = __shfl_sync(~0u, run.rows, at);
+    const bool any = run_slot <= slot;
+    position = any ? token_begin + slot - run_slot : 0;
+    const int32_t valid = any ? min(max(token_end - position, 0), kGranule) : 0;
+    rows = any ? (run_rows & 0xffff) | valid << 16 : 0;
+    if (valid == kGranule) rows |= run_rows & (Run::kFull | Run::kPlain);
     const int32_t box = 1 << params.box_shift;
-    // The big box that would hold this granule: whole inside run, tile and unit?
-    const int32_t into = t.position & (box - 1);
-    const int32_t head = granule * 8 - into;
-    const bool inside = box >= 8 && head >= 0 && head + box <= C::kTileTokens &&
-                        t.position - into >= token_begin && t.position - into + box <= token_end &&
-                        begin + head + box <= end;
-    t.page = 0;
-    if (valid > 0 && lane < 16 && (!inside || into == 0)) {
-      t.rows |= inside ? LaneTile::kBig : LaneTile::kSmall;
-      t.page = __ldg(&params.page_ids[page_offset + (t.position >> params.page_shift)]);
+    // The big box that would hold this granule: whole inside run and half?
+    const int32_t into = position & (box - 1);
+    const int32_t head = lane % 8 * kGranule - into;
+    const bool inside = box >= kGranule && head >= 0 && head + box <= kHalfTokens &&
+                        position - into >= token_begin && position - into + box <= token_end;
+    page = page_offset + (position >> params.page_shift);
+    if (valid > 0 && (!inside || into == 0)) {
+      rows |= inside ? kBig : kSmall;
+      if (1 << params.page_shift >= kGranule) page = __ldg(&params.page_ids[page]);
     }
-    return t;
   }
+
+  /// Lanes 0-15 write one tile, lanes 16-31 another, where `to` is not null.
+  __device__ void write(const AttendParams& params, TileInfo* to, int lane, int32_t kv_head,
+                        int32_t row_bytes) const {
+    const int granule = lane % kGranules;
+    const int shift = lane & kGranules;  // of the tile's votes
+    const uint32_t bytes = __reduce_add_sync(0xffffu << shift, tokens(params)) * row_bytes;
+    const uint32_t here = rows & 0xffff;
+    const uint32_t half_rows = __shfl_sync(~0u, here, lane & ~7);
+    const uint32_t tile_rows = __shfl_sync(~0u, here, shift);
+    const uint32_t full = __ballot_sync(~0u, is(Run::kFull)) >> shift;
+    const uint32_t plain = __ballot_sync(~0u, is(Run::kPlain) && here == half_rows) >> shift;
+    const uint32_t alike = __ballot_sync(~0u, is(Run::kPlain) && here == tile_rows) >> shift;
+    const uint32_t holes = __ballot_sync(~0u, valid() < kGranule) >> shift;
+    const auto state = [=](uint32_t part, uint32_t plain_votes) {
+      return ((full & part) == part          ? TileInfo::kFull
+              : (plain_votes & part) == part ? TileInfo::kPlain
+                                             : TileInfo::kMixed) |
+             ((holes & part) != 0 ? TileInfo::kHoles : 0);
+    };
+    if (to == nullptr) return;
+    to->position[granule] = position;
+    to->rows[granule] = rows;
+    to->page[granule] = page;
+    if (granule < 2) to->state[granule] = state(0xffu << granule * 8, plain);
+    if (granule == 2) to->state[2] = state(0xffff, alike);
+    if (granule == 3) {
+      to->kv_head = kv_head;
+      to->bytes = bytes;
+    }
+  }
+};
+
+/// Describes the thread block's tiles, two at a time, each by 16 lanes, as far ahead of the loads as
+/// the ring of descriptions goes: which half, its runs and its page ids are reads that depend on
+/// each other.
+template <class C>
+class Scout {
+ public:
+  __device__ Scout(const AttendParams& params, SharedPlan<C>& shared)
+      : params_(params),
+        shared_(shared),
+        lane_(threadIdx.x % 32),
+        halves_(section<Half>(params, __ldg(&start_of(params).halves_at))),
+        runs_(section<Run>(params, __ldg(&start_of(params).runs_at))),
+        order_(section<Unit>(params, __ldg(&start_of(params).units_at)), start_of(params), lane_),
+        cursor_(shared.info_ring) {}
+
+  __device__ void run() {
+    // The first tile goes alone and by the short way.
+    const Start& start = start_of(params_);
+    const int side = lane_ / 8 % 2;
+    int4 half = __ldg(reinterpret_cast<const int4*>(&start.half[side]));
+    run_.load(start.runs[side], min(half.z, Start::kRuns), lane_);
+    slot_ = half.x;
+    Named named = name(1);
+    if (named.count > 0 && half.z > Start::kRuns) open_runs(half);
+    while (named.count > 0) {
+      LaneTile tile;
+      tile.describe(params_, run_, slot_, lane_);
+      const Named next = name(2);
+      half = half_of(next);
+      emit(tile, named);
+      open_runs(half);
+      named = next;
+    }
+  }
+
+ private:
+  struct Named {
+    int32_t half;     ///< of this lane; -1: there is none
+    int32_t kv_head;  ///< of this lane's tile
+    int32_t count;    ///< tiles: 0, 1 or 2
+  };
+
+  __device__ Named name(int most) {
+    Named named{-1, 0, 0};
+    for (int i = 0; i < most; ++i) {
+      TileOrder::Next next;
+      if (!order_.next(next)) break;
+      ++named.count;
+      if (lane_ / 16 == i) {
+        named.half = next.half;
+        named.kv_head = next.kv_head;
+      }
+    }
+    return named;
+  }
+  __device__ int4 half_of(const Named& named) const {
+    if (named.half < 0) return make_int4(0, 0, 0, 0);
+    return __ldg(reinterpret_cast<const int4*>(&halves_[named.half]));
+  }
+  __device__ void open_runs(int4 half) {
+    run_.load(runs_ + half.y, half.z, lane_);
+    slot_ = half.x;
+  }
+  __device__ void emit(const LaneTile& tile, const Named& named) {
+    RingCursor<C::kInfos> at = cursor_;
+    TileInfo* mine = nullptr;
+    for (int i = 0; i < named.count; ++i) {
+      at.wait_empty();
+      if (lane_ / 16 == i) mine = &shared_.info[at.stage()];
+      at.advance();
+    }
+    tile.write(params_, mine, lane_, named.kv_head, C::kHeadDim * 2);
+    __syncwarp();
+    for (int i = 0; i < named.count; ++i) {
+      if (lane_ == 0) cursor_.fill();
+      cursor_.advance();
+    }
+  }
+
+  const AttendParams& params_;
+  SharedPlan<C>& shared_;
+  int lane_;
+  const Half* halves_;
+  const Run* runs_;
+  TileOrder order_;
+  RingCursor<C::kInfos> cursor_;
+  LaneRun run_;
+  int32_t slot_ = 0;
 };
 
 template <class C>
 __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
-                             const CUtensorMap* small, const LaneTile& t, uint32_t bytes,
+                             const CUtensorMap* small, const TileInfo& info, const LaneTile& t,
                              RingCursor<C::kSlots>& cursor, SharedPlan<C>& shared, int lane) {
-  if (lane == 0) cursor.expect(bytes);
+  cursor.wait_empty();
+  if (lane == 0) cursor.expect(info.bytes);
   __syncwarp();
   uint8_t* slot = shared.slots[cursor.stage()] + lane * 1024;
-  const int32_t in_page = t.position & ((1 << params.page_shift) - 1);
-  if ((t.is(LaneTile::kBig | LaneTile::kSmall))) {
+  const int32_t page_tokens = 1 << params.page_shift;
+  const auto load_box = [&](int32_t page, int32_t into) {
+    const int32_t in_page = t.position & (page_tokens - 1);
 #pragma unroll
     for (int half = 0; half < C::kHalves; ++half) {
-      const int32_t coords[5] = {0, in_page, half, t.kv_head, t.page};
-      ::cuda::ptx::cp_async_bulk_tensor(
-          ::cuda::ptx::space_cluster, ::cuda::ptx::space_global, slot + half * C::kHalfBytes,
-          t.is(LaneTile::kBig) ? big : small, coords, cursor.full_barrier());
+      const int32_t coords[5] = {0, in_page, half, info.kv_head, page};
+      ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
+                                        slot + half * C::kHalfBytes + into * 128,
+                                        t.is(LaneTile::kBig) ? big : small, coords,
+                                        cursor.full_barrier());
+    }
+  };
+  if (t.is(LaneTile::kBig | LaneTile::kSmall)) {
+    if (page_tokens >= kGranule) {
+      load_box(t.page, 0);
+    } else {
+      for (int32_t into = 0; into < t.tokens(params); into += page_tokens) {
+        load_box(__ldg(&params.page_ids[t.page + into / page_tokens]), into);
+      }
     }
   }
   cursor.advance();
 }
 
 template <class C>
-__device__ void produce(const AttendParams& params, const TensorMaps& maps, SharedPlan<C>& shared) {
+__device__ void load_tiles(const AttendParams& params, const TensorMaps& maps,
+                           SharedPlan<C>& shared) {
   const int lane = threadIdx.x % 32;
   RingCursor<C::kSlots> cursor(shared.ring);
-  ListWalker<C> walker;
-  int32_t u = params.cta_begin[blockIdx.x];
-  const int32_t last = params.cta_begin[blockIdx.x + 1];
-  if (u == last) return;
-  UnitPart unit(params.units[u]);
-  int32_t begin = unit.slot_begin;
-  walker.run_end = unit.run_end;
-  walker.load_window(params, unit.run_begin, lane);
-
-  // Describes the tile at `begin` and moves on; false when there is none.
-  const auto describe = [&](LaneTile& t) {
-    if (u == last) return false;
-    t = walker.describe(params, begin, unit.slot_end, lane);
-    t.kv_head = unit.kv_head;
-    begin += C::kTileTokens;
-    if (begin >= unit.slot_end && ++u < last) {
-      unit = UnitPart(params.units[u]);
-      begin = unit.slot_begin;
-      walker.run_end = unit.run_end;
-      walker.load_window(params, unit.run_begin, lane);
-    }
-    return true;
-  };
-  const auto issue = [&](const LaneTile& t) {
-    const uint32_t bigs = __popc(__ballot_sync(~0u, t.is(LaneTile::kBig)));
-    const uint32_t smalls = __popc(__ballot_sync(~0u, t.is(LaneTile::kSmall)));
-    const uint32_t bytes = ((bigs << params.box_shift) + smalls * 8) * C::kHeadDim * 2;
-    const bool full = __all_sync(~0u, t.is(LaneTile::kFull));
-    const uint32_t first_rows = __shfl_sync(~0u, t.rows, 0);
-    const bool plain =
-        __all_sync(~0u, t.is(LaneTile::kPlain) && (t.rows & 0xffff) == (first_rows & 0xffff));
-    const bool holes = __any_sync(~0u, t.valid() < 8);
-    cursor.wait_empty();
-    TileInfo<C>& info = shared.info[cursor.stage()];
-    if (lane < 16) {
-      info.position[lane] = t.position;
-      info.rows[lane] = t.rows & 0xffffff;
-    }
-    if (lane == 0) {
-      info.masked = full ? 0 : plain ? 1 : 2;
-      info.holes = holes;
-    }
+  RingCursor<C::kInfos> infos(shared.info_ring);
+  for (int32_t left = __ldg(&start_of(params).tile_count); left > 0; --left) {
+    infos.wait_full();
+    const TileInfo& info = shared.info[infos.stage()];
+    const LaneTile t{info.page[lane % kGranules], info.position[lane % kGranules],
+                     lane < kGranules ? info.rows[lane % kGranules] : 0};
+    load_operand<C>(params, &maps.k_big, &maps.k_small, info, t, cursor, shared, lane);
+    load_operand<C>(params, &maps.v_big, &maps.v_small, info, t, cursor, shared, lane);
     __syncwarp();
-    load_operand<C>(params, &maps.k_big, &maps.k_small, t, bytes, cursor, shared, lane);
-    cursor.wait_empty();
-    load_operand<C>(params, &maps.v_big, &maps.v_small, t, bytes, cursor, shared, lane);
-  };
-  // Two descriptions in turn: the page ids of one travel while the other is issued.
-  LaneTile a, b;
-  bool more = describe(a);
-  while (more) {
-    const bool more_b = describe(b);
-    issue(a);
-    if (!more_b) break;
-    more = describe(a);
-    issue(b);
+    if (lane == 0) infos.release();
+    infos.advance();
   }
 }
 
-/// Warps 1-3 of the first warpgroup: the next unit's description and query rows.
+/// Warp 2: brings the rows and queries of the next units into L2, one unit ahead of the consumers.
 template <class C>
-__device__ void fetch_queries(const AttendParams& params, SharedPlan<C>& shared) {
-  constexpr int kChunks = C::kHeadDim / 8;
-  constexpr int kFetchers = 96;
-  constexpr int kFetchersBarrier = 6;
-  const int thread = threadIdx.x - 32;
-  RingCursor<1> cursor(shared.q_ring);
-  const int32_t last = params.cta_begin[blockIdx.x + 1];
-  for (int32_t u = params.cta_begin[blockIdx.x]; u < last; ++u) {
-    const int4* from_unit = reinterpret_cast<const int4*>(&params.units[u]);
-    const int4 unit = __ldg(from_unit);
-    const int32_t packed_begin = unit.x * 64;
-    const int32_t rows = min(unit.y * 64, params.packed_rows - packed_begin);
-    const int which = u & 1;
-    cursor.wait_empty();
-    if (thread < int(sizeof(Unit) / 16))
-      reinterpret_cast<int4*>(&shared.unit[which])[thread] = __ldg(&from_unit[thread]);
-    for (int32_t r = thread; r < C::kRows; r += kFetchers) {
-      int2 visible = make_int2(0, 0);
-      if (r < rows) {
-        const Row row = params.rows[(packed_begin + r) / params.group];
-        visible = make_int2(row.visible_begin, row.visible_end);
-        shared.q_row[r] = row.q_row;
-      }
-      shared.visible[r] = visible;
+__device__ __forceinline__ void prefetch_queries(const AttendParams& params) {
+  const int lane = threadIdx.x % 32;
+  const Start& start = start_of(params);
+  const int32_t packed_rows = __ldg(&start.packed_rows);
+  const Unit* const units = section<Unit>(params, __ldg(&start.units_at));
+  const Row* const rows = section<Row>(params, __ldg(&start.rows_at));
+  const int32_t last = __ldg(&start.unit_end);
+  for (int32_t u = __ldg(&start.unit_begin) + 1; u < last; ++u) {
+    const int4 unit = __ldg(reinterpret_cast<const int4*>(&units[u]));
+    const int32_t begin = unit.x * kBlockRows;
+    const int32_t end = min(begin + unit.y * kBlockRows, packed_rows);
+    for (int32_t packed = begin + lane; packed < end; packed += 32) {
+      const int64_t q_row = __ldg(&rows[packed / params.group].q_row);
+      const int32_t head = unit.z * params.group + packed % params.group;
+      const auto* q = static_cast<const uint16_t*>(params.q) + q_row * params.q_row_stride +
+                      head * params.q_head_stride;
+#pragma unroll
+      for (int half = 0; half < C::kHalves; ++half) ptx::prefetch_l2(q + half * 64);
     }
-    ptx::bar_sync(kFetchersBarrier, kFetchers);
-    for (int32_t i = thread; i < rows * kChunks; i += kFetchers) {
-      const int32_t r = i / kChunks;
-      const int32_t chunk = i % kChunks;
-      const int32_t q_head = unit.z * params.group + (packed_begin + r) % params.group;
-      const auto* from = static_cast<const uint16_t*>(params.q) +
-                         shared.q_row[r] * params.q_row_stride + q_head * params.q_head_stride +
-                         chunk * 8;
-      ptx::cp_async_16(shared_address(shared.q) + (r * kChunks + (chunk ^ (r & 7))) * 16, from);
-    }
-    ptx::cp_async_wait_all();
-    ::cuda::ptx::mbarrier_arrive(cursor.full_barrier());
-    cursor.advance();
   }
 }
 

@@ -6,7 +6,6 @@
 
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/ptx/barrier.cuh"
-#include "cuda/ptx/ldmatrix.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/tile/mma.cuh"
 
@@ -15,162 +14,226 @@ namespace pando::cuda {
 /// A warpgroup's 64 rows. A thread holds rows `lane / 4` and `lane / 4 + 8` of its warp's 16.
 template <class C>
 struct RowState {
-  uint32_t q[C::kHeadDim / 16][4];
   float o[C::kHeadDim / 2];
   float top[2], sum[2];
   int32_t visible_begin[2], visible_end[2];
 };
 
+/// The query rows of a block from global memory to the warpgroup's place in shared memory, in the
+/// 128-byte swizzle of the A operand of the first product.
 template <class C>
-__device__ void load_rows(SharedPlan<C>& shared, int32_t tile_row, RowState<C>& r) {
-  constexpr int kChunks = C::kHeadDim / 8;
+__device__ __forceinline__ void load_rows(const AttendParams& params, int32_t block,
+                                          int32_t kv_head, bool first_unit, int consumer,
+                                          SharedPlan<C>& shared, RowState<C>& r) {
+  const Start& start = start_of(params);
+  const int32_t unit_q_row = first_unit ? __ldg(&start.q_row) : -1;
+  const int32_t unit_row = __ldg(&start.unit.block) * kBlockRows / params.group;
+  const int32_t packed_rows = __ldg(&start.packed_rows);
+  const Row* const rows = section<Row>(params, __ldg(&start.rows_at));
   const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32 % 4;
-  const int32_t first = tile_row + warp * 16;
+  uint4 words[2][C::kHeadDim / 32];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int32_t row = first + lane / 4 + i * 8;
     r.top[i] = -INFINITY;
     r.sum[i] = 0;
-    const int2 visible = shared.visible[row];
-    r.visible_begin[i] = visible.x;
-    r.visible_end[i] = visible.y;
-  }
-  // ldmatrix: lane l addresses row l % 16 of the warp's rows, chunk l / 16 of each pair.
-  const int32_t row = first + lane % 16;
+    const int32_t packed = block * kBlockRows + threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
+    const bool present = packed < packed_rows;
+    const Row* const row = &rows[(present ? packed : 0) / params.group];
+    r.visible_begin[i] = present ? __ldg(&row->visible_begin) : 0;
+    r.visible_end[i] = present ? __ldg(&row->visible_end) : 0;
+    const int32_t head = kv_head * params.group + (present ? packed : 0) % params.group;
+    // The short way spares a read that the query's address would wait for.
+    const int64_t q_row = unit_q_row >= 0 && present
+                              ? unit_q_row + packed / params.group - unit_row
+                              : __ldg(&row->q_row);
+    const auto* const q = static_cast<const uint16_t*>(params.q) + q_row * params.q_row_stride +
+                          head * params.q_head_stride;
 #pragma unroll
-  for (int k = 0; k < C::kHeadDim / 16; ++k) {
-    const int32_t chunk = 2 * k + lane / 16;
-    ptx::ldmatrix_x4(r.q[k], shared_address(shared.q + (row * kChunks + (chunk ^ (row & 7))) * 16));
+    for (int k = 0; k < C::kHeadDim / 32; ++k) {
+      words[i][k] = __ldg(reinterpret_cast<const uint4*>(q) + k * 4 + lane % 4);
+    }
   }
+  ptx::bar_sync(1 + consumer, 128);  // the scores of the unit before are done
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int32_t row = threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
+#pragma unroll
+    for (int k = 0; k < C::kHeadDim / 32; ++k) {
+      const auto scaled = [&](uint32_t two) { return (two & params.q_keep) ^ params.q_flip; };
+      uint4 w = words[i][k];
+      w = make_uint4(scaled(w.x), scaled(w.y), scaled(w.z), scaled(w.w));
+      const int32_t chunk = k % 2 * 4 + lane % 4;  // of 16 bytes
+      uint8_t* const to = shared.q[consumer].rows[k / 2] + row * 128 + (chunk ^ (row & 7)) * 16;
+      *reinterpret_cast<uint4*>(to) = w;
+    }
+  }
+  ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared);
+  ptx::bar_sync(1 + consumer, 128);
 #pragma unroll
   for (int d = 0; d < C::kHeadDim / 2; ++d) r.o[d] = 0;
 }
 
-/// What a thread must remember of a tile until its V has come.
-struct TileNotes {
-  bool holes;    ///< some slot of the tile holds no token
-  bool my_hole;  ///< the slot that this thread looks after does not
-};
+/// Scores of a thread against N slots: [4 * granule + 2 * i + e] is row lane / 4 + 8 * i.
+template <int N>
+using Scores = float[N / 2];
+/// Weights as the A operand of the second product.
+template <int N>
+using Weights = uint32_t[N / 16][4];
 
 /// S = Q K^T of N slots from `first` on; asynchronous.
 template <class C, int N>
-__device__ __forceinline__ void start_scores(float (&s)[N / 2], const RowState<C>& r,
-                                             const uint8_t* k, int32_t first) {
-  const uint64_t descriptor = ptx::matrix_descriptor(shared_address(k + first * 128), 16, 1024);
-  ptx::wgmma_fence();
+__device__ __forceinline__ void start_scores(Scores<N>& s, const uint8_t* q, const uint8_t* k,
+                                             int32_t first) {
+  const uint64_t queries = ptx::matrix_descriptor(shared_address(q), 16, 1024);
+  const uint64_t keys = ptx::matrix_descriptor(shared_address(k + first * 128), 16, 1024);
 #pragma unroll
   for (int step = 0; step < C::kHeadDim / 16; ++step) {
-    const uint64_t offset = (step / 4 * C::kHalfBytes + step % 4 * 32) >> 4;
-    mma<N, false, typename C::Element>(s, r.q[step], descriptor + offset, step > 0);
+    const uint64_t q_offset = (step / 4 * kBlockRows * 128 + step % 4 * 32) >> 4;
+    const uint64_t k_offset = (step / 4 * C::kHalfBytes + step % 4 * 32) >> 4;
+    mma<N, false, typename C::Element>(s, queries + q_offset, keys + k_offset, step > 0);
   }
-  ptx::wgmma_commit_group();
 }
 
-/// O += P V; asynchronous. Slots of V without a token have weight 0 but must be finite: they are
-/// zeroed first.
+/// O += P V of N slots from `first` on; asynchronous.
 template <class C, int N>
-__device__ __forceinline__ void start_output(RowState<C>& r, const uint32_t (&p)[N / 16][4],
-                                             uint8_t* v, int32_t first, const TileNotes& notes,
-                                             int32_t named_barrier) {
-  if (notes.holes) {
-    if (notes.my_hole) {
-#pragma unroll
-      for (int half = 0; half < C::kHalves; ++half) {
-        auto* to =
-            reinterpret_cast<uint4*>(v + half * C::kHalfBytes + (first + threadIdx.x % 128) * 128);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) to[j] = make_uint4(0, 0, 0, 0);
-      }
-    }
-    ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared);
-    ptx::bar_sync(named_barrier, 128);
-  }
+__device__ __forceinline__ void start_output(RowState<C>& r, const Weights<N>& p, const uint8_t* v,
+                                             int32_t first) {
   const uint64_t descriptor =
       ptx::matrix_descriptor(shared_address(v + first * 128), C::kHalfBytes, 1024);
-  ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < N / 16; ++step) {
     mma<C::kHeadDim, true, typename C::Element>(r.o, p[step], descriptor + step * (2048 >> 4),
                                                 true);
   }
-  ptx::wgmma_commit_group();
 }
 
-/// The one mask rule, on the scores of a tile.
+/// What a thread must remember of a tile until its V has come.
+struct Holes {
+  bool any;   ///< some slot holds no token
+  bool mine;  ///< the slot that this thread looks after does not
+};
+
+/// Slots of V without a token have weight 0, but 0 * NaN is NaN: they are zeroed.
 template <class C, int N>
-__device__ __forceinline__ TileNotes mask_scores(float (&s)[N / 2], const RowState<C>& r,
-                                                 const TileInfo<C>& info, int32_t first,
-                                                 int32_t tile_row) {
+__device__ __forceinline__ void fill_holes(uint8_t* v, int32_t first, const Holes& holes,
+                                           int32_t named_barrier) {
+  if (!holes.any) return;
+  if (holes.mine) {
+#pragma unroll
+    for (int half = 0; half < C::kHalves; ++half) {
+      auto* to = reinterpret_cast<uint4*>(v + half * C::kHalfBytes + (first + threadIdx.x % N) * 128);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) to[j] = make_uint4(0, 0, 0, 0);
+    }
+  }
+  ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared);
+  ptx::bar_sync(named_barrier, 128);
+}
+
+/// The one mask rule, on the scores of N slots from `first` on. One bit says for each score of a row
+/// whether the row sees the slot's token.
+template <class C, int N>
+__device__ __forceinline__ Holes mask_scores(Scores<N>& s, const RowState<C>& r,
+                                             const TileInfo& info, int32_t first,
+                                             int32_t tile_row) {
+  const uint32_t state = info.state[N == kTileTokens ? 2 : first / kHalfTokens];
+  if (state == TileInfo::kFull) return {false, false};
   const int lane = threadIdx.x % 32;
-  const int32_t masked = info.masked;
-  TileNotes notes{info.holes != 0, false};
-  if (masked == 0) return notes;
   const int32_t row = tile_row + threadIdx.x / 32 % 4 * 16 + lane / 4;
-  if (masked == 1) {
-    const uint32_t rows = info.rows[0];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (row + i * 8 >= int32_t(rows & 255) && row + i * 8 < int32_t(rows >> 8 & 255)) continue;
-#pragma unroll
-      for (int g = 0; g < N / 8; ++g) s[g * 4 + i * 2] = s[g * 4 + i * 2 + 1] = -INFINITY;
+  const auto in_rows = [row](uint32_t rows, int i) {
+    return row + i * 8 >= int32_t(rows & 255) && row + i * 8 < int32_t(rows >> 8 & 255);
+  };
+  uint32_t seen_low = 0, seen_high = 0;
+  if (state == TileInfo::kPlain) {
+    const uint32_t rows = info.rows[first / kGranule];
+    seen_low = in_rows(rows, 0) ? ~0u : 0;
+    seen_high = in_rows(rows, 1) ? ~0u : 0;
+  } else {
+    const int32_t column = lane % 4 * 2;
+#pragma unroll 1
+    for (int g = 0; g < N / kGranule; ++g) {
+      const uint32_t rows = info.rows[first / kGranule + g];
+      const int32_t position = info.position[first / kGranule + g] + column;
+      const int32_t valid = rows >> 16 & 15;
+      const auto two = [&](int i) {
+        if (!in_rows(rows, i)) return 0u;
+        const auto sees = [&](int e) {
+          return column + e < valid && position + e >= r.visible_begin[i] &&
+                 position + e < r.visible_end[i];
+        };
+        return uint32_t{sees(0)} | uint32_t{sees(1)} << 1;
+      };
+      seen_low |= two(0) << 2 * g;
+      seen_high |= two(1) << 2 * g;
     }
-    return notes;
   }
-  const int32_t column = lane % 4 * 2;
 #pragma unroll
-  for (int g = 0; g < N / 8; ++g) {
-    const uint32_t rows = info.rows[first / 8 + g];
-    const int32_t position = info.position[first / 8 + g] + column;
-    const int32_t row_begin = rows & 255, row_end = rows >> 8 & 255, valid = rows >> 16;
+  for (int g = 0; g < N / kGranule; ++g) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const bool sees = row + i * 8 >= row_begin && row + i * 8 < row_end;
-      if (!sees || column >= valid || position < r.visible_begin[i] || position >= r.visible_end[i])
-        s[g * 4 + i * 2] = -INFINITY;
-      if (!sees || column + 1 >= valid || position + 1 < r.visible_begin[i] ||
-          position + 1 >= r.visible_end[i])
-        s[g * 4 + i * 2 + 1] = -INFINITY;
+    for (int e = 0; e < 2; ++e) {
+      const uint32_t bit = 1u << (2 * g + e);
+      if ((seen_low & bit) == 0) s[g * 4 + e] = -INFINITY;
+      if ((seen_high & bit) == 0) s[g * 4 + 2 + e] = -INFINITY;
     }
   }
-  const int32_t slot = first + threadIdx.x % 128;
-  notes.my_hole =
-      notes.holes && threadIdx.x % 128 < N && slot % 8 >= int32_t(info.rows[slot / 8 % 16] >> 16);
-  return notes;
+  const int32_t slot = first + threadIdx.x % N;
+  const bool holes = (state & TileInfo::kHoles) != 0;
+  return {holes,
+          holes && slot % kGranule >= int32_t(info.rows[slot / kGranule] >> 16 & 15)};
 }
 
-/// Scores to weights exp2(scale_log2 * (s - top)); updates top and sum, and says by which factor
-/// what was accumulated before must shrink.
+/// Scores to weights exp2(scale_log2 * (s - top)); updates top and sum. Returns whether any row of
+/// the warp moved its top; then `alpha` says by which factor what was accumulated must shrink.
+///
+/// Any top near the largest score will do: it moves only when weights could exceed 2^8, so that
+/// the sums need not be rescaled at every tile.
 template <class C, int N>
-__device__ __forceinline__ void softmax(const AttendParams& params, float (&s)[N / 2],
-                                        RowState<C>& r, float (&alpha)[2]) {
+__device__ __forceinline__ bool softmax(const AttendParams& params, Scores<N>& s, RowState<C>& r,
+                                        float (&alpha)[2]) {
+  constexpr float kSlack = 8;
+  constexpr int kChains = 4;  // of maxima and of sums for each row: one would wait for itself
+  float tops[2][kChains], sums[2][kChains], base[2];
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    tops[e / 2 % 2][e / 4 * 2 + e % 2] = s[e];
+    sums[e / 4][e % 4] = 0;
+  }
+#pragma unroll
+  for (int j = 8; j < N / 2; ++j) {
+    float& top = tops[j / 2 % 2][j / 4 % 2 * 2 + j % 2];
+    top = fmaxf(top, s[j]);
+  }
+  bool moved = false;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float top = r.top[i];
-#pragma unroll
-    for (int j = 0; j < N / 8; ++j) top = fmaxf(top, fmaxf(s[j * 4 + i * 2], s[j * 4 + i * 2 + 1]));
+    float top = fmaxf(fmaxf(tops[i][0], tops[i][1]), fmaxf(tops[i][2], tops[i][3]));
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-    const float base = top == -INFINITY ? 0.0f : __fmul_rn(top, params.scale_log2);
+    const bool moves = (top - r.top[i]) * params.scale_log2 > kSlack;
+    moved |= moves;
+    top = moves ? top : r.top[i];
+    base[i] = top == -INFINITY ? 0.0f : __fmul_rn(top, params.scale_log2);
     // Not contracted: where top stays, the factor must be exactly 1.
-    alpha[i] = ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - base);
+    alpha[i] = moves ? ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - base[i]) : 1.0f;
     r.top[i] = top;
-    float sum = 0;
-#pragma unroll
-    for (int j = 0; j < N / 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float& x = s[j * 4 + i * 2 + e];
-        x = ptx::ex2(x * params.scale_log2 - base);
-        sum += x;
-      }
-    }
-    r.sum[i] = r.sum[i] * alpha[i] + sum;
+    r.sum[i] *= alpha[i];
   }
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      float& x = s[j * 4 + e];
+      x = ptx::ex2(x * params.scale_log2 - base[e / 2]);
+      sums[e / 2][j % 2 * 2 + e % 2] += x;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) r.sum[i] += sums[i][0] + sums[i][1] + (sums[i][2] + sums[i][3]);
+  return __any_sync(~0u, moved);
 }
 
 template <class C, int N>
-__device__ __forceinline__ void pack_weights(const float (&s)[N / 2], uint32_t (&p)[N / 16][4]) {
+__device__ __forceinline__ void pack_weights(const Scores<N>& s, Weights<N>& p) {
   using E = typename C::Element;
 #pragma unroll
   for (int step = 0; step < N / 16; ++step) {
@@ -180,54 +243,105 @@ __device__ __forceinline__ void pack_weights(const float (&s)[N / 2], uint32_t (
   }
 }
 
-/// All tiles of a unit, of which this warpgroup takes N slots from `first` on. The scores of a tile
-/// are computed while the output of the tile before accumulates.
+template <class C>
+__device__ __forceinline__ void rescale(RowState<C>& r, const float (&alpha)[2]) {
+#pragma unroll
+  for (int j = 0; j < C::kHeadDim / 2; ++j) r.o[j] *= alpha[j / 2 % 2];
+}
+
+/// A consumer warp's places: the next slot to be waited for, and the next tile's description, which
+/// is there when the tile's K is.
+template <class C>
+struct TileCursor {
+  RingCursor<C::kSlots> slot;
+  RingCursor<C::kInfos> info;
+
+  __device__ explicit TileCursor(SharedPlan<C>& shared)
+      : slot(shared.ring), info(shared.info_ring) {}
+
+  /// Gives back the K in slot `k` and the description of its tile.
+  __device__ __forceinline__ void give_back_keys(const RingCursor<C::kSlots>& k) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      k.release();
+      info.release();
+    }
+    info.advance();
+  }
+  __device__ __forceinline__ static void give_back_values(const RingCursor<C::kSlots>& v) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) v.release();
+  }
+};
+
+/// The warpgroups take turns at the tensor cores: while one multiplies, the other is at its softmax.
+/// The first turn is warpgroup 0's.
+struct Turns {
+  static constexpr int kBarrier = 5;
+  __device__ static void begin(int consumer) {
+    if (consumer == 1) ptx::bar_arrive(kBarrier, 256);
+  }
+  __device__ static void take(int consumer) { ptx::bar_sync(kBarrier + consumer, 256); }
+  __device__ static void pass(int consumer) { ptx::bar_arrive(kBarrier + 1 - consumer, 256); }
+};
+
+/// Tiles of a unit, of which this warpgroup takes N slots. The output of a tile accumulates while the
+/// scores of the next become weights.
 template <class C, int N>
 __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowState<C>& r,
-                                             RingCursor<C::kSlots>& cursor, SharedPlan<C>& shared,
-                                             int32_t tiles, int32_t first, int32_t tile_row,
-                                             int32_t named_barrier) {
-  const bool leader = threadIdx.x % 32 == 0;
-  float s[N / 2];
-  uint32_t p[N / 16][4];
+                                             TileCursor<C>& cursor, SharedPlan<C>& shared,
+                                             int32_t left, int consumer, int32_t tile_row) {
+  constexpr bool kWhole = N == kTileTokens;
+  const int32_t first = kWhole ? 0 : consumer * kHalfTokens;
+  const int32_t named_barrier = 1 + consumer;
+  const uint8_t* const q = shared.q[consumer].rows[0];
+  if (left == 0) return;
+  Scores<N> s;
+  Weights<N> p;
   float alpha[2];
-  cursor.wait_full();
-  start_scores<C, N>(s, r, shared.slots[cursor.stage()], first);
+  cursor.slot.wait_full();
+  ptx::wgmma_fence();
+  start_scores<C, N>(s, q, shared.slots[cursor.slot.stage()], first);
+  ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
-  TileNotes notes = mask_scores<C, N>(s, r, shared.info[cursor.stage()], first, tile_row);
-  __syncwarp();
-  if (leader) cursor.release();
-  cursor.advance();
-  softmax<C, N>(params, s, r, alpha);
+  Holes holes = mask_scores<C, N>(s, r, shared.info[cursor.info.stage()], first, tile_row);
+  cursor.give_back_keys(cursor.slot);
+  cursor.slot.advance();
+  if (softmax<C, N>(params, s, r, alpha)) rescale<C>(r, alpha);
   pack_weights<C, N>(s, p);
 #pragma unroll 1
-  for (int32_t tile = 1; tile < tiles; ++tile) {
-    RingCursor<C::kSlots> v_cursor = cursor;
-    cursor.advance();
-    cursor.wait_full();
-    start_scores<C, N>(s, r, shared.slots[cursor.stage()], first);
-    v_cursor.wait_full();
-    start_output<C, N>(r, p, shared.slots[v_cursor.stage()], first, notes, named_barrier);
+  while (--left > 0) {
+    const RingCursor<C::kSlots> v = cursor.slot;
+    cursor.slot.advance();
+    const RingCursor<C::kSlots> k = cursor.slot;
+    cursor.slot.advance();
+    v.wait_full();
+    fill_holes<C, N>(shared.slots[v.stage()], first, holes, named_barrier);
+    k.wait_full();
+    if constexpr (kWhole) Turns::take(consumer);
+    ptx::wgmma_fence();
+    start_scores<C, N>(s, q, shared.slots[k.stage()], first);
+    ptx::wgmma_commit_group();
+    start_output<C, N>(r, p, shared.slots[v.stage()], first);
+    ptx::wgmma_commit_group();
+    if constexpr (kWhole) Turns::pass(consumer);
     ptx::wgmma_wait_group<1>();
-    notes = mask_scores<C, N>(s, r, shared.info[cursor.stage()], first, tile_row);
-    __syncwarp();
-    if (leader) cursor.release();
-    cursor.advance();
-    softmax<C, N>(params, s, r, alpha);
+    holes = mask_scores<C, N>(s, r, shared.info[cursor.info.stage()], first, tile_row);
+    cursor.give_back_keys(k);
+    const bool moved = softmax<C, N>(params, s, r, alpha);
     ptx::wgmma_wait_group<0>();
-    if (leader) v_cursor.release();
-    if (__any_sync(~0u, alpha[0] != 1.0f || alpha[1] != 1.0f)) {
-#pragma unroll
-      for (int j = 0; j < C::kHeadDim / 2; ++j) r.o[j] *= alpha[j / 2 % 2];
-    }
+    cursor.give_back_values(v);
+    if (moved) rescale<C>(r, alpha);
     pack_weights<C, N>(s, p);
   }
-  cursor.wait_full();
-  start_output<C, N>(r, p, shared.slots[cursor.stage()], first, notes, named_barrier);
+  cursor.slot.wait_full();
+  fill_holes<C, N>(shared.slots[cursor.slot.stage()], first, holes, named_barrier);
+  ptx::wgmma_fence();
+  start_output<C, N>(r, p, shared.slots[cursor.slot.stage()], first);
+  ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
-  __syncwarp();
-  if (leader) cursor.release();
-  cursor.advance();
+  cursor.give_back_values(cursor.slot);
+  cursor.slot.advance();
 }
 
 }  // namespace pando::cuda

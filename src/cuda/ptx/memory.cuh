@@ -1,0 +1,21 @@
+// ld, st: global memory accesses with an order (PTX ISA, "Data Movement and Conversion
+// Instructions: ld, st").
+#pragma once
+
+#include <cstdint>
+
+namespace pando::ptx {
+
+/// ld.acquire.gpu: later accesses of this thread see what the writer wrote before its release.
+__device__ __forceinline__ uint64_t ld_acquire(const uint64_t* from) {
+  uint64_t value;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
+  return value;
+}
+
+/// st.relaxed.gpu: a store that other thread blocks may read at the same time.
+__device__ __forceinline__ void st_relaxed(uint64_t* to, uint64_t value) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+}
+
+}  // namespace pando::ptx
