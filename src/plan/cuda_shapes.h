@@ -18,10 +18,11 @@ struct CudaShape {
   friend bool operator==(const CudaShape&, const CudaShape&) = default;
 };
 
-inline constexpr std::array kCudaShapes = {CudaShape{DType::kBF16, 128},
-                                           CudaShape{DType::kF16, 128}};
+inline constexpr std::array kCudaShapes = {
+    CudaShape{DType::kBF16, 128}, CudaShape{DType::kBF16, 64}, CudaShape{DType::kF16, 128},
+    CudaShape{DType::kF16, 64}};
 
-inline constexpr std::array<int32_t, 5> kCudaPageTokens = {16, 32, 64, 128, 256};
+inline constexpr std::array<int32_t, 9> kCudaPageTokens = {1, 2, 4, 8, 16, 32, 64, 128, 256};
 
 constexpr bool cuda_supports(const CudaShape& shape) {
   return std::ranges::find(kCudaShapes, shape) != kCudaShapes.end();

@@ -342,7 +342,7 @@ Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
   const int32_t whole_begin = std::min(piece.begin, list.whole_tiles);
   const int32_t whole_end = std::min(piece.end, list.whole_tiles);
   unit.whole_tiles = whole_end - whole_begin;
-  unit.whole_begin = list.begin[0] + whole_begin * 2;
+  unit.whole_begin = std::min(list.begin[0] + whole_begin * 2, list.end[0]);
   unit.whole_end = std::min(list.begin[0] + whole_end * 2, list.end[0]);
   const int32_t split_begin = std::max(piece.begin - list.whole_tiles, 0);
   const int32_t split_end = std::max(piece.end - list.whole_tiles, 0);

@@ -21,10 +21,11 @@ class DeviceTest : public ::testing::Test {
 
 /// A case of 8/2 heads of 128 in bf16 with data, and NaN wherever nobody looks.
 inline Case device_case(const ForestShape& shape, int32_t page_tokens = 16,
-                        KvOrder order = KvOrder::kHnd) {
+                        KvOrder order = KvOrder::kHnd, int32_t spare_pages = 3) {
   Rng rng(page_tokens);
   Case problem;
-  problem.tables = page_tables(shape, {.page_tokens = page_tokens}, rng);
+  problem.tables =
+      page_tables(shape, {.page_tokens = page_tokens, .spare_pages = spare_pages}, rng);
   problem.spec.q_heads = 8;
   problem.spec.kv_heads = 2;
   problem.spec.head_dim = 128;

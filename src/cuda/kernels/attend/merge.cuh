@@ -36,7 +36,7 @@ struct LaneSource {
   int32_t partial = 0;
   int32_t begin = 0, end = 0;
 
-  __device__ LaneSource() = default;
+  __device__ LaneSource() {}
   __device__ explicit LaneSource(int4 s)
       : partial(s.x), begin(s.y & 255), end(s.y >> 8 & 255), writer(s.z), ticket(s.w) {}
   __device__ bool holds(int32_t row, int32_t rows) const {
