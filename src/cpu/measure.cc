@@ -99,9 +99,9 @@ DeviceProfile measure_cpu_profile(int threads) {
   const double vector_peak = 1e3 * static_cast<double>(flops) / burst_ns * p.workers;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     const KernelSet kernels = best_kernels(dtype);
-    const MatrixTiles tiles(kernels.matrix);
+    const MatrixTiles tiles(kernels.tiles);
     KernelRate& rate = p.rates[static_cast<size_t>(dtype)];
-    const bool by_matrix = dtype == DType::kBF16 && matrix_available();
+    const bool by_matrix = dtype == DType::kBF16 && tiles_available();
     const double peak = by_matrix ? rate.peak_flops_per_us : vector_peak;
     rate = measure_rate(kernels, dtype, rate);
     rate.peak_flops_per_us = peak;

@@ -82,7 +82,7 @@ DeviceProfile cpu_profile(int threads) {
   p.cache_bytes = 32'000'000;
   p.rates = stored.rates;
   for (KernelRate& rate : p.rates) rate.peak_flops_per_us = stored.peak_flops_per_us * p.workers;
-  if (matrix_available()) {
+  if (tiles_available()) {
     KernelRate& rate = p.rates[static_cast<size_t>(DType::kBF16)];
     rate = kMatrixRate;
     rate.peak_flops_per_us = kMatrixPeakFlopsPerUs * p.workers;

@@ -137,7 +137,7 @@ void work(void* context, int worker) {
   Run& run = *static_cast<Run*>(context);
   std::byte* const scratch = run.scratch + worker * run.plan.header().scratch_bytes;
   if (run.items.total > 0) {
-    const MatrixTiles tiles(run.kernels.matrix);
+    const MatrixTiles tiles(run.kernels.tiles);
     run.items.work([&](int64_t begin, int64_t end) { run_units(run, begin, end, scratch); });
   }
   if (run.merges.total > 0) {

@@ -14,7 +14,7 @@
 namespace pando::testing {
 namespace {
 
-enum class Path { kNarrow, kWide, kMatrix };
+enum class Path { kNarrow, kWide, kTiles, kDots };
 
 struct Target {
   int64_t hwy;
@@ -31,7 +31,8 @@ std::vector<Target> targets() {
     all.push_back({one, Path::kNarrow, name + "_narrow"});
     all.push_back({one, Path::kWide, name + "_wide"});
   }
-  if (matrix_available()) all.push_back({HWY_AVX3, Path::kMatrix, "AMX"});
+  if (tiles_available()) all.push_back({HWY_AVX3, Path::kTiles, "AMX"});
+  if (dots_available()) all.push_back({HWY_AVX3, Path::kDots, "AVX512_BF16"});
   return all;
 }
 
@@ -46,15 +47,16 @@ class Kernels : public ::testing::TestWithParam<Target> {
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
   }
   std::vector<DType> dtypes() const {
-    if (GetParam().path == Path::kMatrix) return {DType::kBF16};
+    if (GetParam().path == Path::kTiles || GetParam().path == Path::kDots) return {DType::kBF16};
     return {DType::kF32, DType::kBF16, DType::kF16};
   }
   KernelSet kernels(DType dtype) const {
     KernelSet set = vector_kernels(dtype);
-    if (GetParam().path == Path::kMatrix) {
-      set.wide = attend_matrix;
-      set.matrix = true;
+    if (GetParam().path == Path::kTiles) {
+      set.wide = attend_tiles;
+      set.tiles = true;
     }
+    if (GetParam().path == Path::kDots) set.wide = attend_dots;
     return set;
   }
   DeviceProfile profile(int workers = 1) const {
