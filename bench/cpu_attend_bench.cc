@@ -80,7 +80,10 @@ void register_kernels() {
     paths.push_back({fmt::format("wide/{}", name), wide_kernel(dtype), false, dtype});
   }
   if (tiles_available()) paths.push_back({"tiles/bf16", attend_tiles, true, DType::kBF16});
-  if (dots_available()) paths.push_back({"dots/bf16", attend_dots, false, DType::kBF16});
+  if (dots_available()) {
+    paths.push_back({"dots/bf16", attend_dots, false, DType::kBF16});
+    paths.push_back({"narrow_dots/bf16", attend_few_dots, false, DType::kBF16});
+  }
   for (const Path& path : paths) {
     for (const int32_t rows : {1, 2, 4, 8, 16, 32, 48, 64, 128, 256}) {
       if (path.name.starts_with("narrow") && rows > 16) continue;

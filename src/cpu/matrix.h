@@ -14,6 +14,8 @@ bool dots_available();
 void attend_tiles(const Unit& unit);
 /// Attention of a unit with bf16 dot products.
 void attend_dots(const Unit& unit);
+/// The same with head_dim in the lanes, for few rows.
+void attend_few_dots(const Unit& unit);
 
 /// Configures this thread's tiles for the length of its life, when `active`.
 class MatrixTiles {

@@ -14,7 +14,7 @@
 namespace pando::testing {
 namespace {
 
-enum class Path { kNarrow, kWide, kTiles, kDots };
+enum class Path { kNarrow, kWide, kTiles, kDots, kFewDots };
 
 struct Target {
   int64_t hwy;
@@ -32,7 +32,10 @@ std::vector<Target> targets() {
     all.push_back({one, Path::kWide, name + "_wide"});
   }
   if (tiles_available()) all.push_back({HWY_AVX3, Path::kTiles, "AMX"});
-  if (dots_available()) all.push_back({HWY_AVX3, Path::kDots, "AVX512_BF16"});
+  if (dots_available()) {
+    all.push_back({HWY_AVX3, Path::kDots, "AVX3_BF16_wide"});
+    all.push_back({HWY_AVX3, Path::kFewDots, "AVX3_BF16_narrow"});
+  }
   return all;
 }
 
@@ -47,7 +50,11 @@ class Kernels : public ::testing::TestWithParam<Target> {
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
   }
   std::vector<DType> dtypes() const {
-    if (GetParam().path == Path::kTiles || GetParam().path == Path::kDots) return {DType::kBF16};
+    switch (GetParam().path) {
+      case Path::kNarrow:
+      case Path::kWide: break;
+      default: return {DType::kBF16};
+    }
     return {DType::kF32, DType::kBF16, DType::kF16};
   }
   KernelSet kernels(DType dtype) const {
@@ -57,10 +64,12 @@ class Kernels : public ::testing::TestWithParam<Target> {
       set.tiles = true;
     }
     if (GetParam().path == Path::kDots) set.wide = attend_dots;
+    if (GetParam().path == Path::kFewDots) set.narrow = attend_few_dots;
     return set;
   }
   DeviceProfile profile(int workers = 1) const {
-    return profile_with(workers, GetParam().path == Path::kNarrow ? 1'000'000 : 0);
+    const bool few = GetParam().path == Path::kNarrow || GetParam().path == Path::kFewDots;
+    return profile_with(workers, few ? 1'000'000 : 0);
   }
   void expect_correct(const AttendCase& c, const PlanOptions& options = {}, int workers = 1) {
     ThreadPool pool(workers);
