@@ -157,13 +157,12 @@ HWY_INLINE void softmax_row(const Narrow<P>& n, int32_t r, int32_t tokens) {
   float* const s = b.s + r * kTileTokens;
   const VF minus_inf = hn::Set(d, kMinusInf);
   const VF scale_log2 = hn::Set(d, n.u.call->scale_log2);
-  const auto begin = hn::Set(di, b.seen_begin[r]);
-  const auto end = hn::Set(di, b.seen_end[r]);
+  const auto lane = hn::Iota(di, 0);
   const float old_max = b.row_max[r];
   VF top = hn::Set(d, old_max);
   for (int32_t t = 0; t < tokens; t += kLanes) {
-    const auto at = hn::Iota(di, t);
-    const auto seen = hn::AndNot(hn::Lt(at, begin), hn::Lt(at, end));
+    const auto early = hn::Lt(lane, hn::Set(di, b.seen_begin[r] - t));
+    const auto seen = hn::AndNot(early, hn::Lt(lane, hn::Set(di, b.seen_end[r] - t)));
     const VF score = hn::IfThenElse(hn::RebindMask(d, seen), hn::Load(d, s + t), minus_inf);
     hn::Store(score, d, s + t);
     top = hn::Max(top, score);
@@ -203,13 +202,7 @@ HWY_INLINE void output_chunks(const Narrow<P>& n, int32_t r, int32_t at, int32_t
       acc[i][j] = hn::Mul(hn::Load(d, o + i * n.padded_dim + j * kLanes), alpha);
     }
   }
-  for (int32_t t = begin / P::kStep * P::kStep; t < end; t += P::kStep) {
-    const T* v[P::kStep];
-    for (int i = 0; i < P::kStep; ++i) {
-      const bool seen = P::kStep == 1 || (t + i >= begin && t + i < end);
-      v[i] = seen ? base + offsets[t + i] : P::kUnseen + at;
-    }
-    coming.lines(P::kStep * n.lines_a_step);
+  const auto step = [&](int32_t t, const T* const(&v)[P::kStep]) HWY_ATTR {
     typename P::Weights weights[kR];
     HWY_UNROLL(4)
     for (int i = 0; i < kR; ++i) weights[i] = P::load_weights(p + i * kTileTokens, t);
@@ -220,6 +213,24 @@ HWY_INLINE void output_chunks(const Narrow<P>& n, int32_t r, int32_t at, int32_t
       HWY_UNROLL(4)
       for (int i = 0; i < kR; ++i) P::add(weights[i], values, acc[i][2 * c], acc[i][2 * c + 1]);
     }
+  };
+  int32_t t = begin;
+  if constexpr(P::kStep == 2) {
+    if (t % 2 != 0 && t < end) { step(t - 1, {P::kUnseen + at, base + offsets[t]}); ++t; }
+  }
+  while (t + P::kStep <= end) {
+    const int32_t block_end = std::min(end, t + 16);
+    coming.lines((block_end - t) * n.lines_a_step);
+    for (; t + P::kStep <= block_end; t += P::kStep) {
+      if constexpr(P::kStep == 1) {
+      step(t, {base + offsets[t]});
+      } else {
+      step(t, {base + offsets[t], base + offsets[t + 1]});
+      }
+    }
+  }
+  if constexpr(P::kStep == 2) {
+    if (t < end) step(t, {base + offsets[t], P::kUnseen + at});
   }
   HWY_UNROLL(4)
   for (int i = 0; i < kR; ++i) {
