@@ -36,6 +36,7 @@ KernelSet best_kernels(DType dtype) {
     kernels.wide = attend_tiles;
     kernels.tiles = true;
   } else if (dtype == DType::kBF16 && dots_available()) {
+    kernels.narrow = attend_few_dots;
     kernels.wide = attend_dots;
   }
   return kernels;

@@ -81,7 +81,7 @@ PANDO_AVX512_INLINE void output_dots(const uint32_t* p, const uint32_t* v, int32
 /// The two matrix products of attention by dot products.
 struct DotProducts {
   /// Tokens taken at once, on an absolute grid of kv positions.
-  static constexpr int32_t kTile = 128;
+  static constexpr int32_t kTile = 64;
 
   /// Steps of a TilePrefetch that `scores` and `outputs` take together.
   static int64_t prefetch_steps(const Matrix& m, const TokenTile& t) {
