@@ -215,21 +215,24 @@ HWY_INLINE void output_chunks(const Narrow<P>& n, int32_t r, int32_t at, int32_t
     }
   };
   int32_t t = begin;
-  if constexpr(P::kStep == 2) {
-    if (t % 2 != 0 && t < end) { step(t - 1, {P::kUnseen + at, base + offsets[t]}); ++t; }
+  if constexpr (P::kStep == 2) {
+    if (t % 2 != 0 && t < end) {
+      step(t - 1, {P::kUnseen + at, base + offsets[t]});
+      ++t;
+    }
   }
   while (t + P::kStep <= end) {
     const int32_t block_end = std::min(end, t + 16);
     coming.lines((block_end - t) * n.lines_a_step);
     for (; t + P::kStep <= block_end; t += P::kStep) {
-      if constexpr(P::kStep == 1) {
-      step(t, {base + offsets[t]});
+      if constexpr (P::kStep == 1) {
+        step(t, {base + offsets[t]});
       } else {
-      step(t, {base + offsets[t], base + offsets[t + 1]});
+        step(t, {base + offsets[t], base + offsets[t + 1]});
       }
     }
   }
-  if constexpr(P::kStep == 2) {
+  if constexpr (P::kStep == 2) {
     if (t < end) step(t, {base + offsets[t], P::kUnseen + at});
   }
   HWY_UNROLL(4)
