@@ -2,13 +2,15 @@
 // speed. The head dimension lives in vector lanes, in the order in which its products yield it.
 //
 // Included once a target, for kernels with products `P`, which derive from an element type:
-//   Query, store_query, load_query               packed q, in chunks of kChunk elements
-//   Chunk, load_keys, load_keys_tail             the same of a row of K
-//   dot(k, q, sum)                               adds the products of two chunks, over the lanes
-//   kStep, kUnseen                               tokens of V multiplied at once; stands for one
-//   unseen Values, load_values, load_values_tail        kChunk elements of kStep rows of V Weights,
-//   store_weights, load_weights         of kStep tokens add(w, v, a, b) adds weighted V to two
-//   vectors of O store_chunk                                  two vectors of O in natural order
+//   Query, store_query, load_query              packed q, in chunks of kChunk elements
+//   Chunk, load_keys, load_keys_tail            the same of a row of K
+//   dot(k, q, sum)                              adds the products of two chunks, over the lanes
+//   kStep                                       tokens of V taken at once: 1, or 2 ...
+//   kUnseen                                     ... with these zeros in place of one unseen
+//   Values, load_values, load_values_tail       kChunk elements of the first and last token
+//   Weights, store_weights, load_weights        of kStep tokens
+//   add(w, v, a, b)                             adds weighted V to two vectors of O
+//   store_chunk(a, b, to)                       two vectors of O in natural order
 #if defined(PANDO_CPU_NARROW_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PANDO_CPU_NARROW_INL_H_
 #undef PANDO_CPU_NARROW_INL_H_
@@ -34,6 +36,7 @@ inline constexpr bool kManyRegisters = HWY_TARGET == HWY_AVX3 || HWY_TARGET == H
 inline constexpr int32_t kScoreTokens = 4;                     // dots that are reduced together
 inline constexpr int32_t kScoreRows = kManyRegisters ? 4 : 2;  // rows that share a K load
 inline constexpr int32_t kOutputVectors = kManyRegisters ? 16 : 8;  // of O held in registers
+inline constexpr int32_t kPrefetchTokens = 16;  // of V, between portions of prefetches
 
 using D4 = hn::CappedTag<float, 4>;
 
@@ -134,7 +137,7 @@ HWY_INLINE void score_tile(const Narrow<P>& n, int32_t tokens, TokenPrefetch& co
     // The last four are filled up with a token that is there; its scores are not used.
     const T* k[kScoreTokens];
     for (int i = 0; i < kScoreTokens; ++i) k[i] = base + n.b.offsets[std::min(t + i, tokens - 1)];
-    coming.lines(kScoreTokens * coming.token_lines());
+    coming.lines(kScoreTokens * coming.token_lines() * 3 / 4);
     int32_t r = 0;
     const auto q = [&](int32_t row) { return n.query(row); };
     const auto s = [&](int32_t row) { return n.b.s + row * kTileTokens + t; };
@@ -202,38 +205,36 @@ HWY_INLINE void output_chunks(const Narrow<P>& n, int32_t r, int32_t at, int32_t
       acc[i][j] = hn::Mul(hn::Load(d, o + i * n.padded_dim + j * kLanes), alpha);
     }
   }
-  const auto step = [&](int32_t t, const T* const(&v)[P::kStep]) HWY_ATTR {
+  // V of the first and the last token of the step, which are the same one when it is a single one.
+  const auto step = [&](int32_t t, const T* first, const T* last) HWY_ATTR {
     typename P::Weights weights[kR];
     HWY_UNROLL(4)
     for (int i = 0; i < kR; ++i) weights[i] = P::load_weights(p + i * kTileTokens, t);
     HWY_UNROLL(4)
     for (int c = 0; c < kC; ++c) {
-      const typename P::Values values =
-          kTail ? P::load_values_tail(v, n.tail) : P::load_values(v, c * kChunk);
+      const typename P::Values values = kTail
+                                            ? P::load_values_tail(first, last, n.tail)
+                                            : P::load_values(first + c * kChunk, last + c * kChunk);
       HWY_UNROLL(4)
       for (int i = 0; i < kR; ++i) P::add(weights[i], values, acc[i][2 * c], acc[i][2 * c + 1]);
     }
   };
   int32_t t = begin;
   if constexpr (P::kStep == 2) {
-    if (t % 2 != 0 && t < end) {
-      step(t - 1, {P::kUnseen + at, base + offsets[t]});
+    if (t % 2 != 0) {
+      step(t - 1, P::kUnseen + at, base + offsets[t]);
       ++t;
     }
   }
   while (t + P::kStep <= end) {
-    const int32_t block_end = std::min(end, t + 16);
+    const int32_t block_end = std::min(end, t + kPrefetchTokens);
     coming.lines((block_end - t) * n.lines_a_step);
     for (; t + P::kStep <= block_end; t += P::kStep) {
-      if constexpr (P::kStep == 1) {
-        step(t, {base + offsets[t]});
-      } else {
-        step(t, {base + offsets[t], base + offsets[t + 1]});
-      }
+      step(t, base + offsets[t], base + offsets[t + P::kStep - 1]);
     }
   }
   if constexpr (P::kStep == 2) {
-    if (t < end) step(t, {base + offsets[t], P::kUnseen + at});
+    if (t < end) step(t, base + offsets[t], P::kUnseen + at);
   }
   HWY_UNROLL(4)
   for (int i = 0; i < kR; ++i) {
@@ -336,7 +337,11 @@ void attend_narrow(const Unit& u) {
     clip_rows(n, begin, end);
     TokenPrefetch values = prefetch(u.call->v, b.offsets, tokens);
     score_tile(n, tokens, values);
-    for (int32_t r = 0; r < u.rows; ++r) softmax_row(n, r, tokens);
+    for (int32_t r = 0; r < u.rows; ++r) {
+      // The last quarter of V, so that memory does not idle here.
+      values.lines(tokens * values.token_lines() / 4 / u.rows + 1);
+      softmax_row(n, r, tokens);
+    }
     TokenPrefetch keys = prefetch(u.call->k, b.next_offsets, coming);
     output_tile(n, keys);
     begin = end;

@@ -24,7 +24,6 @@ struct FmaProducts : E {
   using Values = Chunk;
   using Weights = VF;
   static constexpr int32_t kStep = 1;
-  static constexpr const T* kUnseen = nullptr;  // a step of one token is seen
 
   static HWY_INLINE Chunk load_keys(const T* from) {
     Chunk chunk;
@@ -47,11 +46,9 @@ struct FmaProducts : E {
   static HWY_INLINE VF dot(const Chunk& k, const Chunk& q, VF sum) {
     return hn::MulAdd(k.b, q.b, hn::MulAdd(k.a, q.a, sum));
   }
-  static HWY_INLINE Values load_values(const T* const (&v)[kStep], int32_t at) {
-    return load_keys(v[0] + at);
-  }
-  static HWY_INLINE Values load_values_tail(const T* const (&v)[kStep], int32_t count) {
-    return load_keys_tail(v[0], count);
+  static HWY_INLINE Values load_values(const T* only, const T* /*same*/) { return load_keys(only); }
+  static HWY_INLINE Values load_values_tail(const T* only, const T* /*same*/, int32_t count) {
+    return load_keys_tail(only, count);
   }
   static HWY_INLINE void store_weights(VF weights, float* row, int32_t t) {
     hn::Store(weights, DF(), row + t);

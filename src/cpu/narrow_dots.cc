@@ -34,7 +34,7 @@ struct DotProducts : ElementBF16 {
   };
   using Weights = __m512i;
   static constexpr int32_t kStep = 2;
-  alignas(64) static constexpr T kUnseen[256] = {};
+  static constexpr T kUnseen[256] = {};
 
   static HWY_INLINE Chunk load_keys(const T* from) { return _mm512_loadu_si512(from); }
   static HWY_INLINE Chunk load_keys_tail(const T* from, int32_t count) {
@@ -51,11 +51,11 @@ struct DotProducts : ElementBF16 {
   static HWY_INLINE Values interleave(Chunk even, Chunk odd) {
     return {_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd)};
   }
-  static HWY_INLINE Values load_values(const T* const (&v)[kStep], int32_t at) {
-    return interleave(load_keys(v[0] + at), load_keys(v[1] + at));
+  static HWY_INLINE Values load_values(const T* first, const T* last) {
+    return interleave(load_keys(first), load_keys(last));
   }
-  static HWY_INLINE Values load_values_tail(const T* const (&v)[kStep], int32_t count) {
-    return interleave(load_keys_tail(v[0], count), load_keys_tail(v[1], count));
+  static HWY_INLINE Values load_values_tail(const T* first, const T* last, int32_t count) {
+    return interleave(load_keys_tail(first, count), load_keys_tail(last, count));
   }
   /// Weights take the place of scores that have been read.
   static HWY_INLINE void store_weights(VF weights, float* row, int32_t t) {
