@@ -185,6 +185,28 @@ HWY_INLINE void softmax_row(const Narrow<P>& n, int32_t r, int32_t tokens) {
   b.alpha[r] = hn::GetLane(rescale);
 }
 
+/// acc += p[t] v over the tokens of one step, which begins at t: V of its first and last token, the
+/// same one when it is a single one. A function, for a lambda would lack the target's attributes.
+template <class P, int kR, int kC, bool kTail>
+HWY_INLINE void output_step(const Narrow<P>& n, const float* p, int32_t t,
+                            const typename P::T* first, const typename P::T* last,
+                            VF (&acc)[kR][2 * kC]) {
+  typename P::Weights weights[kR];
+  HWY_UNROLL(4)
+  for (int i = 0; i < kR; ++i) weights[i] = P::load_weights(p + i * kTileTokens, t);
+  HWY_UNROLL(4)
+  for (int c = 0; c < kC; ++c) {
+    typename P::Values values;
+    if constexpr (kTail) {
+      values = P::load_values_tail(first, last, n.tail);
+    } else {
+      values = P::load_values(first + c * kChunk, last + c * kChunk);
+    }
+    HWY_UNROLL(4)
+    for (int i = 0; i < kR; ++i) P::add(weights[i], values, acc[i][2 * c], acc[i][2 * c + 1]);
+  }
+}
+
 /// o[r] = alpha * o[r] + sum_t p[r][t] v[t] for kR rows, kC chunks from `at` on, and the tokens
 /// [begin, end) that all of these rows see.
 template <class P, int kR, int kC, bool kTail>
@@ -205,24 +227,10 @@ HWY_INLINE void output_chunks(const Narrow<P>& n, int32_t r, int32_t at, int32_t
       acc[i][j] = hn::Mul(hn::Load(d, o + i * n.padded_dim + j * kLanes), alpha);
     }
   }
-  // V of the first and the last token of the step, which are the same one when it is a single one.
-  const auto step = [&](int32_t t, const T* first, const T* last) HWY_ATTR {
-    typename P::Weights weights[kR];
-    HWY_UNROLL(4)
-    for (int i = 0; i < kR; ++i) weights[i] = P::load_weights(p + i * kTileTokens, t);
-    HWY_UNROLL(4)
-    for (int c = 0; c < kC; ++c) {
-      const typename P::Values values = kTail
-                                            ? P::load_values_tail(first, last, n.tail)
-                                            : P::load_values(first + c * kChunk, last + c * kChunk);
-      HWY_UNROLL(4)
-      for (int i = 0; i < kR; ++i) P::add(weights[i], values, acc[i][2 * c], acc[i][2 * c + 1]);
-    }
-  };
   int32_t t = begin;
   if constexpr (P::kStep == 2) {
     if (t % 2 != 0) {
-      step(t - 1, P::kUnseen + at, base + offsets[t]);
+      output_step<P, kR, kC, kTail>(n, p, t - 1, P::kUnseen + at, base + offsets[t], acc);
       ++t;
     }
   }
@@ -230,11 +238,12 @@ HWY_INLINE void output_chunks(const Narrow<P>& n, int32_t r, int32_t at, int32_t
     const int32_t block_end = std::min(end, t + kPrefetchTokens);
     coming.lines((block_end - t) * n.lines_a_step);
     for (; t + P::kStep <= block_end; t += P::kStep) {
-      step(t, base + offsets[t], base + offsets[t + P::kStep - 1]);
+      output_step<P, kR, kC, kTail>(n, p, t, base + offsets[t], base + offsets[t + P::kStep - 1],
+                                    acc);
     }
   }
   if constexpr (P::kStep == 2) {
-    if (t < end) step(t, base + offsets[t], P::kUnseen + at);
+    if (t < end) output_step<P, kR, kC, kTail>(n, p, t, base + offsets[t], P::kUnseen + at, acc);
   }
   HWY_UNROLL(4)
   for (int i = 0; i < kR; ++i) {
