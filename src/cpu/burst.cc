@@ -38,6 +38,8 @@ int64_t arithmetic_burst_of(int64_t rounds, float& sink) {
 
 float read_burst_of(const std::byte* from, int64_t bytes) {
   constexpr int kChains = 8;
+  // The hardware prefetcher alone stays a quarter below what memory can deliver on an AMD Zen 4.
+  constexpr int64_t kAheadBytes = 8192;
   const DF d;
   const float* const values = reinterpret_cast<const float*>(from);
   VF acc[kChains];
@@ -45,6 +47,9 @@ float read_burst_of(const std::byte* from, int64_t bytes) {
   for (VF& chain : acc) chain = hn::Zero(d);
   const int64_t count = bytes / static_cast<int64_t>(sizeof(float));
   for (int64_t at = 0; at < count; at += kChains * kLanes) {
+    for (int64_t line = 0; line < kChains * kLanes * 4; line += 64) {
+      __builtin_prefetch(from + at * 4 + line + kAheadBytes, 0, 2);
+    }
     HWY_UNROLL(8)
     for (int i = 0; i < kChains; ++i) {
       acc[i] = hn::Add(acc[i], hn::LoadU(d, values + at + i * kLanes));

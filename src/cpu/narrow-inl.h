@@ -36,7 +36,7 @@ inline constexpr bool kManyRegisters = HWY_TARGET == HWY_AVX3 || HWY_TARGET == H
 inline constexpr int32_t kScoreTokens = 4;                     // dots that are reduced together
 inline constexpr int32_t kScoreRows = kManyRegisters ? 4 : 2;  // rows that share a K load
 inline constexpr int32_t kOutputVectors = kManyRegisters ? 16 : 8;  // of O held in registers
-inline constexpr int32_t kPrefetchTokens = 16;  // of V, between portions of prefetches
+inline constexpr int32_t kPrefetchTokens = 8;  // of V, between portions of prefetches
 
 using D4 = hn::CappedTag<float, 4>;
 
