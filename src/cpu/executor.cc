@@ -43,9 +43,8 @@ KernelSet best_kernels(DType dtype) {
 }
 
 std::string_view cpu_simd_name() {
-  static const std::string name = std::string(vector_target_name()) + (tiles_available()  ? "+AMX"
-                                                                       : dots_available() ? "+BF16"
-                                                                                          : "");
+  const char* const matrix = tiles_available() ? "+AMX" : dots_available() ? "+BF16" : "";
+  static const std::string name = std::string(vector_target_name()) + matrix;
   return name;
 }
 

@@ -82,18 +82,23 @@ PANDO_AVX512_INLINE void output_dots(const uint32_t* p, const uint32_t* v, int32
 struct DotProducts {
   /// Tokens taken at once, on an absolute grid of kv positions.
   static constexpr int32_t kTile = 64;
+  static constexpr int32_t kPanelBlocks = 3;  // blocks of rows that share a broadcast of K
+
+  static int32_t panels(const Matrix& m) {
+    return (m.row_blocks + kPanelBlocks - 1) / kPanelBlocks;
+  }
 
   /// Steps of a TilePrefetch that `scores` and `outputs` take together.
   static int64_t prefetch_steps(const Matrix& m, const TokenTile& t) {
     const int64_t blocks = t.last_block - t.first_block;
-    return (m.row_blocks + 2) / 3 * blocks * 2 + int64_t{m.row_blocks} * m.dim_steps * 2;
+    return panels(m) * blocks * 2 + int64_t{m.row_blocks} * m.dim_steps * 2;
   }
 
   /// S of all rows.
   PANDO_AVX512 static void scores(const Matrix& m, const TokenTile& t, TilePrefetch& coming) {
-    const int32_t panels = (m.row_blocks + 2) / 3;
-    for (int32_t panel = 0, row = 0; panel < panels; ++panel) {
-      const int32_t width = m.row_blocks / panels + (panel < m.row_blocks % panels ? 1 : 0);
+    const int32_t count = panels(m);
+    for (int32_t panel = 0, row = 0; panel < count; ++panel) {
+      const int32_t width = m.row_blocks / count + (panel < m.row_blocks % count ? 1 : 0);
       for (int32_t i = t.first_block * 16; i < t.last_block * 16; i += 8) {
         coming.step();
         const int64_t stride = t.k_stride_bytes[i / 16];

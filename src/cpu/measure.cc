@@ -71,7 +71,7 @@ double read_rate(ThreadPool& pool, const std::byte* data, int64_t bytes) {
     std::atomic<int64_t> next{0};
     std::atomic<float> sink{0};
   };
-  const double ns = best_ns(6, [&] {
+  const double ns = best_ns(20, [&] {
     Job job{.data = data, .pieces = bytes / kPiece};
     pool.run(
         pool.threads(),

@@ -30,7 +30,6 @@
 
 PANDO_BEFORE_NARROW();
 namespace pando::HWY_NAMESPACE {
-namespace {
 
 inline constexpr bool kManyRegisters = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON;
 inline constexpr int32_t kScoreTokens = 4;                     // dots that are reduced together
@@ -369,7 +368,6 @@ void attend_narrow(const Unit& u) {
   }
 }
 
-}  // namespace
 }  // namespace pando::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

@@ -67,10 +67,10 @@ struct Run {
   const KernelSet& kernels;
   CallView call;
   std::byte* scratch;
+  int64_t few_row_units;  // taken at once
+  int64_t merge_units;    // the same
   Phase items;
   Phase merges;
-  int64_t few_row_units = 1;  // taken at once
-  int64_t merge_units = 1;
 };
 
 CallView make_call(const Plan& plan, const AttendArgs& args) {
@@ -192,26 +192,27 @@ void run_plan(const Plan& plan, const AttendArgs& args, const KernelSet& kernels
               ThreadPool& pool) {
   const PlanHeader& h = plan.header();
   if (h.rows == 0) return;
+  const int workers = std::min(pool.threads(), h.workers);
+  const int64_t units = int64_t{h.items} * h.kv_heads;
+  const int64_t merges = int64_t{h.merges} * h.kv_heads;
   Run run{.plan = plan,
           .args = args,
           .kernels = kernels,
           .call = make_call(plan, args),
           .scratch = args.workspace.data() + (h.partials_bytes + 63) / 64 * 64,
+          .few_row_units = std::clamp<int64_t>(units / (32 * workers), 1, 16),
+          // A merge takes about a microsecond; claiming several keeps the counter out of the way.
+          .merge_units = std::clamp<int64_t>(merges / (8 * workers), 1, 16),
           .items = {},
           .merges = {}};
-  const int workers = std::min(pool.threads(), h.workers);
-  const int64_t units = int64_t{h.items} * h.kv_heads;
   run.items.total = units;
+  run.merges.total = merges;
   // Shared segments come first and are bound by arithmetic, own tokens come last and are bound by
   // memory: taking them from both ends keeps both busy. The last small ones even out the threads,
   // which matters more when units are few.
   if (units >= 32 * workers) {
     run.items.back_limit = std::min(units - units / 8, Phase::kMostFromBack);
   }
-  run.few_row_units = std::clamp<int64_t>(units / (32 * workers), 1, 16);
-  run.merges.total = int64_t{h.merges} * h.kv_heads;
-  // A merge takes about a microsecond; claiming several keeps the counter out of the way.
-  run.merge_units = std::clamp<int64_t>(run.merges.total / (8 * workers), 1, 16);
   pool.run(workers, work, &run);
 }
 
