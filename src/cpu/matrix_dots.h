@@ -17,16 +17,23 @@ PANDO_AVX512_INLINE __m512 add_dots(__m512 sum, uint32_t pair, __m512i b) {
   return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
+/// Two bf16, which need not be aligned as a pair.
+PANDO_AVX512_INLINE uint32_t load_pair(const std::byte* from) {
+  uint32_t pair;
+  std::memcpy(&pair, from, sizeof(pair));
+  return pair;
+}
+
 /// s[j][i] = K_i Q_j for kTokens tokens i, stride_bytes apart, and kBlocks row blocks j.
 template <int kTokens, int kBlocks>
 PANDO_AVX512_INLINE void score_dots(const std::byte* keys, int64_t stride_bytes, const uint32_t* q,
                                     int32_t dim_steps, float* s) {
   const int32_t q_stride = dim_steps * 256;
-  const uint32_t* k[kTokens];
+  const std::byte* k[kTokens];
   __m512 sum[kTokens][kBlocks];
 #pragma GCC unroll 8
   for (int i = 0; i < kTokens; ++i) {
-    k[i] = reinterpret_cast<const uint32_t*>(keys + i * stride_bytes);
+    k[i] = keys + i * stride_bytes;
 #pragma GCC unroll 3
     for (int j = 0; j < kBlocks; ++j) sum[i][j] = _mm512_setzero_ps();
   }
@@ -37,7 +44,9 @@ PANDO_AVX512_INLINE void score_dots(const std::byte* keys, int64_t stride_bytes,
 #pragma GCC unroll 8
     for (int i = 0; i < kTokens; ++i) {
 #pragma GCC unroll 3
-      for (int j = 0; j < kBlocks; ++j) sum[i][j] = add_dots(sum[i][j], k[i][pair], rows[j]);
+      for (int j = 0; j < kBlocks; ++j) {
+        sum[i][j] = add_dots(sum[i][j], load_pair(k[i] + pair * 4), rows[j]);
+      }
     }
   }
 #pragma GCC unroll 8
