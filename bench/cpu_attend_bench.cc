@@ -54,10 +54,10 @@ std::unique_ptr<std::byte[]> aligned_block(int64_t bytes, std::byte*& aligned) {
 }
 
 /// One kernel on a tile of `rows` rows; the KV of consecutive calls is `span_bytes` of memory.
-void kernel_case(benchmark::State& state, UnitKernel kernel, bool matrix, DType dtype, int32_t rows,
+void kernel_case(benchmark::State& state, UnitKernel kernel, bool tiles, DType dtype, int32_t rows,
                  int32_t head_dim, int64_t span_bytes) {
   KernelProbe probe(dtype, rows, head_dim, 2048, span_bytes);
-  const MatrixTiles tiles(matrix);
+  const MatrixTiles configured(tiles);
   for (auto _ : state) probe.run(kernel);
   const auto calls = static_cast<double>(state.iterations());
   using benchmark::Counter;
@@ -70,7 +70,7 @@ void register_kernels() {
   struct Path {
     std::string name;
     UnitKernel kernel;
-    bool matrix;
+    bool tiles;
     DType dtype;
   };
   std::vector<Path> paths;
@@ -79,15 +79,19 @@ void register_kernels() {
     paths.push_back({fmt::format("narrow/{}", name), narrow_kernel(dtype), false, dtype});
     paths.push_back({fmt::format("wide/{}", name), wide_kernel(dtype), false, dtype});
   }
-  if (matrix_available()) paths.push_back({"matrix/bf16", attend_matrix, true, DType::kBF16});
+  if (tiles_available()) paths.push_back({"tiles/bf16", attend_tiles, true, DType::kBF16});
+  if (dots_available()) {
+    paths.push_back({"dots/bf16", attend_dots, false, DType::kBF16});
+    paths.push_back({"narrow_dots/bf16", attend_few_dots, false, DType::kBF16});
+  }
   for (const Path& path : paths) {
     for (const int32_t rows : {1, 2, 4, 8, 16, 32, 48, 64, 128, 256}) {
       if (path.name.starts_with("narrow") && rows > 16) continue;
       for (const bool cold : {false, true}) {
         const std::string name =
             fmt::format("{}/rows:{}/{}", path.name, rows, cold ? "memory" : "cache");
-        benchmark::RegisterBenchmark(name.c_str(), kernel_case, path.kernel, path.matrix,
-                                     path.dtype, rows, 128, cold ? int64_t{512} << 20 : 0);
+        benchmark::RegisterBenchmark(name.c_str(), kernel_case, path.kernel, path.tiles, path.dtype,
+                                     rows, 128, cold ? int64_t{512} << 20 : 0);
       }
     }
   }

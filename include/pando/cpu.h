@@ -32,7 +32,8 @@ class CpuExecutor {
 /// Returns when the result is complete. The same plan and inputs give the same bits.
 void attend(const Plan& plan, const AttendArgs& args, CpuExecutor& executor);
 
-/// The SIMD kernels in use on this machine, for reports: "AVX3", "AVX2", "NEON", with "+AMX".
+/// The SIMD kernels in use on this machine, for reports: "AVX3", "AVX2", "NEON"; "AVX3+AMX" and
+/// "AVX3+BF16" with matrix tiles and with dot products of bf16.
 std::string_view cpu_simd_name();
 
 }  // namespace pando

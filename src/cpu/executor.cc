@@ -32,16 +32,19 @@ void attend(const Plan& plan, const AttendArgs& args, CpuExecutor& executor) {
 
 KernelSet best_kernels(DType dtype) {
   KernelSet kernels = vector_kernels(dtype);
-  if (dtype == DType::kBF16 && matrix_available()) {
-    kernels.wide = attend_matrix;
-    kernels.matrix = true;
+  if (dtype == DType::kBF16 && tiles_available()) {
+    kernels.wide = attend_tiles;
+    kernels.tiles = true;
+  } else if (dtype == DType::kBF16 && dots_available()) {
+    kernels.narrow = attend_few_dots;
+    kernels.wide = attend_dots;
   }
   return kernels;
 }
 
 std::string_view cpu_simd_name() {
-  static const std::string name =
-      std::string(vector_target_name()) + (matrix_available() ? "+AMX" : "");
+  const char* const matrix = tiles_available() ? "+AMX" : dots_available() ? "+BF16" : "";
+  static const std::string name = std::string(vector_target_name()) + matrix;
   return name;
 }
 

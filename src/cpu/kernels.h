@@ -15,7 +15,7 @@ struct KernelSet {
   UnitKernel narrow;
   UnitKernel wide;
   MergeKernel merge;
-  bool matrix;  ///< `wide` uses AMX tiles, so threads configure them first
+  bool tiles;  ///< `wide` uses AMX tiles, so threads configure them first
 };
 
 UnitKernel narrow_kernel(DType dtype);

@@ -1,4 +1,4 @@
-// The AMX kernel: bf16 matrix tiles on x86 processors that have them.
+// The matrix kernels: bf16 products on x86 processors that have AMX tiles or AVX-512 dot products.
 #pragma once
 
 #include "cpu/unit.h"
@@ -6,10 +6,16 @@
 namespace pando {
 
 /// True when this processor has AMX tiles with bf16 products and the system lets us use them.
-bool matrix_available();
+bool tiles_available();
+/// True when this processor has AVX-512 with dot products of bf16 pairs.
+bool dots_available();
 
 /// Attention of a unit with bf16 tile products. The thread's tiles must be configured.
-void attend_matrix(const Unit& unit);
+void attend_tiles(const Unit& unit);
+/// Attention of a unit with bf16 dot products.
+void attend_dots(const Unit& unit);
+/// The same with head_dim in the lanes, for few rows.
+void attend_few_dots(const Unit& unit);
 
 /// Configures this thread's tiles for the length of its life, when `active`.
 class MatrixTiles {

@@ -1,4 +1,4 @@
-// Softmax of the AMX kernel: 16 rows in the lanes of a vector.
+// Softmax of the matrix kernels: 16 rows in the lanes of a vector.
 #pragma once
 
 #include "cpu/matrix_tokens.h"
@@ -10,8 +10,8 @@ inline constexpr float kEmptyScore = -std::numeric_limits<float>::infinity();
 /// The softmax of 16 rows over one tile of tokens.
 class Softmax {
  public:
-  PANDO_AMX_INLINE Softmax(const Matrix& m, const TokenTile& t, int32_t row_block, const float* s)
-      : s_(s),
+  PANDO_AVX512_INLINE Softmax(const Matrix& m, const TokenTile& t, int32_t row_block)
+      : s_(m.s(row_block)),
         base_(t.base),
         begin_(t.seen.any_begin - t.base),
         end_(t.seen.any_end - t.base),
@@ -22,7 +22,7 @@ class Softmax {
         scale_log2_(_mm512_set1_ps(m.u.call->scale_log2)) {}
 
   /// The larger of `top` and the tile's unscaled scores.
-  PANDO_AMX_INLINE __m512 max(__m512 top) const {
+  PANDO_AVX512_INLINE __m512 max(__m512 top) const {
     // Four running maxima, because one would wait for itself.
     __m512 tops[4] = {top, top, top, top};
     int32_t i = begin_;
@@ -38,8 +38,8 @@ class Softmax {
   }
 
   /// P of the 32 tokens from `first` on, in pairs of tokens; adds to `sum`.
-  PANDO_AMX_INLINE void exp(int32_t first, __m512 top, __m512& sum, __m512i (&pairs)[16],
-                            TilePrefetch& coming) const {
+  PANDO_AVX512_INLINE void exp(int32_t first, __m512 top, __m512& sum, __m512i (&pairs)[16],
+                               TilePrefetch& coming) const {
     if (first >= full_begin_ && first + 32 <= full_end_) {
       for (int32_t j = 0; j < 16; ++j) {
         coming.step();
@@ -65,13 +65,13 @@ class Softmax {
   }
 
   /// Weight of a score relative to `top`.
-  PANDO_AMX_INLINE __m512 weight(__m512 score, __m512 top) const {
+  PANDO_AVX512_INLINE __m512 weight(__m512 score, __m512 top) const {
     return exp2_16(_mm512_mul_ps(_mm512_sub_ps(score, top), scale_log2_));
   }
 
  private:
   /// Score of token i where the row sees it, else -inf, whatever the product was.
-  PANDO_AMX_INLINE __m512 score(int32_t i) const {
+  PANDO_AVX512_INLINE __m512 score(int32_t i) const {
     const __m512 x = _mm512_load_ps(s_ + i * 16);
     if (i >= full_begin_ && i < full_end_) return x;
     const __m512i token = _mm512_set1_epi32(base_ + i);
@@ -87,10 +87,11 @@ class Softmax {
 };
 
 /// Updates the running maximum, sum and alpha of 16 rows, and writes P in pairs of tokens.
-PANDO_AMX inline void softmax(const Matrix& m, const TokenTile& t, int32_t row_block,
-                              const float* s, uint32_t* p_pairs, TilePrefetch& coming) {
+PANDO_AVX512 inline void softmax(const Matrix& m, const TokenTile& t, int32_t row_block,
+                                 TilePrefetch& coming) {
   const int32_t first = row_block * 16;
-  const Softmax tile(m, t, row_block, s);
+  const Softmax tile(m, t, row_block);
+  uint32_t* const p_pairs = m.p_pairs(row_block);
   const __m512 old_max = _mm512_load_ps(m.b.row_max + first);
   const __m512 top = tile.max(old_max);
   // A row that has seen nothing yet subtracts 0 instead of -inf, so that 2^(-inf) = 0 follows.
@@ -112,10 +113,10 @@ PANDO_AMX inline void softmax(const Matrix& m, const TokenTile& t, int32_t row_b
 }
 
 /// Multiplies the rows of O whose maximum has moved.
-PANDO_AMX inline void rescale(const Matrix& m, int32_t row_block) {
+PANDO_AVX512 inline void rescale(const Matrix& m, int32_t row_block) {
   const __m512 alpha = _mm512_load_ps(m.b.alpha + row_block * 16);
   uint32_t moved = _mm512_cmp_ps_mask(alpha, _mm512_set1_ps(1.0f), _CMP_NEQ_UQ);
-  float* const o = m.b.o + int64_t{row_block} * m.dim_steps * 512;
+  float* const o = m.o(row_block);
   for (; moved != 0; moved &= moved - 1) {
     const int32_t r = __builtin_ctz(moved);
     const __m512 factor = _mm512_set1_ps(m.b.alpha[row_block * 16 + r]);

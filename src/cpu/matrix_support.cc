@@ -1,4 +1,4 @@
-// Whether AMX may be used, and the state of a thread's tiles.
+// Which matrix products may be used, and the state of a thread's tiles.
 #include "cpu/matrix.h"
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -17,7 +17,11 @@ bool processor_has_tiles() {
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
   constexpr uint32_t kAmxBf16 = 1u << 22;
   constexpr uint32_t kAmxTile = 1u << 24;
-  if ((edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
+  return (edx & kAmxBf16) != 0 && (edx & kAmxTile) != 0;
+}
+
+bool processor_has_dots() {
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return false;
   constexpr uint32_t kAvx512Bf16 = 1u << 5;
   return (eax & kAvx512Bf16) != 0;
@@ -49,9 +53,13 @@ PANDO_AMX void release_tiles() { _tile_release(); }
 
 }  // namespace
 
-bool matrix_available() {
-  static const bool available =
-      (hwy::SupportedTargets() & HWY_AVX3) != 0 && processor_has_tiles() && system_grants_tiles();
+bool dots_available() {
+  static const bool available = (hwy::SupportedTargets() & HWY_AVX3) != 0 && processor_has_dots();
+  return available;
+}
+
+bool tiles_available() {
+  static const bool available = dots_available() && processor_has_tiles() && system_grants_tiles();
   return available;
 }
 
@@ -68,7 +76,8 @@ MatrixTiles::~MatrixTiles() {
 
 namespace pando {
 
-bool matrix_available() { return false; }
+bool dots_available() { return false; }
+bool tiles_available() { return false; }
 MatrixTiles::MatrixTiles(bool active) : active_(active) {}
 MatrixTiles::~MatrixTiles() = default;
 

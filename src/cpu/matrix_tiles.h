@@ -1,4 +1,9 @@
-// Products of AMX tiles: 16 rows of 32 bf16 by 16 pairs of rows of 16 columns, fp32 sums.
+// Matrix products by AMX tiles: 16 rows of 32 bf16 by 16 pairs of rows of 16 columns, fp32 sums.
+//
+// For about a microsecond after a tile instruction, 512-bit vector code runs at half its rate (seen
+// on Sapphire Rapids). So the phases are long: all scores of a tile of tokens, then all vector
+// work, then all outputs, right before the scores of the next tile. Interleaving the two kinds
+// gained nothing.
 #pragma once
 
 #include <immintrin.h>
@@ -6,6 +11,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "cpu/matrix_tokens.h"
 #include "cpu/prefetch.h"
 
 // clang-format off
@@ -31,6 +37,18 @@ struct KeyTiles {
   const void* tile[4];
   int64_t stride_bytes[4];
 };
+
+/// Blocks of 16 tokens [block, block + count), the last one repeated up to the end of `keys`: the
+/// scores of a repeated block land in rows of s that nobody reads.
+PANDO_AMX_INLINE KeyTiles key_tiles(const TokenTile& t, int32_t block) {
+  KeyTiles keys;
+  for (int32_t i = 0; i < 4; ++i) {
+    const int32_t from = std::min(block + i, t.last_block - 1);
+    keys.tile[i] = t.k_tile[from];
+    keys.stride_bytes[i] = t.k_stride_bytes[from];
+  }
+  return keys;
+}
 
 /// s[j][i] = K_i Q_j for two token tiles i and two row blocks j. The tiles of s for one j follow
 /// each other, s_stride floats apart from those of the next j.
@@ -145,5 +163,61 @@ PANDO_AMX_INLINE void output_tiles_1xn(const uint32_t* p, const uint32_t* v, int
     _tile_stored(3, o + 768, 64);
   }
 }
+
+/// The two matrix products of attention by AMX tiles.
+struct TileProducts {
+  /// Tokens taken at once, on an absolute grid of kv positions.
+  static constexpr int32_t kTile = kMatrixTileTokens;
+
+  /// Steps of a TilePrefetch that `scores` and `outputs` take together.
+  static int64_t prefetch_steps(const Matrix& m, const TokenTile& t) {
+    const int64_t blocks = t.last_block - t.first_block;
+    return blocks * m.row_blocks * m.dim_steps * 2 / 4 * kPrefetchSteps;
+  }
+
+  /// S of all rows.
+  PANDO_AMX static void scores(const Matrix& m, const TokenTile& t, TilePrefetch& coming) {
+    const int32_t q_stride = m.dim_steps * 256;
+    for (int32_t row = 0; row < m.row_blocks; row += 2) {
+      const uint32_t* const q = m.q_pairs(row);
+      float* const s = m.s(row);
+      if (row + 1 < m.row_blocks) {
+        for (int32_t block = t.first_block; block < t.last_block; block += 2) {
+          score_tiles_2x2(key_tiles(t, block), q, q_stride, m.dim_steps, s + block * 256,
+                          kScoreStride, coming);
+        }
+      } else {
+        for (int32_t block = t.first_block; block < t.last_block; block += 4) {
+          score_tiles_4x1(key_tiles(t, block), q, m.dim_steps, s + block * 256, coming);
+        }
+      }
+    }
+  }
+
+  /// O += P V of all rows.
+  PANDO_AMX static void outputs(const Matrix& m, const TokenTile& t, TilePrefetch& coming) {
+    const int32_t steps = t.last_step() - t.first_step();
+    const uint32_t* const v = m.b.v_pairs + int64_t{t.first_step()} * 16 * m.padded_dim();
+    const int32_t o_stride = m.dim_steps * 512;
+    for (int32_t row = 0; row < m.row_blocks; row += 2) {
+      const uint32_t* const p = m.p_pairs(row) + t.first_step() * 256;
+      float* const o = m.o(row);
+      if (row + 1 < m.row_blocks) {
+        for (int32_t d = 0; d < m.dim_steps; ++d) {
+          output_tiles_2x2(p, kPairStride, v + d * 32, m.padded_dim(), steps, o + d * 512, o_stride,
+                           coming);
+        }
+        continue;
+      }
+      int32_t d = 0;
+      for (; d + 2 <= m.dim_steps; d += 2) {
+        output_tiles_1xn<true>(p, v + d * 32, m.padded_dim(), steps, o + d * 512, coming);
+      }
+      if (d < m.dim_steps) {
+        output_tiles_1xn<false>(p, v + d * 32, m.padded_dim(), steps, o + d * 512, coming);
+      }
+    }
+  }
+};
 
 }  // namespace pando

@@ -1,13 +1,15 @@
-// The tokens of a tile, made ready for tile products; queries too.
+// The tokens of a tile, made ready for matrix products; queries too.
 #pragma once
 
-#include "cpu/matrix_tiles.h"
 #include "cpu/matrix_vectors.h"
 #include "cpu/prefetch.h"
 #include "cpu/unit.h"
 #include "plan/scratch.h"
 
 namespace pando {
+
+inline constexpr int32_t kScoreStride = (kMatrixTileTokens + 48) * 16;  // of a row block
+inline constexpr int32_t kPairStride = kMatrixTileTokens * 8;           // of a row block
 
 /// Sizes and buffers that the stages share.
 struct Matrix {
@@ -27,9 +29,18 @@ struct Matrix {
         bounds(fill_visible(unit, row_blocks * 16, b.visible_begin, b.visible_end)) {}
 
   int32_t padded_dim() const { return dim_steps * 32; }
+  // Of one block of 16 rows.
+  const uint32_t* q_pairs(int32_t row_block) const {
+    return b.q_pairs + int64_t{row_block} * dim_steps * 256;
+  }
+  float* s(int32_t row_block) const { return b.s + int64_t{row_block} * kScoreStride; }
+  uint32_t* p_pairs(int32_t row_block) const {
+    return b.p_pairs + int64_t{row_block} * kPairStride;
+  }
+  float* o(int32_t row_block) const { return b.o + int64_t{row_block} * dim_steps * 512; }
 };
 
-/// The tokens of one tile: positions relative to `base`, a multiple of kMatrixTileTokens.
+/// The tokens of one tile: positions relative to `base`, a multiple of the tile.
 struct TokenTile {
   int32_t base;
   SeenTokens seen;
@@ -43,7 +54,7 @@ struct TokenTile {
 };
 
 /// Q in pairs of dims, with the sign of the scale.
-PANDO_AMX inline void pack_queries(const Matrix& m) {
+PANDO_AVX512 inline void pack_queries(const Matrix& m) {
   const float factor = m.u.call->q_factor;
   const __m512i flip = _mm512_set1_epi16(factor < 0 ? static_cast<int16_t>(0x8000) : int16_t{0});
   for (int32_t block = 0; block < m.row_blocks; ++block) {
@@ -64,7 +75,7 @@ PANDO_AMX inline void pack_queries(const Matrix& m) {
 }
 
 /// Finds each block of 16 tokens: in its page when it lies there whole, else gathered.
-PANDO_AMX inline void open_keys(const Matrix& m, TokenTile& t) {
+PANDO_AVX512 inline void open_keys(const Matrix& m, TokenTile& t) {
   const auto* const k = m.u.call->k;
   const bool whole_pages = m.u.call->page_shift >= 4 && m.head_dim % 32 == 0;
   for (int32_t block = t.first_block; block < t.last_block; ++block) {
@@ -93,7 +104,7 @@ PANDO_AMX inline void open_keys(const Matrix& m, TokenTile& t) {
 
 /// 32 dims of V at `token`, from `d` on, with zeros for what no row may use: tokens that nobody
 /// sees, and what is not finite in tokens that only some rows see (add_stale adds that).
-PANDO_AMX_INLINE __m512i value_chunk(const Matrix& m, TokenTile& t, int32_t token, int32_t d) {
+PANDO_AVX512_INLINE __m512i value_chunk(const Matrix& m, TokenTile& t, int32_t token, int32_t d) {
   if (token < t.seen.any_begin || token >= t.seen.any_end) return _mm512_setzero_si512();
   const int64_t at = m.b.offsets[token - t.seen.any_begin] + d;
   const __m512i row = load_bf16(m.u.call->v + at * 2, m.head_dim - d);
@@ -103,13 +114,13 @@ PANDO_AMX_INLINE __m512i value_chunk(const Matrix& m, TokenTile& t, int32_t toke
   return _mm512_maskz_mov_epi16(finite, row);
 }
 
-PANDO_AMX_INLINE void store_pairs(__m512i even, __m512i odd, uint32_t* to) {
+PANDO_AVX512_INLINE void store_pairs(__m512i even, __m512i odd, uint32_t* to) {
   _mm512_store_si512(to, _mm512_unpacklo_epi16(even, odd));
   _mm512_store_si512(to + 16, _mm512_unpackhi_epi16(even, odd));
 }
 
 /// Interleaves V by pairs of tokens.
-PANDO_AMX inline void open_values(const Matrix& m, TokenTile& t, TilePrefetch& coming) {
+PANDO_AVX512 inline void open_values(const Matrix& m, TokenTile& t, TilePrefetch& coming) {
   const auto* const v = m.u.call->v;
   const int32_t begin = t.base + t.first_step() * 32;
   const int32_t end = t.base + t.last_step() * 32;
@@ -133,8 +144,8 @@ PANDO_AMX inline void open_values(const Matrix& m, TokenTile& t, TilePrefetch& c
 }
 
 /// Adds p * v for the elements that open_values left out, to the rows that see their token.
-PANDO_AMX inline void add_stale(const Matrix& m, const TokenTile& t, int32_t row_block,
-                                const uint32_t* p_pairs) {
+PANDO_AVX512 inline void add_stale(const Matrix& m, const TokenTile& t, int32_t row_block) {
+  const uint32_t* const p_pairs = m.p_pairs(row_block);
   for (int32_t token = t.seen.any_begin; token < t.seen.any_end; ++token) {
     if (token >= t.seen.full_begin && token < t.seen.full_end) continue;
     const int64_t at = m.b.offsets[token - t.seen.any_begin];
@@ -150,8 +161,7 @@ PANDO_AMX inline void add_stale(const Matrix& m, const TokenTile& t, int32_t row
         if (std::isfinite(value)) continue;
         const int32_t in = d % 8 / 4;                   // which half of the interleaving
         const int32_t column = d % 32 / 8 * 4 + d % 4;  // and where in it
-        const int64_t tile = int64_t{row_block} * m.dim_steps * 2 + d / 32 * 2 + in;
-        m.b.o[tile * 256 + r * 16 + column] += p * value;
+        m.o(row_block)[(d / 32 * 2 + in) * 256 + r * 16 + column] += p * value;
       }
     }
   }

@@ -1,4 +1,4 @@
-// AVX-512 helpers of the AMX kernel.
+// AVX-512 helpers of the matrix kernels.
 #pragma once
 
 #include <immintrin.h>
@@ -10,25 +10,28 @@
 #include <limits>
 
 #include "core/convert.h"
-#include "cpu/matrix_tiles.h"
+
+/// What the matrix kernels share needs AVX-512 with bf16 and nothing more.
+#define PANDO_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
+#define PANDO_AVX512_INLINE PANDO_AVX512 __attribute__((always_inline)) inline
 
 namespace pando {
 
 /// 32 bf16 from `from`, or the first `count` and zeros.
-PANDO_AMX_INLINE __m512i load_bf16(const std::byte* from, int32_t count) {
+PANDO_AVX512_INLINE __m512i load_bf16(const std::byte* from, int32_t count) {
   if (count >= 32) return _mm512_loadu_si512(from);
   return _mm512_maskz_loadu_epi16((__mmask32{1} << count) - 1, from);
 }
 
 /// Elements that are neither NaN nor infinite.
-PANDO_AMX_INLINE __mmask32 finite_bf16(__m512i values) {
+PANDO_AVX512_INLINE __mmask32 finite_bf16(__m512i values) {
   const __m512i exponent = _mm512_set1_epi16(0x7f80);
   return _mm512_cmpneq_epi16_mask(_mm512_and_si512(values, exponent), exponent);
 }
 
 /// 2^x for x <= 0 (and a little above): relative error below 2e-7, exactly 1 at 0, 0 for -inf and,
 /// with subnormals flushed, below -126. A NaN stays one.
-PANDO_AMX_INLINE __m512 exp2_16(__m512 x) {
+PANDO_AVX512_INLINE __m512 exp2_16(__m512 x) {
   constexpr int kFraction = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
   const __m512 f = _mm512_reduce_ps(x, kFraction);  // x - floor(x), and 0 for -inf
   // Minimax on [0, 1] with the constant term fixed to 1.
@@ -42,7 +45,7 @@ PANDO_AMX_INLINE __m512 exp2_16(__m512 x) {
 }
 
 /// Element r of the result is (bf16 of even[r], bf16 of odd[r]), even in the low half.
-PANDO_AMX_INLINE __m512i bf16_pairs(__m512 even, __m512 odd) {
+PANDO_AVX512_INLINE __m512i bf16_pairs(__m512 even, __m512 odd) {
   const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
                                          8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -50,7 +53,7 @@ PANDO_AMX_INLINE __m512i bf16_pairs(__m512 even, __m512 odd) {
 }
 
 /// Transposes a 16 x 16 matrix of 32-bit values.
-PANDO_AMX_INLINE void transpose_16x16(__m512i (&m)[16]) {
+PANDO_AVX512_INLINE void transpose_16x16(__m512i (&m)[16]) {
   __m512i t[16];
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(m[i], m[i + 1]);
@@ -78,7 +81,7 @@ PANDO_AMX_INLINE void transpose_16x16(__m512i (&m)[16]) {
 
 /// Undoes the interleaving of V: `low` holds dims 8i + 0..3 of 32, `high` dims 8i + 4..7. Adding 0
 /// turns -0, whose sign could depend on tokens that the row does not see, into +0.
-PANDO_AMX_INLINE void store_natural(__m512 low, __m512 high, float* to) {
+PANDO_AVX512_INLINE void store_natural(__m512 low, __m512 high, float* to) {
   const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
   const __m512i last =
       _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
@@ -87,7 +90,7 @@ PANDO_AMX_INLINE void store_natural(__m512 low, __m512 high, float* to) {
   _mm512_store_ps(to + 16, _mm512_add_ps(_mm512_permutex2var_ps(low, last, high), zero));
 }
 
-PANDO_AMX_INLINE void store_bf16(const float* from, int32_t count, uint16_t* to) {
+PANDO_AVX512_INLINE void store_bf16(const float* from, int32_t count, uint16_t* to) {
   for (int32_t i = 0; i < count; i += 16) {
     const __m256i values = (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(from + i));
     const uint32_t left = static_cast<uint32_t>(count - i);

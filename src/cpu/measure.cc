@@ -38,6 +38,14 @@ double token_ns(UnitKernel kernel, DType dtype, int32_t rows, int32_t head_dim) 
   return best_ns(12, [&] { probe.run(kernel); }) / kTokens;
 }
 
+/// FLOPs per microsecond of one core in bursts of pure arithmetic.
+double burst_rate(int64_t (*burst)(int64_t, float&)) {
+  float sink = 0.5f;
+  int64_t flops = 0;
+  const double ns = best_ns(20, [&] { flops = burst(20'000, sink); });
+  return 1e3 * static_cast<double>(flops) / ns;
+}
+
 /// Fits the formula of KernelRate to three points of the wide kernel and one of the narrow one.
 KernelRate measure_rate(const KernelSet& kernels, DType dtype, KernelRate rate) {
   const double t_32 = token_ns(kernels.wide, dtype, 32, 128);
@@ -63,7 +71,7 @@ double read_rate(ThreadPool& pool, const std::byte* data, int64_t bytes) {
     std::atomic<int64_t> next{0};
     std::atomic<float> sink{0};
   };
-  const double ns = best_ns(6, [&] {
+  const double ns = best_ns(20, [&] {
     Job job{.data = data, .pieces = bytes / kPiece};
     pool.run(
         pool.threads(),
@@ -93,16 +101,15 @@ DeviceProfile measure_cpu_profile(int threads) {
     p.cache_bytes_per_us =
         std::max(p.dram_bytes_per_us, read_rate(pool, memory.get(), kCacheBytes));
   }
-  float sink = 0.5f;
-  int64_t flops = 0;
-  const double burst_ns = best_ns(20, [&] { flops = arithmetic_burst(20'000, sink); });
-  const double vector_peak = 1e3 * static_cast<double>(flops) / burst_ns * p.workers;
+  const double vector_peak = burst_rate(arithmetic_burst) * p.workers;
+  const double dot_peak = dots_available() ? burst_rate(dot_burst) * p.workers : 0;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     const KernelSet kernels = best_kernels(dtype);
-    const MatrixTiles tiles(kernels.matrix);
+    const MatrixTiles tiles(kernels.tiles);
     KernelRate& rate = p.rates[static_cast<size_t>(dtype)];
-    const bool by_matrix = dtype == DType::kBF16 && matrix_available();
-    const double peak = by_matrix ? rate.peak_flops_per_us : vector_peak;
+    double peak = vector_peak;
+    if (dtype == DType::kBF16 && dots_available()) peak = dot_peak;
+    if (kernels.tiles) peak = rate.peak_flops_per_us;
     rate = measure_rate(kernels, dtype, rate);
     rate.peak_flops_per_us = peak;
   }

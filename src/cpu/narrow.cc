@@ -1,5 +1,4 @@
-// The narrow kernel: few query rows, so K and V are read once, straight from their pages, at memory
-// speed. The head dimension lives in vector lanes, in the order in which load_chunk yields it.
+// The narrow kernel with products by multiply-add in fp32, for every element type and target.
 // clang-format off
 #include "cpu/simd_config.h"
 
@@ -9,339 +8,65 @@
 #include "hwy/highway.h"
 // clang-format on
 
-#include "cpu/kernels.h"
-#include "cpu/prefetch.h"
-#include "cpu/simd-inl.h"
-#include "plan/scratch.h"
+#include "cpu/narrow-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pando::HWY_NAMESPACE {
 namespace {
 
-inline constexpr bool kManyRegisters = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON;
-inline constexpr int32_t kScoreTokens = 4;                     // dots that are reduced together
-inline constexpr int32_t kScoreRows = kManyRegisters ? 4 : 2;  // rows that share a K load
-inline constexpr int32_t kOutputVectors = kManyRegisters ? 16 : 8;  // of O held in registers
-
-using D4 = hn::CappedTag<float, 4>;
-
-HWY_INLINE hn::Vec<D4> fold_blocks(hn::Vec<D4> v) { return v; }
-#if HWY_MAX_BYTES >= 32
-template <class V>
-HWY_INLINE hn::Vec<D4> fold_blocks(V v) {
-  const hn::DFromV<V> d;
-  const hn::Half<decltype(d)> half;
-  return fold_blocks(hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
-}
-#endif
-
-/// Stores the four sums over lanes of a, b, c and d.
-HWY_INLINE void store_four_sums(VF a, VF b, VF c, VF e, float* to) {
-  const DF d;
-  const hn::Repartition<double, DF> pairs;
-  const VF ab = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
-  const VF ce = hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
-  const auto ab2 = hn::BitCast(pairs, ab);
-  const auto ce2 = hn::BitCast(pairs, ce);
-  const VF sums = hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab2, ce2)),
-                          hn::BitCast(d, hn::InterleaveUpper(pairs, ab2, ce2)));
-  hn::Store(fold_blocks(sums), D4(), to);
-}
-
-/// Addresses and sizes that the stages share.
 template <class E>
-struct Narrow {
-  const Unit& u;
-  NarrowScratch b;
-  int32_t whole_chunks;
-  int32_t tail;          // elements after the whole chunks
-  int32_t padded_dim;    // stride of q and o
-  int32_t lines_a_step;  // prefetched for each token of each pass over V
+struct FmaProducts : E {
+  using T = typename E::T;
+  using Query = float;
+  struct Chunk {
+    VF a, b;
+  };
+  using Values = Chunk;
+  using Weights = VF;
+  static constexpr int32_t kStep = 1;
 
-  Narrow(const Unit& unit, ScratchCursor& cursor)
-      : u(unit), b(cursor, unit.rows, unit.call->head_dim) {
-    whole_chunks = u.call->head_dim / kChunk;
-    tail = u.call->head_dim % kChunk;
-    const int32_t passes = std::max(1, u.rows * whole_chunks * 2 / kOutputVectors);
-    const int64_t row_bytes = u.call->head_dim * u.element_bytes();
-    lines_a_step = static_cast<int32_t>((row_bytes / 64 + passes - 1) / passes);
-    padded_dim = (whole_chunks + (tail > 0 ? 1 : 0)) * kChunk;
+  static HWY_INLINE Chunk load_keys(const T* from) {
+    Chunk chunk;
+    E::load_chunk(from, chunk.a, chunk.b);
+    return chunk;
+  }
+  static HWY_INLINE Chunk load_keys_tail(const T* from, int32_t count) {
+    Chunk chunk;
+    E::load_tail(from, count, chunk.a, chunk.b);
+    return chunk;
+  }
+  static HWY_INLINE void store_query(const Chunk& chunk, float factor, float* to) {
+    const DF d;
+    hn::Store(hn::Mul(chunk.a, hn::Set(d, factor)), d, to);
+    hn::Store(hn::Mul(chunk.b, hn::Set(d, factor)), d, to + kLanes);
+  }
+  static HWY_INLINE Chunk load_query(const float* from) {
+    return {hn::Load(DF(), from), hn::Load(DF(), from + kLanes)};
+  }
+  static HWY_INLINE VF dot(const Chunk& k, const Chunk& q, VF sum) {
+    return hn::MulAdd(k.b, q.b, hn::MulAdd(k.a, q.a, sum));
+  }
+  static HWY_INLINE Values load_values(const T* only, const T* /*same*/) { return load_keys(only); }
+  static HWY_INLINE Values load_values_tail(const T* only, const T* /*same*/, int32_t count) {
+    return load_keys_tail(only, count);
+  }
+  static HWY_INLINE void store_weights(VF weights, float* row, int32_t t) {
+    hn::Store(weights, DF(), row + t);
+  }
+  static HWY_INLINE Weights load_weights(const float* row, int32_t t) {
+    return hn::Set(DF(), row[t]);
+  }
+  static HWY_INLINE void add(Weights weight, const Values& values, VF& a, VF& b) {
+    a = hn::MulAdd(values.a, weight, a);
+    b = hn::MulAdd(values.b, weight, b);
   }
 };
 
-/// s[r][i] = sum_d q[r][d] * k[i][d] for kR rows and the four tokens k[0..3].
-template <class E, int kR>
-HWY_INLINE void score_tokens(const Narrow<E>& n, const typename E::T* const* k, const float* q,
-                             float* s) {
-  const DF d;
-  VF acc[kScoreTokens][kR];
-  HWY_UNROLL(4)
-  for (int i = 0; i < kScoreTokens; ++i) {
-    HWY_UNROLL(4)
-    for (int r = 0; r < kR; ++r) acc[i][r] = hn::Zero(d);
-  }
-  const auto accumulate = [&](const VF(&a)[kScoreTokens], const VF(&b)[kScoreTokens],
-                              const float* column) HWY_ATTR {
-    HWY_UNROLL(4)
-    for (int r = 0; r < kR; ++r) {
-      const VF qa = hn::Load(d, column + r * n.padded_dim);
-      const VF qb = hn::Load(d, column + r * n.padded_dim + kLanes);
-      HWY_UNROLL(4)
-      for (int i = 0; i < kScoreTokens; ++i) {
-        acc[i][r] = hn::MulAdd(b[i], qb, hn::MulAdd(a[i], qa, acc[i][r]));
-      }
-    }
-  };
-  for (int32_t c = 0; c < n.whole_chunks; ++c) {
-    VF a[kScoreTokens], b[kScoreTokens];
-    HWY_UNROLL(4)
-    for (int i = 0; i < kScoreTokens; ++i) E::load_chunk(k[i] + c * kChunk, a[i], b[i]);
-    accumulate(a, b, q + c * kChunk);
-  }
-  if (n.tail > 0) {
-    const int32_t at = n.whole_chunks * kChunk;
-    VF a[kScoreTokens], b[kScoreTokens];
-    HWY_UNROLL(4)
-    for (int i = 0; i < kScoreTokens; ++i) E::load_tail(k[i] + at, n.tail, a[i], b[i]);
-    accumulate(a, b, q + at);
-  }
-  HWY_UNROLL(4)
-  for (int r = 0; r < kR; ++r) {
-    store_four_sums(acc[0][r], acc[1][r], acc[2][r], acc[3][r], s + r * kTileTokens);
-  }
-}
-
-/// Unscaled scores of every row against the tokens of the tile.
-template <class E>
-HWY_INLINE void score_tile(const Narrow<E>& n, int32_t tokens, TokenPrefetch& coming) {
-  using T = typename E::T;
-  const T* const base = reinterpret_cast<const T*>(n.u.call->k);
-  for (int32_t t = 0; t < tokens; t += kScoreTokens) {
-    // The last four are filled up with a token that is there; its scores are not used.
-    const T* k[kScoreTokens];
-    for (int i = 0; i < kScoreTokens; ++i) k[i] = base + n.b.offsets[std::min(t + i, tokens - 1)];
-    coming.lines(kScoreTokens * coming.token_lines());
-    int32_t r = 0;
-    const auto q = [&](int32_t row) HWY_ATTR { return n.b.q + int64_t{row} * n.padded_dim; };
-    const auto s = [&](int32_t row) HWY_ATTR { return n.b.s + row * kTileTokens + t; };
-    for (; r + kScoreRows <= n.u.rows; r += kScoreRows) {
-      score_tokens<E, kScoreRows>(n, k, q(r), s(r));
-    }
-    if constexpr (kScoreRows == 4) {
-      for (; r + 2 <= n.u.rows; r += 2) score_tokens<E, 2>(n, k, q(r), s(r));
-    }
-    for (; r < n.u.rows; ++r) score_tokens<E, 1>(n, k, q(r), s(r));
-  }
-}
-
-/// Turns row r's scores into P in place over the tokens [b.seen_begin[r], b.seen_end[r]).
-template <class E>
-HWY_INLINE void softmax_row(const Narrow<E>& n, int32_t r, int32_t tokens) {
-  const DF d;
-  const DI di;
-  const NarrowScratch& b = n.b;
-  float* const s = b.s + r * kTileTokens;
-  const VF minus_inf = hn::Set(d, kMinusInf);
-  const VF scale_log2 = hn::Set(d, n.u.call->scale_log2);
-  const auto begin = hn::Set(di, b.seen_begin[r]);
-  const auto end = hn::Set(di, b.seen_end[r]);
-  const float old_max = b.row_max[r];
-  VF top = hn::Set(d, old_max);
-  for (int32_t t = 0; t < tokens; t += kLanes) {
-    const auto at = hn::Iota(di, t);
-    const auto seen = hn::AndNot(hn::Lt(at, begin), hn::Lt(at, end));
-    const VF score = hn::IfThenElse(hn::RebindMask(d, seen), hn::Load(d, s + t), minus_inf);
-    hn::Store(score, d, s + t);
-    top = hn::Max(top, score);
-  }
-  top = hn::MaxOfLanes(d, top);
-  // A row that has seen nothing yet subtracts 0 instead of -inf, so that 2^(-inf) = 0 follows.
-  const VF finite_top = hn::IfThenElse(hn::Eq(top, minus_inf), hn::Zero(d), top);
-  const VF rescale = weight(hn::Set(d, old_max), finite_top, scale_log2);
-  VF sum = hn::Mul(hn::Load(d, b.row_sum + r * kLanes), rescale);
-  for (int32_t t = 0; t < tokens; t += kLanes) {
-    const VF p = weight(hn::Load(d, s + t), finite_top, scale_log2);
-    hn::Store(p, d, s + t);
-    sum = hn::Add(sum, p);
-  }
-  hn::Store(sum, d, b.row_sum + r * kLanes);
-  b.row_max[r] = hn::GetLane(top);
-  b.alpha[r] = hn::GetLane(rescale);
-}
-
-/// o[r] = alpha * o[r] + sum_t p[r][t] v[t] for kR rows, kC chunks from `at` on, and the tokens
-/// [begin, end) that all of these rows see.
-template <class E, int kR, int kC, bool kTail>
-HWY_INLINE void output_chunks(const Narrow<E>& n, int32_t r, int32_t at, int32_t begin, int32_t end,
-                              TokenPrefetch& coming) {
-  using T = typename E::T;
-  const DF d;
-  const T* const base = reinterpret_cast<const T*>(n.u.call->v) + at;
-  float* const o = n.b.o + int64_t{r} * n.padded_dim + at;
-  const float* const p = n.b.s + r * kTileTokens;
-  const int64_t* const offsets = n.b.offsets;
-  VF acc[kR][2 * kC];
-  HWY_UNROLL(4)
-  for (int i = 0; i < kR; ++i) {
-    const VF alpha = hn::Set(d, n.b.alpha[r + i]);
-    HWY_UNROLL(8)
-    for (int j = 0; j < 2 * kC; ++j) {
-      acc[i][j] = hn::Mul(hn::Load(d, o + i * n.padded_dim + j * kLanes), alpha);
-    }
-  }
-  for (int32_t t = begin; t < end; ++t) {
-    const T* const v = base + offsets[t];
-    coming.lines(n.lines_a_step);
-    VF weight[kR];
-    HWY_UNROLL(4)
-    for (int i = 0; i < kR; ++i) weight[i] = hn::Set(d, p[i * kTileTokens + t]);
-    HWY_UNROLL(4)
-    for (int c = 0; c < kC; ++c) {
-      VF a, b;
-      if constexpr (kTail) {
-        E::load_tail(v, n.tail, a, b);
-      } else {
-        E::load_chunk(v + c * kChunk, a, b);
-      }
-      HWY_UNROLL(4)
-      for (int i = 0; i < kR; ++i) {
-        acc[i][2 * c] = hn::MulAdd(a, weight[i], acc[i][2 * c]);
-        acc[i][2 * c + 1] = hn::MulAdd(b, weight[i], acc[i][2 * c + 1]);
-      }
-    }
-  }
-  HWY_UNROLL(4)
-  for (int i = 0; i < kR; ++i) {
-    HWY_UNROLL(8)
-    for (int j = 0; j < 2 * kC; ++j) {
-      hn::Store(acc[i][j], d, o + i * n.padded_dim + j * kLanes);
-    }
-  }
-}
-
-template <class E, int kR>
-HWY_INLINE void output_rows(const Narrow<E>& n, int32_t r, int32_t begin, int32_t end,
-                            TokenPrefetch& coming) {
-  constexpr int32_t kMost = std::min(4, kOutputVectors / (2 * kR));
-  int32_t c = 0;
-  for (; c + kMost <= n.whole_chunks; c += kMost) {
-    output_chunks<E, kR, kMost, false>(n, r, c * kChunk, begin, end, coming);
-  }
-  if constexpr (kMost == 4) {
-    for (; c + 2 <= n.whole_chunks; c += 2) {
-      output_chunks<E, kR, 2, false>(n, r, c * kChunk, begin, end, coming);
-    }
-  }
-  for (; c < n.whole_chunks; ++c) {
-    output_chunks<E, kR, 1, false>(n, r, c * kChunk, begin, end, coming);
-  }
-  if (n.tail > 0) output_chunks<E, kR, 1, true>(n, r, c * kChunk, begin, end, coming);
-}
-
-template <class E>
-HWY_INLINE void output_tile(const Narrow<E>& n, TokenPrefetch& coming) {
-  const NarrowScratch& b = n.b;
-  for (int32_t r = 0; r < n.u.rows;) {
-    // Rows taken together see the same tokens: V of a token never meets a row that does not see it.
-    const int32_t begin = b.seen_begin[r];
-    const int32_t end = b.seen_end[r];
-    int32_t alike = 1;
-    while (alike < 4 && r + alike < n.u.rows && b.seen_begin[r + alike] == begin &&
-           b.seen_end[r + alike] == end) {
-      ++alike;
-    }
-    if (begin < end) {
-      if (alike == 4) {
-        output_rows<E, 4>(n, r, begin, end, coming);
-      } else if (alike >= 2) {
-        output_rows<E, 2>(n, r, begin, end, coming);
-      } else {
-        output_rows<E, 1>(n, r, begin, end, coming);
-      }
-    }
-    r += alike == 3 ? 2 : alike;
-  }
-}
-
-/// What row r sees of the tile [begin, end), relative to `begin`; empty is [0, 0).
-template <class E>
-HWY_INLINE void clip_rows(const Narrow<E>& n, int32_t begin, int32_t end) {
-  for (int32_t r = 0; r < n.u.rows; ++r) {
-    int32_t first = begin;
-    int32_t last = end;
-    if (!n.u.full) {
-      const PlanRow& row = n.u.plan_row(r);
-      first = std::max(first, row.visible_begin);
-      last = std::min(last, row.visible_end);
-    }
-    n.b.seen_begin[r] = first < last ? first - begin : 0;
-    n.b.seen_end[r] = first < last ? last - begin : 0;
-  }
-}
-
-template <class E>
-void attend_narrow(const Unit& u) {
-  using T = typename E::T;
-  const DF d;
-  ScratchCursor cursor(u.scratch);
-  const Narrow<E> n(u, cursor);
-  const NarrowScratch& b = n.b;
-  const int32_t head_dim = u.call->head_dim;
-  const VF factor = hn::Set(d, u.call->q_factor);
-
-  std::fill_n(b.o, int64_t{u.rows} * n.padded_dim, 0.0f);
-  std::fill_n(b.row_max, u.rows, kMinusInf);
-  std::fill_n(b.row_sum, int64_t{u.rows} * kLanes, 0.0f);
-  for (int32_t r = 0; r < u.rows; ++r) {
-    const T* const q = reinterpret_cast<const T*>(u.q_row(r));
-    for (int32_t at = 0; at < n.padded_dim; at += kChunk) {
-      VF a, c;
-      if (at + kChunk <= head_dim) {
-        E::load_chunk(q + at, a, c);
-      } else {
-        E::load_tail(q + at, n.tail, a, c);
-      }
-      float* const to = b.q + int64_t{r} * n.padded_dim + at;
-      hn::Store(hn::Mul(a, factor), d, to);
-      hn::Store(hn::Mul(c, factor), d, to + kLanes);
-    }
-  }
-
-  const auto prefetch = [&](const std::byte* base, const int64_t* offsets, int32_t tokens) {
-    return TokenPrefetch(base, offsets, tokens, u.element_bytes(), head_dim);
-  };
-  for (int32_t begin = u.token_begin; begin < u.token_end;) {
-    const int32_t end = tile_end(begin, kTileTokens, u.token_end);
-    const int32_t tokens = end - begin;
-    u.fill_offsets(begin, end, b.offsets);
-    const int32_t coming = fill_coming(u, end, kTileTokens, b.next_offsets);
-    clip_rows(n, begin, end);
-    TokenPrefetch values = prefetch(u.call->v, b.offsets, tokens);
-    score_tile(n, tokens, values);
-    for (int32_t r = 0; r < u.rows; ++r) softmax_row(n, r, tokens);
-    TokenPrefetch keys = prefetch(u.call->k, b.next_offsets, coming);
-    output_tile(n, keys);
-    begin = end;
-  }
-
-  for (int32_t r = 0; r < u.rows; ++r) {
-    const float sum = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, b.row_sum + r * kLanes)));
-    const float lse_ln = lse_from(*u.call, b.row_max[r], sum);
-    const VF inverse = hn::Set(d, lse_ln == kMinusInf ? 0.0f : 1.0f / sum);
-    for (int32_t at = 0; at < n.padded_dim; at += kChunk) {
-      const float* const o = b.o + int64_t{r} * n.padded_dim + at;
-      E::store_chunk(hn::Mul(hn::Load(d, o), inverse), hn::Mul(hn::Load(d, o + kLanes), inverse),
-                     b.row_out + at);
-    }
-    write_row<E>(u.target(r), b.row_out, head_dim, lse_ln);
-  }
-}
-
 UnitKernel narrow_kernel_of(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return attend_narrow<ElementF32>;
-    case DType::kBF16: return attend_narrow<ElementBF16>;
-    case DType::kF16: return attend_narrow<ElementF16>;
+    case DType::kF32: return attend_narrow<FmaProducts<ElementF32>>;
+    case DType::kBF16: return attend_narrow<FmaProducts<ElementBF16>>;
+    case DType::kF16: return attend_narrow<FmaProducts<ElementF16>>;
   }
   return nullptr;
 }

@@ -15,49 +15,49 @@
 namespace pando {
 namespace {
 
-/// Kernel rates and peak of one core with one instruction set.
+/// Kernel rates and peaks of one core with one instruction set.
 struct StoredRates {
   std::string_view target;
-  double peak_flops_per_us;
   std::array<KernelRate, 3> rates;  // fp32, bf16, fp16
 };
 
-// Measured with cpu_attend_bench on one core of an Intel Sapphire Rapids class Xeon at about 3.8
-// GHz, KV in cache, head_dim 64 and 128, and rounded; the narrower targets on the same core. NEON
-// is an estimate from two 128-bit pipes at 3 GHz.
+// Measured on one core with KV in cache, head_dim 64 and 128, and rounded: "AVX3+BF16" on an AMD
+// Zen 4 at 3.7 GHz; "AVX3" and the narrower targets on an Intel Sapphire Rapids class Xeon at about
+// 3.8 GHz. NEON is an estimate from two 128-bit pipes at 3 GHz.
 constexpr StoredRates kStored[] = {
+    {"AVX3+BF16",
+     {{{12, 16, 0.060, 0.05, 0.037, 0.30, 118e3},
+       {14, 16, 0.029, 0.05, 0.018, 0.27, 236e3},
+       {14, 16, 0.054, 0.14, 0.037, 0.30, 118e3}}}},
     {"AVX3",
-     244e3,
-     {{{12, 16, 0.042, 0.12, 0.018, 0.30},
-       {12, 16, 0.041, 0.25, 0.018, 0.30},
-       {12, 16, 0.042, 0.25, 0.018, 0.30}}}},
+     {{{12, 16, 0.042, 0.12, 0.018, 0.30, 244e3},
+       {12, 16, 0.041, 0.25, 0.018, 0.30, 244e3},
+       {12, 16, 0.042, 0.25, 0.018, 0.30, 244e3}}}},
     {"AVX2",
-     122e3,
-     {{{6, 8, 0.069, 0.00, 0.041, 0.10},
-       {6, 8, 0.065, 0.10, 0.041, 0.10},
-       {6, 8, 0.063, 0.10, 0.041, 0.10}}}},
+     {{{6, 8, 0.069, 0.00, 0.041, 0.10, 122e3},
+       {6, 8, 0.065, 0.10, 0.041, 0.10, 122e3},
+       {6, 8, 0.063, 0.10, 0.041, 0.10, 122e3}}}},
     {"SSE4",
-     50e3,
-     {{{4, 4, 0.122, 0.00, 0.110, 0.15},
-       {3, 4, 0.165, 0.25, 0.110, 0.15},
-       {2, 4, 0.280, 0.40, 0.110, 0.15}}}},
+     {{{4, 4, 0.122, 0.00, 0.110, 0.15, 50e3},
+       {3, 4, 0.165, 0.25, 0.110, 0.15, 50e3},
+       {2, 4, 0.280, 0.40, 0.110, 0.15, 50e3}}}},
     {"NEON",
-     48e3,
-     {{{4, 4, 0.110, 0.00, 0.100, 0.20},
-       {4, 4, 0.110, 0.10, 0.100, 0.20},
-       {4, 4, 0.110, 0.10, 0.100, 0.20}}}},
+     {{{4, 4, 0.110, 0.00, 0.100, 0.20, 48e3},
+       {4, 4, 0.110, 0.10, 0.100, 0.20, 48e3},
+       {4, 4, 0.110, 0.10, 0.100, 0.20, 48e3}}}},
 };
 
 // bf16 through AMX tiles on the same core.
-constexpr double kMatrixPeakFlopsPerUs = 3.4e6;
-constexpr KernelRate kMatrixRate = {4, 16, 0.047, 0.10, 0.0021, 0.25};
+constexpr KernelRate kTileRate = {4, 16, 0.047, 0.10, 0.0021, 0.25, 3.4e6};
 
 const StoredRates& stored_rates() {
-  const std::string_view target = vector_target_name();
-  for (const StoredRates& stored : kStored) {
-    if (stored.target == target) return stored;
-  }
-  return kStored[2];
+  const auto find = [](std::string_view target) {
+    return std::find_if(std::begin(kStored), std::end(kStored),
+                        [&](const StoredRates& stored) { return stored.target == target; });
+  };
+  const auto* stored = find(cpu_simd_name());
+  if (stored == std::end(kStored)) stored = find(vector_target_name());
+  return stored == std::end(kStored) ? *find("SSE4") : *stored;
 }
 
 }  // namespace
@@ -81,12 +81,8 @@ DeviceProfile cpu_profile(int threads) {
   p.cache_bytes_per_us = kCoreCacheBytesPerUs * p.workers;
   p.cache_bytes = 32'000'000;
   p.rates = stored.rates;
-  for (KernelRate& rate : p.rates) rate.peak_flops_per_us = stored.peak_flops_per_us * p.workers;
-  if (matrix_available()) {
-    KernelRate& rate = p.rates[static_cast<size_t>(DType::kBF16)];
-    rate = kMatrixRate;
-    rate.peak_flops_per_us = kMatrixPeakFlopsPerUs * p.workers;
-  }
+  if (tiles_available()) p.rates[static_cast<size_t>(DType::kBF16)] = kTileRate;
+  for (KernelRate& rate : p.rates) rate.peak_flops_per_us *= p.workers;
   return p;
 }
 

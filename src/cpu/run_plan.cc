@@ -16,21 +16,34 @@ struct alignas(64) Counter {
   std::atomic<int64_t> value{0};
 };
 
-/// Pieces that threads claim in order; a phase is over when all claimed pieces are finished.
+/// Pieces that threads claim from both ends; a phase is over when all are finished.
 struct Phase {
   int64_t total = 0;
-  int64_t batch = 1;
-  Counter claimed;
+  int64_t back_limit = 0;  // pieces that are claimed from the back at most
+  Counter claimed;         // from the front, and above kBackShift from the back
   Counter finished;
 
-  /// Calls run(begin, end) for ranges of pieces until all are claimed.
-  template <typename Work>
-  void work(Work&& run) {
-    for (int64_t begin;
-         (begin = claimed.value.fetch_add(batch, std::memory_order_relaxed)) < total;) {
-      const int64_t end = std::min(begin + batch, total);
-      run(begin, end);
-      finished.value.fetch_add(end - begin, std::memory_order_release);
+  /// Calls run(begin, end) for ranges of pieces until all are claimed; batch_at(piece, step) says
+  /// how many pieces a thread takes at once at `piece`, going by `step`.
+  template <typename Batch, typename Work>
+  void work(bool prefers_back, Batch&& batch_at, Work&& run) {
+    int64_t seen = claimed.value.load(std::memory_order_relaxed);
+    while (true) {
+      const int64_t front = seen & (kOneFromBack - 1);
+      const int64_t back = seen >> kBackShift;
+      const int64_t left = total - front - back;
+      if (left == 0) return;
+      const bool from_back = prefers_back && back < back_limit;
+      const int64_t wanted = from_back ? batch_at(total - back - 1, -1) : batch_at(front, 1);
+      const int64_t count = std::min(wanted, left);
+      if (!claimed.value.compare_exchange_weak(
+              seen, seen + (from_back ? count << kBackShift : count), std::memory_order_relaxed)) {
+        continue;
+      }
+      const int64_t begin = from_back ? total - back - count : front;
+      run(begin, begin + count);
+      finished.value.fetch_add(count, std::memory_order_release);
+      seen = claimed.value.load(std::memory_order_relaxed);
     }
   }
   void wait() const {
@@ -42,6 +55,10 @@ struct Phase {
       }
     }
   }
+
+  static constexpr int kBackShift = 40;
+  static constexpr int64_t kOneFromBack = int64_t{1} << kBackShift;
+  static constexpr int64_t kMostFromBack = int64_t{1} << 22;
 };
 
 struct Run {
@@ -50,6 +67,8 @@ struct Run {
   const KernelSet& kernels;
   CallView call;
   std::byte* scratch;
+  int64_t few_row_units;  // taken at once
+  int64_t merge_units;    // the same
   Phase items;
   Phase merges;
 };
@@ -104,6 +123,20 @@ Unit make_unit(const Run& run, int64_t index, std::byte* scratch) {
   return unit;
 }
 
+/// Units of few rows that follow each other prefetch each other's tokens, so a thread takes
+/// several; when there are plenty, the threads stay balanced to a few percent. Units of many rows
+/// are long.
+int64_t batch_of_units(const Run& run, int64_t unit, int64_t step) {
+  const PlanHeader& h = run.plan.header();
+  int64_t count = 0;
+  for (; count < run.few_row_units; ++count, unit += step) {
+    if (unit < 0 || unit >= run.items.total) break;
+    const WorkItem& item = run.plan.items()[unit / h.kv_heads];
+    if (item.packed_end - item.packed_begin > h.narrow_rows) break;
+  }
+  return std::max<int64_t>(count, 1);
+}
+
 /// Runs units [begin, end), each knowing the one that follows.
 void run_units(const Run& run, int64_t begin, int64_t end, std::byte* scratch) {
   const int32_t narrow_rows = run.plan.header().narrow_rows;
@@ -137,14 +170,19 @@ void work(void* context, int worker) {
   Run& run = *static_cast<Run*>(context);
   std::byte* const scratch = run.scratch + worker * run.plan.header().scratch_bytes;
   if (run.items.total > 0) {
-    const MatrixTiles tiles(run.kernels.matrix);
-    run.items.work([&](int64_t begin, int64_t end) { run_units(run, begin, end, scratch); });
+    const MatrixTiles tiles(run.kernels.tiles);
+    run.items.work(
+        worker % 2 == 1,
+        [&](int64_t unit, int64_t step) { return batch_of_units(run, unit, step); },
+        [&](int64_t begin, int64_t end) { run_units(run, begin, end, scratch); });
   }
   if (run.merges.total > 0) {
     run.items.wait();
-    run.merges.work([&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) run_merge(run, i, scratch);
-    });
+    run.merges.work(
+        false, [&](int64_t, int64_t) { return run.merge_units; },
+        [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) run_merge(run, i, scratch);
+        });
   }
 }
 
@@ -154,21 +192,27 @@ void run_plan(const Plan& plan, const AttendArgs& args, const KernelSet& kernels
               ThreadPool& pool) {
   const PlanHeader& h = plan.header();
   if (h.rows == 0) return;
+  const int workers = std::min(pool.threads(), h.workers);
+  const int64_t units = int64_t{h.items} * h.kv_heads;
+  const int64_t merges = int64_t{h.merges} * h.kv_heads;
   Run run{.plan = plan,
           .args = args,
           .kernels = kernels,
           .call = make_call(plan, args),
           .scratch = args.workspace.data() + (h.partials_bytes + 63) / 64 * 64,
+          .few_row_units = std::clamp<int64_t>(units / (32 * workers), 1, 16),
+          // A merge takes about a microsecond; claiming several keeps the counter out of the way.
+          .merge_units = std::clamp<int64_t>(merges / (8 * workers), 1, 16),
           .items = {},
           .merges = {}};
-  run.items.total = int64_t{h.items} * h.kv_heads;
-  run.merges.total = int64_t{h.merges} * h.kv_heads;
-  const int workers = std::min(pool.threads(), h.workers);
-  // Units that follow each other prefetch each other's tokens; when there are plenty, a few at a
-  // time leave the threads balanced to a few percent.
-  run.items.batch = std::clamp<int64_t>(run.items.total / (32 * workers), 1, 4);
-  // A merge takes about a microsecond; claiming several keeps the counter out of the way.
-  run.merges.batch = std::clamp<int64_t>(run.merges.total / (8 * workers), 1, 16);
+  run.items.total = units;
+  run.merges.total = merges;
+  // Shared segments come first and are bound by arithmetic, own tokens come last and are bound by
+  // memory: taking them from both ends keeps both busy. The last small ones even out the threads,
+  // which matters more when units are few.
+  if (units >= 32 * workers) {
+    run.items.back_limit = std::min(units - units / 8, Phase::kMostFromBack);
+  }
   pool.run(workers, work, &run);
 }
 

@@ -43,15 +43,10 @@ void check_heads(const AttentionSpec& spec, Backend backend) {
 }
 
 /// What only the CUDA backend refuses.
-void check_cuda(const Forest& forest, const PlanOptions& options) {
-  if (!cuda_supports_pages(forest.page_tokens()) && forest.sequences() > 0) {
-    fail(ErrorCode::kUnsupported, "page_tokens: got {}, the CUDA backend supports {}",
-         forest.page_tokens(), cuda_pages_text());
-  }
-  if (options.batch_invariant) {
-    fail(ErrorCode::kUnsupported,
-         "batch_invariant: got true, which the CUDA backend does not support yet; want false");
-  }
+void check_cuda(const PlanOptions& options) {
+  if (!options.batch_invariant) return;
+  fail(ErrorCode::kUnsupported,
+       "batch_invariant: got true, which the CUDA backend does not support yet; want false");
 }
 
 void check_spec(const AttentionSpec& spec, const Forest& forest, Backend backend) {
@@ -188,7 +183,7 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   State& s = *state_;
   check_spec(spec, forest, s.profile.backend);
   check_options(options, s.profile, forest.page_tokens());
-  if (s.profile.backend == Backend::kCuda) check_cuda(forest, options);
+  if (s.profile.backend == Backend::kCuda) check_cuda(options);
   const CostModel cost(s.profile, spec, options.batch_invariant);
 
   s.order.build(forest, spec);

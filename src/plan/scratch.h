@@ -9,7 +9,7 @@ namespace pando {
 
 /// Tokens that the vector kernels take at once, on an absolute grid of kv positions.
 inline constexpr int32_t kTileTokens = 64;
-/// Tokens that the matrix-tile (AMX) kernel takes at once, on an absolute grid of kv positions.
+/// Tokens that a matrix kernel takes at once at most, on an absolute grid of kv positions.
 inline constexpr int32_t kMatrixTileTokens = 256;
 /// Rows and head dimensions are padded to the widest vector of any target.
 inline constexpr int32_t kMaxLanes = 16;
@@ -87,7 +87,7 @@ struct NarrowScratch {
   }
 };
 
-/// Buffers of the matrix-tile kernel, all in tiles of 16 rows of 64 bytes; bf16 values are held as
+/// Buffers of the matrix kernels, all in tiles of 16 rows of 64 bytes; bf16 values are held as
 /// uint16_t, and pairs of them as uint32_t.
 struct MatrixScratch {
   uint32_t* q_pairs;  ///< [row block][32 dims][pair of dims][row]

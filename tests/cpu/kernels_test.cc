@@ -14,7 +14,7 @@
 namespace pando::testing {
 namespace {
 
-enum class Path { kNarrow, kWide, kMatrix };
+enum class Path { kNarrow, kWide, kTiles, kDots, kFewDots };
 
 struct Target {
   int64_t hwy;
@@ -31,7 +31,11 @@ std::vector<Target> targets() {
     all.push_back({one, Path::kNarrow, name + "_narrow"});
     all.push_back({one, Path::kWide, name + "_wide"});
   }
-  if (matrix_available()) all.push_back({HWY_AVX3, Path::kMatrix, "AMX"});
+  if (tiles_available()) all.push_back({HWY_AVX3, Path::kTiles, "AMX"});
+  if (dots_available()) {
+    all.push_back({HWY_AVX3, Path::kDots, "AVX3_BF16_wide"});
+    all.push_back({HWY_AVX3, Path::kFewDots, "AVX3_BF16_narrow"});
+  }
   return all;
 }
 
@@ -46,19 +50,26 @@ class Kernels : public ::testing::TestWithParam<Target> {
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
   }
   std::vector<DType> dtypes() const {
-    if (GetParam().path == Path::kMatrix) return {DType::kBF16};
+    switch (GetParam().path) {
+      case Path::kNarrow:
+      case Path::kWide: break;
+      default: return {DType::kBF16};
+    }
     return {DType::kF32, DType::kBF16, DType::kF16};
   }
   KernelSet kernels(DType dtype) const {
     KernelSet set = vector_kernels(dtype);
-    if (GetParam().path == Path::kMatrix) {
-      set.wide = attend_matrix;
-      set.matrix = true;
+    if (GetParam().path == Path::kTiles) {
+      set.wide = attend_tiles;
+      set.tiles = true;
     }
+    if (GetParam().path == Path::kDots) set.wide = attend_dots;
+    if (GetParam().path == Path::kFewDots) set.narrow = attend_few_dots;
     return set;
   }
   DeviceProfile profile(int workers = 1) const {
-    return profile_with(workers, GetParam().path == Path::kNarrow ? 1'000'000 : 0);
+    const bool few = GetParam().path == Path::kNarrow || GetParam().path == Path::kFewDots;
+    return profile_with(workers, few ? 1'000'000 : 0);
   }
   void expect_correct(const AttendCase& c, const PlanOptions& options = {}, int workers = 1) {
     ThreadPool pool(workers);
