@@ -189,35 +189,39 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   s.order.build(forest, spec);
   s.sharing.decide(forest, s.order, cost, options, s.decisions);
   const bool on_cuda = s.profile.backend == Backend::kCuda;
-  const auto build_schedule = [&](const std::vector<Run>& runs) {
-    s.scheduler.build(s.schedule_problem(forest, spec, runs));
-  };
   const auto predict = [&](bool share, std::vector<Run>& runs, Splitter& splitter) {
     const auto shared = share ? s.sharing.shared() : std::span<const uint8_t>{};
     list_runs(forest, s.order, shared, options, s.scratch, runs);
     splitter.split(runs, {s.order, cost, s.profile, options, forest.page_tokens(),
                           s.sharing.memory_us(forest, cost, share)});
-    Prediction prediction = splitter.prediction();
-    if (on_cuda) {
-      build_schedule(runs);
-      prediction.us = s.profile.launch_us + s.scheduler.predicted_us();
-      prediction.kv_bytes = s.scheduler.kv_tokens() * cost.token_head_bytes();
-    }
-    return prediction;
+    return splitter.prediction();
   };
-  const Prediction unshared = predict(false, s.unshared_runs, s.unshared_splitter);
+  // On CUDA what counts is the schedule. That of a batch without sharing is long, so it is made
+  // only where it could be the better one.
+  const auto schedule = [&](const std::vector<Run>& runs, Prediction& prediction) {
+    s.scheduler.build(s.schedule_problem(forest, spec, runs));
+    prediction.us = s.profile.launch_us + s.scheduler.predicted_us();
+    prediction.kv_bytes = s.scheduler.kv_tokens() * cost.token_head_bytes();
+  };
+  constexpr double kClearly = 2;
+  Prediction unshared = predict(false, s.unshared_runs, s.unshared_splitter);
   Prediction prediction = unshared;
   bool share = std::ranges::any_of(s.sharing.shared(), [](uint8_t shared) { return shared; });
   if (share) {
     prediction = predict(true, s.runs, s.splitter);
+    const bool close = unshared.us < kClearly * prediction.us;
+    if (on_cuda && options.sharing == Sharing::kAuto && close) schedule(s.unshared_runs, unshared);
+    if (on_cuda) schedule(s.runs, prediction);
     if (options.sharing == Sharing::kAuto && prediction.us >= unshared.us) {
       share = false;
-      prediction = unshared;
-      if (on_cuda) build_schedule(s.unshared_runs);
       for (Decision& decision : s.decisions) {
         if (decision.reason == Reason::kShared) decision.reason = Reason::kPlanSlower;
       }
     }
+  }
+  if (!share) {
+    if (on_cuda) schedule(s.unshared_runs, unshared);
+    prediction = unshared;
   }
   const std::vector<Run>& runs = share ? s.runs : s.unshared_runs;
   PlanHeader h;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -62,8 +63,8 @@ void Scheduler::build(const Problem& p) {
 
 /// Appends what the list's rows see of a run to a stream, and nothing that none of them sees: V of
 /// such a token may be NaN. `slot` is the end of the stream so far.
-void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& list,
-                          int32_t stream, int64_t& slot, Layout& out) {
+void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& list, int32_t stream,
+                          int64_t& slot, Layout& out) {
   const int32_t first = list.block * kBlockRows;
   const int32_t present = std::min(list.blocks * kBlockRows, p.packed_rows() - first);
   const int32_t row_begin = std::max(0, run.row_begin * p.group - first);
@@ -316,15 +317,21 @@ void Scheduler::cut(const Problem& p, Layout& out) {
   const double by_share_us = cut_by_share(p, out);
   int32_t best_parts = 0;
   out.predicted_us = by_share_us;
-  for (int32_t parts = 1; parts <= most; ++parts) {
-    const double us = cut_evenly(p, parts, out);
+  // Every number of parts up to 4, then three between each power of two and the next, then the
+  // most.
+  int32_t last_parts = 0;
+  for (int32_t parts = 1; last_parts < most;
+       parts +=
+       std::max(1, static_cast<int32_t>(std::bit_floor(static_cast<uint32_t>(parts)) / 4))) {
+    last_parts = std::min(parts, most);
+    const double us = cut_evenly(p, last_parts, out);
     if (us > out.predicted_us) continue;
     out.predicted_us = us;
-    best_parts = parts;
+    best_parts = last_parts;
   }
   if (best_parts == 0) {
     cut_by_share(p, out);
-  } else if (best_parts != most) {
+  } else if (best_parts != last_parts) {
     cut_evenly(p, best_parts, out);
   }
 }
@@ -405,8 +412,7 @@ void Scheduler::list_units(const Problem& p) {
 
 /// Says where the rows of one block at one kv head go: those that one unit alone touches to out,
 /// the others to partials that are merged.
-void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head,
-                          int64_t& partial_rows) {
+void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows) {
   const auto& touches = touches_[static_cast<size_t>(block) * p.kv_heads + kv_head];
   std::array<uint8_t, kBlockRows> readers{};  // of each row: none, one, more
   for (const Touch& t : touches) {

@@ -41,8 +41,7 @@ bool take_all(std::span<const std::byte> bytes, Sections& s) {
          take(bytes, ScheduleHeader::kStartsOffset, h.thread_blocks, s.starts) &&
          take(bytes, h.units_offset, h.units, s.units) &&
          take(bytes, h.halves_offset, h.halves, s.halves) &&
-         take(bytes, h.runs_offset, h.runs, s.runs) &&
-         take(bytes, h.rows_offset, h.rows, s.rows) &&
+         take(bytes, h.runs_offset, h.runs, s.runs) && take(bytes, h.rows_offset, h.rows, s.rows) &&
          take(bytes, h.merges_offset, h.merges, s.merges) &&
          take(bytes, h.sources_offset, h.sources, s.sources) &&
          take(bytes, h.merge_rows_offset, h.merge_rows, s.merge_rows);

@@ -72,9 +72,10 @@ struct alignas(16) Ending {
   int32_t reserved;
 };
 
-/// A piece of a list at one kv head. Whole tiles are for both of its blocks, one warpgroup each: two
-/// consecutive halves of a stream. Of a split tile each warpgroup takes one half: with two blocks
-/// the half holds tokens of that warpgroup's block alone; with one, both halves are for the block.
+/// A piece of a list at one kv head. Whole tiles are for both of its blocks, one warpgroup each:
+/// two consecutive halves of a stream. Of a split tile each warpgroup takes one half: with two
+/// blocks the half holds tokens of that warpgroup's block alone; with one, both halves are for the
+/// block.
 struct alignas(16) Unit {
   int32_t block;
   int32_t blocks;  ///< 1 or 2

@@ -38,8 +38,7 @@ class CudaCheckArgs : public ::testing::Test {
   CudaCheckArgs() {
     const std::vector<int32_t> q_indptr = {0, 1, 2}, kv_len = {40, 70}, page_indptr = {0, 3, 8};
     const Forest forest = discover({q_indptr, kv_len, page_indptr, page_ids_, 16});
-    const AttentionSpec spec{.q_heads = 8, .kv_heads = 2, .head_dim = 128};
-    plan_ = plan(forest, spec, h100_profile());
+    plan_ = plan(forest, spec_, h100_profile());
     workspace_.resize(plan_.workspace_bytes() + 64);
     args_.q = {address(1), 0, 0};
     args_.k = address(2);
@@ -69,6 +68,7 @@ class CudaCheckArgs : public ::testing::Test {
     EXPECT_EQ(message.substr(0, want.size()), want) << message;
   }
 
+  const AttentionSpec spec_{.q_heads = 8, .kv_heads = 2, .head_dim = 128};
   std::vector<int32_t> page_ids_ = {0, 1, 2, 0, 1, 5, 6, 7};
   Plan plan_;
   std::vector<std::byte> workspace_;
@@ -129,7 +129,15 @@ TEST_F(CudaCheckArgs, layouts_must_be_those_of_the_plan) {
 }
 
 TEST_F(CudaCheckArgs, a_short_workspace_is_refused) {
+  // A sequence so long that it is split, which takes partials: one page, over and over.
+  page_ids_.assign(2048, 0);
+  args_.page_ids = page_ids_;
+  const std::vector<int32_t> q_indptr = {0, 1}, kv_len = {2048 * 16}, page_indptr = {0, 2048};
+  plan_ = plan(discover({q_indptr, kv_len, page_indptr, page_ids_, 16}), spec_, h100_profile());
   ASSERT_GT(plan_.workspace_bytes(), 0);
+  workspace_.resize(plan_.workspace_bytes());
+  args_.workspace = {static_cast<std::byte*>(address(6)), workspace_.size()};
+  check_args(plan_, args_, Backend::kCuda);
   const auto short_by_one = static_cast<size_t>(plan_.workspace_bytes()) - 1;
   expect_refused("workspace: got",
                  [&](AttendArgs& a) { a.workspace = a.workspace.first(short_by_one); });

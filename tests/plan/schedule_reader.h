@@ -148,7 +148,8 @@ class ScheduleReader {
       const int32_t end = std::min(half.slot_begin + cuda::kHalfTokens, free_slot);
       if (begin >= end) decoded_.problem = "a half without a token of one of its runs";
       const bool full = (run.rows & cuda::Run::kFull) != 0;
-      if (full && (row_begin != low || row_end != high)) decoded_.problem = "full, but not all rows";
+      if (full && (row_begin != low || row_end != high))
+        decoded_.problem = "full, but not all rows";
       decoded_.reads.push_back({unit.kv_head, first + row_begin, first + row_end,
                                 run.token_begin + begin - run.slot_begin,
                                 run.token_begin + end - run.slot_begin, run.page_offset,
@@ -163,8 +164,8 @@ class ScheduleReader {
       for (uint32_t r = 0; r < cuda::kBlockRows; ++r) {
         if ((merge.rows[r / 32] >> r % 32 & 1) == 0) continue;
         ++merge_rows;
-        ScheduledMerge row{merge.kv_head, static_cast<int32_t>(merge.block * cuda::kBlockRows + r),
-                           {}};
+        ScheduledMerge row{
+            merge.kv_head, static_cast<int32_t>(merge.block * cuda::kBlockRows + r), {}};
         for (int32_t s = merge.source_begin; s < merge.source_begin + merge.sources; ++s) {
           const uint32_t begin = sources[s].rows & 255;
           if (r < begin || r >= (sources[s].rows >> 8 & 255)) continue;

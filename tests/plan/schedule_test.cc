@@ -148,7 +148,9 @@ TEST(Schedule, spoiled_bytes_are_refused) {
   refused([&](std::byte* s, Header& h) { unit(s, h)->block = 1 << 20; });
   refused([&](std::byte* s, Header& h) { unit(s, h)->kv_head = 2; });
   refused([&](std::byte* s, Header& h) { unit(s, h)->split_end[0] = h.halves + 1; });
-  refused([&](std::byte* s, Header& h) { unit(s, h)->ending[0] = {h.partial_rows, 64 << 8, 0, 0}; });
+  refused([&](std::byte* s, Header& h) {
+    unit(s, h)->ending[0] = {h.partial_rows, 64 << 8, 0, 0};
+  });
   refused([](std::byte* s, Header& h) {
     reinterpret_cast<cuda::Half*>(s + h.halves_offset)->run_begin = h.runs;
   });

@@ -7,8 +7,8 @@
 
 namespace pando::cuda {
 
-/// d += a * b, 64 x N x 16, asynchronous. `a` in registers (uint32_t[4]) or a matrix descriptor, `b`
-/// a matrix descriptor; BTransposed: b's columns are contiguous.
+/// d += a * b, 64 x N x 16, asynchronous. `a` in registers (uint32_t[4]) or a matrix descriptor,
+/// `b` a matrix descriptor; BTransposed: b's columns are contiguous.
 template <int N, bool BTransposed, class E, class A>
 __device__ __forceinline__ void mma(float (&d)[N / 2], const A& a, uint64_t b, bool accumulate) {
   if constexpr (N == 64) {

@@ -57,8 +57,8 @@ struct FirstMerge {
 template <class C>
 struct SharedPlan {
   alignas(1024) uint8_t slots[C::kSlots][C::kSlotBytes];
-  /// Each warpgroup's query rows, swizzled; at the end of a unit of one block, what the second hands
-  /// over to the first.
+  /// Each warpgroup's query rows, swizzled; at the end of a unit of one block, what the second
+  /// hands over to the first.
   union Queries {
     uint8_t rows[C::kHalves][kBlockRows * 128];
     float handed[kBlockRows][C::kHeadDim / 2];

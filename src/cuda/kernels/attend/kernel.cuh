@@ -61,8 +61,8 @@ __device__ void finish_block(const AttendParams& params, const Row* rows, int4 e
   }
 }
 
-/// Both warpgroups attended the same rows to different tokens: the second hands its state over, half
-/// of the columns at a time.
+/// Both warpgroups attended the same rows to different tokens: the second hands its state over,
+/// half of the columns at a time.
 template <class C>
 __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPlan<C>& shared,
                             int consumer) {

@@ -39,9 +39,7 @@ struct LaneSource {
   __device__ LaneSource() {}
   __device__ explicit LaneSource(int4 s)
       : partial(s.x), begin(s.y & 255), end(s.y >> 8 & 255), writer(s.z), ticket(s.w) {}
-  __device__ bool holds(int32_t row, int32_t rows) const {
-    return begin < row + rows && row < end;
-  }
+  __device__ bool holds(int32_t row, int32_t rows) const { return begin < row + rows && row < end; }
   __device__ void wait(const AttendParams& params, uint64_t epoch) const {
     const uint64_t target = epoch << 32 | uint32_t(ticket);
     while (int64_t(ptx::ld_acquire(&params.control[Control::kProgress + writer]) - target) < 0) {
@@ -116,9 +114,9 @@ __device__ __forceinline__ Merged<R, N> merge_rows(const AttendParams& params,
   for (int32_t first = 0; first < count; first += 32) {
     LaneSource mine;
     if (first + lane < count)
-      mine = LaneSource(first == 0 ? first_source
-                                   : __ldg(reinterpret_cast<const int4*>(
-                                         &sources[job.merge.z + first + lane])));
+      mine = LaneSource(
+          first == 0 ? first_source
+                     : __ldg(reinterpret_cast<const int4*>(&sources[job.merge.z + first + lane])));
     const bool needed = mine.holds(row, R);
     if (needed) mine.wait(params, epoch);
     __syncwarp();
@@ -158,8 +156,8 @@ __device__ __forceinline__ Merged<R, N> merge_rows(const AttendParams& params,
   return merged;
 }
 
-/// How merges are cut into jobs for warps. Few rows: each row and each 32 columns of it are a job, so
-/// that most warps of the grid get one. Many: four adjacent rows of a block.
+/// How merges are cut into jobs for warps. Few rows: each row and each 32 columns of it are a job,
+/// so that most warps of the grid get one. Many: four adjacent rows of a block.
 template <class C, bool kFew>
 struct MergeShape {
   static constexpr int kRows = kFew ? 1 : 4;
@@ -227,8 +225,7 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, c
 
 /// Warp 3: fetches the consumer warps' first merge jobs, and brings all lists of merges into L2.
 template <class C>
-__device__ __forceinline__ void prefetch_merges(const AttendParams& params,
-                                                SharedPlan<C>& shared) {
+__device__ __forceinline__ void prefetch_merges(const AttendParams& params, SharedPlan<C>& shared) {
   const Start& start = start_of(params);
   const int lane = threadIdx.x % 32;
   if (__ldg(&start.merges) == 0) return;

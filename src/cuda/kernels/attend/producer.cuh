@@ -1,5 +1,6 @@
 // The producer warpgroup. Warp 0, the loader, brings K and V by TMA; warp 1, the scout, runs ahead
-// and describes the tiles to come; warps 2 and 3 fetch what will be wanted at units' starts and ends.
+// and describes the tiles to come; warps 2 and 3 fetch what will be wanted at units' starts and
+// ends.
 #pragma once
 
 #include <cstdint>
@@ -107,8 +108,8 @@ struct LaneTile {
     return page_tokens >= kGranule ? kGranule : (valid() + page_tokens - 1) & -page_tokens;
   }
 
-  /// Describes granule `lane` % 16 of a tile, of which the lane's half starts at `slot_begin` of its
-  /// stream. The page id may still travel.
+  /// Describes granule `lane` % 16 of a tile, of which the lane's half starts at `slot_begin` of
+  /// its stream. The page id may still travel.
   __device__ void describe(const AttendParams& params, const LaneRun& run, int32_t slot_begin,
                            int lane) {
     const int32_t slot = slot_begin + lane % 8 * kGranule;
@@ -173,8 +174,8 @@ struct LaneTile {
   }
 };
 
-/// Describes the thread block's tiles, two at a time, each by 16 lanes, as far ahead of the loads as
-/// the ring of descriptions goes: which half, its runs and its page ids are reads that depend on
+/// Describes the thread block's tiles, two at a time, each by 16 lanes, as far ahead of the loads
+/// as the ring of descriptions goes: which half, its runs and its page ids are reads that depend on
 /// each other.
 template <class C>
 class Scout {

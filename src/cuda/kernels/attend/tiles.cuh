@@ -43,9 +43,8 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
     r.visible_end[i] = present ? __ldg(&row->visible_end) : 0;
     const int32_t head = kv_head * params.group + (present ? packed : 0) % params.group;
     // The short way spares a read that the query's address would wait for.
-    const int64_t q_row = unit_q_row >= 0 && present
-                              ? unit_q_row + packed / params.group - unit_row
-                              : __ldg(&row->q_row);
+    const int64_t q_row = unit_q_row >= 0 && present ? unit_q_row + packed / params.group - unit_row
+                                                     : __ldg(&row->q_row);
     const auto* const q = static_cast<const uint16_t*>(params.q) + q_row * params.q_row_stride +
                           head * params.q_head_stride;
 #pragma unroll
@@ -121,7 +120,8 @@ __device__ __forceinline__ void fill_holes(uint8_t* v, int32_t first, const Hole
   if (holes.mine) {
 #pragma unroll
     for (int half = 0; half < C::kHalves; ++half) {
-      auto* to = reinterpret_cast<uint4*>(v + half * C::kHalfBytes + (first + threadIdx.x % N) * 128);
+      auto* to =
+          reinterpret_cast<uint4*>(v + half * C::kHalfBytes + (first + threadIdx.x % N) * 128);
 #pragma unroll
       for (int j = 0; j < 8; ++j) to[j] = make_uint4(0, 0, 0, 0);
     }
@@ -130,8 +130,8 @@ __device__ __forceinline__ void fill_holes(uint8_t* v, int32_t first, const Hole
   ptx::bar_sync(named_barrier, 128);
 }
 
-/// The one mask rule, on the scores of N slots from `first` on. One bit says for each score of a row
-/// whether the row sees the slot's token.
+/// The one mask rule, on the scores of N slots from `first` on. One bit says for each score of a
+/// row whether the row sees the slot's token.
 template <class C, int N>
 __device__ __forceinline__ Holes mask_scores(Scores<N>& s, const RowState<C>& r,
                                              const TileInfo& info, int32_t first,
@@ -178,8 +178,7 @@ __device__ __forceinline__ Holes mask_scores(Scores<N>& s, const RowState<C>& r,
   }
   const int32_t slot = first + threadIdx.x % N;
   const bool holes = (state & TileInfo::kHoles) != 0;
-  return {holes,
-          holes && slot % kGranule >= int32_t(info.rows[slot / kGranule] >> 16 & 15)};
+  return {holes, holes && slot % kGranule >= int32_t(info.rows[slot / kGranule] >> 16 & 15)};
 }
 
 /// Scores to weights exp2(scale_log2 * (s - top)); updates top and sum. Returns whether any row of
@@ -274,8 +273,8 @@ struct TileCursor {
   }
 };
 
-/// The warpgroups take turns at the tensor cores: while one multiplies, the other is at its softmax.
-/// The first turn is warpgroup 0's.
+/// The warpgroups take turns at the tensor cores: while one multiplies, the other is at its
+/// softmax. The first turn is warpgroup 0's.
 struct Turns {
   static constexpr int kBarrier = 5;
   __device__ static void begin(int consumer) {
@@ -285,8 +284,8 @@ struct Turns {
   __device__ static void pass(int consumer) { ptx::bar_arrive(kBarrier + 1 - consumer, 256); }
 };
 
-/// Tiles of a unit, of which this warpgroup takes N slots. The output of a tile accumulates while the
-/// scores of the next become weights.
+/// Tiles of a unit, of which this warpgroup takes N slots. The output of a tile accumulates while
+/// the scores of the next become weights.
 template <class C, int N>
 __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowState<C>& r,
                                              TileCursor<C>& cursor, SharedPlan<C>& shared,
