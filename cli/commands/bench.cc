@@ -127,7 +127,7 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
                    {"date", now_utc()},
                    {"version", version()},
                    {"commit", bench.commit},
-                   {"ceilings", bench.backend.is_cuda() ? "H100 SXM" : "measured now"},
+                   {"ceilings", bench.backend.is_cuda() ? "of the card's profile" : "measured now"},
                    {"bandwidth_gb_s", bench.ceilings.dram_bytes_per_us / 1e3},
                    {"peak_gflop_s", peak_flops_per_us(bench) / 1e3},
                    {"discover_us", m.discover_us},
@@ -167,7 +167,7 @@ void print_row(const Row& row, const term::Style& style) {
 void print_head(const Bench& bench, const term::Style& style) {
   fmt::print("{}: {}, {}{}\n\n", bench.backend.device_text(bench.ceilings.workers),
              bandwidth_text(bench.ceilings), peak_text(bench.ceilings, bench.dtype),
-             bench.backend.is_cuda() ? " (ceilings of an H100 SXM)" : "");
+             bench.backend.is_cuda() ? " (of the card's profile)" : "");
   fmt::print("{}\n",
              style.bold(fmt::format("{:<19} {:>9} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}  {:<9} {}",
                                     "shape", "discover", "plan", "run", "unshared", "ratio", "roof",

@@ -91,6 +91,8 @@ class RelaxedCapture {
 CudaExecutor::CudaExecutor(int device) : state_(std::make_unique<cuda::ExecutorState>()) {
   state_->device = device;
   state_->multiprocessors = cuda_profile(device).workers;
+  const cuda::DeviceGuard guard(device);
+  cuda::prepare_kernels();
 }
 
 CudaExecutor::~CudaExecutor() = default;

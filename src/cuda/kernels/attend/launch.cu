@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "cuda/kernels/attend/kernel.cuh"
 #include "cuda/kernels/attend/launch.h"
@@ -101,10 +102,6 @@ using ConfigOf =
 
 template <class C>
 void launch_as(const AttendLaunch& launch, const AttendParams& params, const TensorMaps& maps) {
-  constexpr int kSharedBytes = sizeof(SharedPlan<C>);
-  check(cudaFuncSetAttribute(attend_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             kSharedBytes),
-        "attend: shared memory");
   // Cooperative: the thread blocks wait for each other, so none may start unless all can.
   cudaLaunchAttribute cooperative{};
   cooperative.id = cudaLaunchAttributeCooperative;
@@ -112,7 +109,7 @@ void launch_as(const AttendLaunch& launch, const AttendParams& params, const Ten
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(launch.thread_blocks);
   config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes = kSharedBytes;
+  config.dynamicSmemBytes = sizeof(SharedPlan<C>);
   config.stream = launch.stream;
   config.attrs = &cooperative;
   config.numAttrs = 1;
@@ -130,7 +127,21 @@ bool visit_shape(const CudaShape& shape, Call&& call) {
   return false;
 }
 
+template <class C>
+void prepare() {
+  check(cudaFuncSetAttribute(attend_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             sizeof(SharedPlan<C>)),
+        "attend: shared memory");
+}
+
+template <size_t... I>
+void prepare_shapes(std::index_sequence<I...>) {
+  (prepare<ConfigOf<kCudaShapes[I]>>(), ...);
+}
+
 }  // namespace
+
+void prepare_kernels() { prepare_shapes(std::make_index_sequence<kCudaShapes.size()>()); }
 
 /// One place for each value of a hash: what comes later to a place replaces what was there.
 struct TensorMapCache::State {

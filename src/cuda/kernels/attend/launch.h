@@ -39,6 +39,10 @@ struct AttendLaunch {
   cudaStream_t stream;
 };
 
+/// Lets the kernels have the shared memory that they need on the current device; once for each
+/// device, before the first launch. It clears the runtime's last error, which a launch must not.
+void prepare_kernels();
+
 /// Enqueues one launch; never synchronises and allocates no device memory. Throws Error (kDevice,
 /// kUnsupported).
 void launch_attend(const AttendLaunch& launch, TensorMapCache& maps);
