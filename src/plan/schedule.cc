@@ -117,10 +117,10 @@ void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& l
     int32_t begin = seen_[i].begin;
     int32_t end = seen_[i].end;
     for (++i; i < seen_.size() && seen_[i].begin <= end; ++i) end = std::max(end, seen_[i].end);
-    // A box of 8 tokens must not cross a page: what comes before a multiple of 8 is a run by
-    // itself.
-    if (const int32_t next = begin / kGranule * kGranule + kGranule;
-        begin % kGranule != 0 && next < end) {
+    // A box of 8 tokens, or of a smaller page, must not cross a page: what comes before a multiple
+    // of that is a run by itself.
+    const int32_t box = std::min(kGranule, p.forest.page_tokens());
+    if (const int32_t next = begin / box * box + box; begin % box != 0 && next < end) {
       add(begin, next);
       begin = next;
     }

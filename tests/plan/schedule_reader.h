@@ -134,9 +134,10 @@ class ScheduleReader {
       const cuda::Run& run = runs[r];
       const auto row_begin = static_cast<int32_t>(run.rows & 0xff);
       const auto row_end = static_cast<int32_t>(run.rows >> 8 & 0xff);
-      // A box of 8 tokens must not cross a page.
-      const int32_t into = run.token_begin % 8;
-      if (run.slot_begin % 8 != 0 || (into != 0 && into + run.token_end - run.token_begin > 8)) {
+      // A box of 8 tokens, or of a smaller page, must not cross a page.
+      const int32_t box = std::min(8, plan_.header().page_tokens);
+      const int32_t into = run.token_begin % box;
+      if (run.slot_begin % 8 != 0 || (into != 0 && into + run.token_end - run.token_begin > box)) {
         decoded_.problem = "a run that no box of 8 tokens fits";
       }
       if (r > half.run_begin && run.slot_begin < free_slot) decoded_.problem = "runs overlap";
