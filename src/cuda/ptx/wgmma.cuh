@@ -37,93 +37,76 @@ __device__ __forceinline__ uint64_t matrix_descriptor(uint32_t shared_address,
          (uint64_t{leading_bytes >> 4} << 16) | (uint64_t{stride_bytes >> 4} << 32);
 }
 
-/// wgmma.mma_async m64n64k16, D = A * B + D (fp32), A and B in shared memory.
-/// BTransposed: B is MN-major (its columns are contiguous).
-template <bool BTransposed, class E>
-__device__ __forceinline__ void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b,
-                                                bool accumulate, E) {
-#define PANDO_WGMMA(TYPE)                                                                          \
-  asm volatile(                                                                                    \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"                                                 \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE                                  \
-      " "                                                                                          \
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                    \
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "         \
-      "%32, %33, p, 1, 1, 0, %35;\n}\n"                                                            \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),        \
-        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),    \
-        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), \
-        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), \
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])                                         \
-      : "l"(a), "l"(b), "r"(int32_t{accumulate}), "n"(int32_t{BTransposed}))
-  if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA("f16");
-  } else {
-    PANDO_WGMMA("bf16");
-  }
-#undef PANDO_WGMMA
-}
+// The accumulators of a product, as text and as operands.
+#define PANDO_REGISTERS_32                                                  \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+#define PANDO_OPERANDS_32(d)                                                                      \
+  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
+      "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),    \
+      "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),  \
+      "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),  \
+      "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+#define PANDO_REGISTERS_64                                                            \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+  " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+#define PANDO_OPERANDS_64(d)                                                                      \
+  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
+      "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),    \
+      "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),  \
+      "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),  \
+      "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),  \
+      "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]),  \
+      "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]),  \
+      "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),  \
+      "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+
+// TYPE: "bf16" or "f16". What follows the accumulators: A, B, whether to accumulate, B's
+// transposition.
+#define PANDO_WGMMA_A_IN_REGISTERS(SHAPE, TYPE, REGISTERS, OPERANDS, A, B, ACCUMULATE, TRANSPOSED) \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ACCUMULATE                                      \
+               ", 0;\n"                                                                            \
+               "wgmma.mma_async.sync.aligned." SHAPE ".f32." TYPE "." TYPE " " REGISTERS A ", " B  \
+               ", p, 1, 1, " TRANSPOSED ";\n}\n"                                                   \
+               : OPERANDS(d)                                                                       \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int32_t{accumulate}),     \
+                 "n"(int32_t{BTransposed}))
+#define PANDO_WGMMA_A_IN_SHARED(SHAPE, TYPE, REGISTERS, OPERANDS, A, B, ACCUMULATE, TRANSPOSED)   \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ACCUMULATE                                     \
+               ", 0;\n"                                                                           \
+               "wgmma.mma_async.sync.aligned." SHAPE ".f32." TYPE "." TYPE " " REGISTERS A ", " B \
+               ", p, 1, 1, 0, " TRANSPOSED ";\n}\n"                                               \
+               : OPERANDS(d)                                                                      \
+               : "l"(a), "l"(b), "r"(int32_t{accumulate}), "n"(int32_t{BTransposed}))
 
 /// wgmma.mma_async m64n64k16, D = A * B + D (fp32), A in registers, B in shared memory.
 /// BTransposed: B is MN-major (its columns are contiguous).
 template <bool BTransposed, class E>
 __device__ __forceinline__ void wgmma_m64n64k16(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
                                                 bool accumulate, E) {
-#define PANDO_WGMMA(TYPE)                                                                          \
-  asm volatile(                                                                                    \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                                 \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE                                  \
-      " "                                                                                          \
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                    \
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "         \
-      "{%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"                                              \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),        \
-        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),    \
-        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), \
-        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), \
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])                                         \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int32_t{accumulate}),              \
-        "n"(int32_t{BTransposed}))
   if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA("f16");
+    PANDO_WGMMA_A_IN_REGISTERS("m64n64k16", "f16", PANDO_REGISTERS_32, PANDO_OPERANDS_32,
+                               "{%32, %33, %34, %35}", "%36", "%37", "%38");
   } else {
-    PANDO_WGMMA("bf16");
+    PANDO_WGMMA_A_IN_REGISTERS("m64n64k16", "bf16", PANDO_REGISTERS_32, PANDO_OPERANDS_32,
+                               "{%32, %33, %34, %35}", "%36", "%37", "%38");
   }
-#undef PANDO_WGMMA
 }
 
-/// wgmma.mma_async m64n128k16, D = A * B + D (fp32), A and B in shared memory.
+/// wgmma.mma_async m64n64k16, D = A * B + D (fp32), A and B in shared memory.
 /// BTransposed: B is MN-major (its columns are contiguous).
 template <bool BTransposed, class E>
-__device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b,
-                                                 bool accumulate, E) {
-#define PANDO_WGMMA(TYPE)                                                                          \
-  asm volatile(                                                                                    \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                 \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE                                 \
-      " "                                                                                          \
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                    \
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "          \
-      " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "          \
-      " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "         \
-      "%64, %65, p, 1, 1, 0, %67;\n}\n"                                                            \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),        \
-        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),    \
-        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), \
-        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), \
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), \
-        "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), \
-        "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), \
-        "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), \
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), \
-        "+f"(d[63])                                                                                \
-      : "l"(a), "l"(b), "r"(int32_t{accumulate}), "n"(int32_t{BTransposed}))
+__device__ __forceinline__ void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b,
+                                                bool accumulate, E) {
   if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA("f16");
+    PANDO_WGMMA_A_IN_SHARED("m64n64k16", "f16", PANDO_REGISTERS_32, PANDO_OPERANDS_32, "%32", "%33",
+                            "%34", "%35");
   } else {
-    PANDO_WGMMA("bf16");
+    PANDO_WGMMA_A_IN_SHARED("m64n64k16", "bf16", PANDO_REGISTERS_32, PANDO_OPERANDS_32, "%32",
+                            "%33", "%34", "%35");
   }
-#undef PANDO_WGMMA
 }
 
 /// wgmma.mma_async m64n128k16, D = A * B + D (fp32), A in registers, B in shared memory.
@@ -131,34 +114,34 @@ __device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uin
 template <bool BTransposed, class E>
 __device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], const uint32_t (&a)[4], uint64_t b,
                                                  bool accumulate, E) {
-#define PANDO_WGMMA(TYPE)                                                                          \
-  asm volatile(                                                                                    \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                                                 \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE                                 \
-      " "                                                                                          \
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                    \
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "          \
-      " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "          \
-      " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "         \
-      "{%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"                                              \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),        \
-        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),    \
-        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), \
-        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), \
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), \
-        "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), \
-        "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), \
-        "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), \
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), \
-        "+f"(d[63])                                                                                \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int32_t{accumulate}),              \
-        "n"(int32_t{BTransposed}))
   if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA("f16");
+    PANDO_WGMMA_A_IN_REGISTERS("m64n128k16", "f16", PANDO_REGISTERS_64, PANDO_OPERANDS_64,
+                               "{%64, %65, %66, %67}", "%68", "%69", "%70");
   } else {
-    PANDO_WGMMA("bf16");
+    PANDO_WGMMA_A_IN_REGISTERS("m64n128k16", "bf16", PANDO_REGISTERS_64, PANDO_OPERANDS_64,
+                               "{%64, %65, %66, %67}", "%68", "%69", "%70");
   }
-#undef PANDO_WGMMA
 }
+
+/// wgmma.mma_async m64n128k16, D = A * B + D (fp32), A and B in shared memory.
+/// BTransposed: B is MN-major (its columns are contiguous).
+template <bool BTransposed, class E>
+__device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b,
+                                                 bool accumulate, E) {
+  if constexpr (std::is_same_v<E, __half>) {
+    PANDO_WGMMA_A_IN_SHARED("m64n128k16", "f16", PANDO_REGISTERS_64, PANDO_OPERANDS_64, "%64",
+                            "%65", "%66", "%67");
+  } else {
+    PANDO_WGMMA_A_IN_SHARED("m64n128k16", "bf16", PANDO_REGISTERS_64, PANDO_OPERANDS_64, "%64",
+                            "%65", "%66", "%67");
+  }
+}
+
+#undef PANDO_WGMMA_A_IN_REGISTERS
+#undef PANDO_WGMMA_A_IN_SHARED
+#undef PANDO_REGISTERS_32
+#undef PANDO_REGISTERS_64
+#undef PANDO_OPERANDS_32
+#undef PANDO_OPERANDS_64
 
 }  // namespace pando::ptx

@@ -1,0 +1,131 @@
+// Cutting lists into pieces for the thread blocks.
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include "plan/schedule.h"
+
+namespace pando::cuda {
+
+/// Every list into `parts` parts of equal weight; the same parts of lists that read the same tokens
+/// lie side by side, so that L2 serves them together. Returns the predicted time.
+double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
+  out.pieces.clear();
+  loads_.assign(p.thread_blocks, 0);
+  for (int32_t part = 0; part < parts; ++part) {
+    for (int32_t i = 0; i < static_cast<int32_t>(out.lists.size()); ++i) {
+      const List& list = out.lists[i];
+      const double* const until_us = out.until_us.data() + list.step_begin;
+      // The number of steps whose middle lies before `us`.
+      const auto steps_before = [&](double us) {
+        int32_t low = 0, high = list.steps();
+        while (low < high) {
+          const int32_t step = std::midpoint(low, high);
+          if (until_us[step] + until_us[step + 1] < 2 * us) {
+            low = step + 1;
+          } else {
+            high = step;
+          }
+        }
+        return low;
+      };
+      const double all_us = until_us[list.steps()];
+      const int32_t begin = part == 0 ? 0 : steps_before(all_us * part / parts);
+      const int32_t end =
+          part + 1 == parts ? list.steps() : steps_before(all_us * (part + 1) / parts);
+      if (begin < end) out.pieces.push_back({i, 0, begin, end, 0});
+    }
+  }
+  const auto one_head = static_cast<int32_t>(out.pieces.size());
+  int32_t thread_block = 0;
+  for (int32_t head = 0; head < p.kv_heads; ++head) {
+    for (int32_t i = 0; i < one_head; ++i) {
+      Piece piece = out.pieces[i];
+      piece.kv_head = head;
+      piece.thread_block = thread_block;
+      const double* const until_us = out.until_us.data() + out.lists[piece.list].step_begin;
+      loads_[thread_block] += p.cost.unit_us + until_us[piece.end] - until_us[piece.begin];
+      thread_block = thread_block + 1 == p.thread_blocks ? 0 : thread_block + 1;
+      if (head == 0) {
+        out.pieces[i] = piece;
+      } else {
+        out.pieces.push_back(piece);
+      }
+    }
+  }
+  const double merge_us = parts > 1 ? p.cost.merge_us + parts * p.cost.source_us : 0;
+  return *std::ranges::max_element(loads_) + merge_us;
+}
+
+/// Cuts the lists, one after another, so that every thread block gets the same predicted time.
+double Scheduler::cut_by_share(const Problem& p, Layout& out) {
+  out.pieces.clear();
+  double total_us = 0;
+  for (const List& list : out.lists) {
+    total_us += p.kv_heads * (out.until_us[list.step_begin + list.steps()] + p.cost.unit_us);
+  }
+  const double share_us = total_us / p.thread_blocks + p.cost.unit_us;
+  double left_us = share_us;
+  double most_us = 0;
+  int32_t thread_block = 0;
+  const auto next_thread_block = [&] {
+    most_us = std::max(most_us, share_us - left_us);
+    ++thread_block;
+    left_us = std::min(left_us, 0.0) + share_us;
+  };
+  for (int32_t head = 0; head < p.kv_heads; ++head) {
+    for (int32_t i = 0; i < static_cast<int32_t>(out.lists.size()); ++i) {
+      const List& list = out.lists[i];
+      const double* const until_us = out.until_us.data() + list.step_begin;
+      for (int32_t begin = 0; begin < list.steps();) {
+        const bool last = thread_block == p.thread_blocks - 1;
+        int32_t end = begin;
+        const double limit_us = left_us - p.cost.unit_us + until_us[begin];
+        while (end < list.steps() &&
+               (last || (until_us[end] + until_us[end + 1]) / 2 <= limit_us)) {
+          ++end;
+        }
+        if (end > begin) {
+          out.pieces.push_back({i, head, begin, end, thread_block});
+          left_us -= p.cost.unit_us + until_us[end] - until_us[begin];
+          begin = end;
+        }
+        if (begin < list.steps()) next_thread_block();
+      }
+      if (left_us < p.cost.unit_us && thread_block < p.thread_blocks - 1) next_thread_block();
+    }
+  }
+  const auto lists = static_cast<double>(std::max<size_t>(1, out.lists.size())) * p.kv_heads;
+  const double sources = static_cast<double>(out.pieces.size()) / lists;
+  return std::max(most_us, share_us - left_us) + p.cost.merge_us + sources * p.cost.source_us;
+}
+
+/// The cut with the least predicted time.
+void Scheduler::cut(const Problem& p, Layout& out) {
+  const auto lists = static_cast<int32_t>(out.lists.size()) * p.kv_heads;
+  int32_t longest = 1;
+  for (const List& list : out.lists) longest = std::max(longest, list.steps());
+  const int32_t most = std::min(longest, std::max(1, p.thread_blocks / std::max(1, lists)));
+  const double by_share_us = cut_by_share(p, out);
+  int32_t best_parts = 0;
+  out.predicted_us = by_share_us;
+  // Every number of parts up to 4, then three between each power of two and the next, then the
+  // most.
+  int32_t last_parts = 0;
+  for (int32_t parts = 1; last_parts < most;
+       parts +=
+       std::max(1, static_cast<int32_t>(std::bit_floor(static_cast<uint32_t>(parts)) / 4))) {
+    last_parts = std::min(parts, most);
+    const double us = cut_evenly(p, last_parts, out);
+    if (us > out.predicted_us) continue;
+    out.predicted_us = us;
+    best_parts = last_parts;
+  }
+  if (best_parts == 0) {
+    cut_by_share(p, out);
+  } else if (best_parts != last_parts) {
+    cut_evenly(p, best_parts, out);
+  }
+}
+
+}  // namespace pando::cuda
