@@ -1,10 +1,11 @@
 #include "cases/runner.h"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
+#include <utility>
 
 #include "cases/device_case.h"
+#include "cases/host_run.h"
 #include "cases/parallel.h"
 #include "cases/rng.h"
 #include "core/check.h"
@@ -33,6 +34,11 @@ std::string run_name(const RunOptions& options) {
 
 Runner::Runner(int default_threads, Backend backend)
     : default_threads_(default_threads), backend_(backend) {}
+Runner::Runner(const DeviceProfile& profile, HostAttend attend)
+    : default_threads_(0),
+      backend_(profile.backend),
+      profile_(profile),
+      host_attend_(std::move(attend)) {}
 Runner::~Runner() = default;
 
 int32_t Runner::least_head_dim(int32_t want) const {
@@ -50,8 +56,8 @@ Cuda& Runner::cuda() {
 }
 
 DeviceProfile Runner::profile(int threads) const {
-  if (backend_ == Backend::kCpu) return cpu_profile(resolve(threads));
-  DeviceProfile profile = cuda_profile();
+  if (!profile_ && backend_ == Backend::kCpu) return cpu_profile(resolve(threads));
+  DeviceProfile profile = profile_ ? *profile_ : cuda_profile();
   if (resolve(threads) > 0) profile.workers = std::min(profile.workers, resolve(threads));
   return profile;
 }
@@ -70,11 +76,10 @@ Planner& Runner::planner(int threads) {
 
 Output Runner::attend(const Case& problem, const RunOptions& options) {
   const AttentionSpec spec = problem.attention();
-  const BatchView batch = problem.tables.batch();
-  forest_.discover(batch);
+  forest_.discover(problem.tables.batch());
   planner(options.threads).plan(forest_, spec, options.plan, plan_);
 
-  if (backend_ == Backend::kCuda) {
+  if (backend_ == Backend::kCuda && !host_attend_) {
     const DeviceCase inputs(problem);
     DeviceRun run(problem, inputs, plan_, cuda().executor, options.strided, options.want_lse);
     run.upload(cuda().stream);
@@ -82,31 +87,13 @@ Output Runner::attend(const Case& problem, const RunOptions& options) {
     cuda().stream.synchronize();
     return run.download();
   }
-  const OutShape shape = out_shape(problem, options.strided);
-  const int64_t element = dtype_bytes(spec.dtype);
-  Output output;
-  output.out = poisoned(shape.elements() * element);
-  output.row_stride = shape.row_stride;
-  output.head_stride = shape.head_stride;
-  if (options.want_lse) {
-    output.lse.assign(shape.rows * shape.heads + 1, std::numeric_limits<float>::quiet_NaN());
+  HostRun run(problem, plan_, options.strided, options.want_lse);
+  if (host_attend_) {
+    host_attend_(plan_, run.args());
+  } else {
+    pando::attend(plan_, run.args(), executor(options.threads));
   }
-  const size_t workspace_bytes = plan_.workspace_bytes();
-  Buffer workspace = poisoned(workspace_bytes);
-
-  AttendArgs args;
-  args.q = problem.q_view();
-  args.k = problem.k.data();
-  args.v = problem.v.data();
-  args.kv = problem.kv();
-  args.page_ids = batch.page_ids;
-  args.out = {output.out.data(), output.row_stride, output.head_stride};
-  args.lse = options.want_lse ? output.lse.data() : nullptr;
-  args.workspace = workspace.span().first(workspace_bytes);
-  pando::attend(plan_, args, executor(options.threads));
-
-  find_overrun(output, shape, element, workspace.data() + workspace_bytes);
-  return output;
+  return run.take();
 }
 
 Reference::Reference(const Case& problem, std::vector<int32_t> q_rows) : problem_(problem) {

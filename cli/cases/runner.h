@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "pando/cpu.h"
 #include "pando/forest.h"
 #include "pando/plan.h"
+#include "pando/profile.h"
 #include "reference/oracle.h"
 
 namespace pando::cases {
@@ -37,8 +40,12 @@ struct Cuda {
 /// Keeps executors, planner scratch and forest between runs, as a serving loop does.
 class Runner {
  public:
+  using HostAttend = std::function<void(const Plan&, const AttendArgs&)>;
+
   /// 0: all cores, or one thread block for each multiprocessor.
   explicit Runner(int default_threads = 0, Backend backend = Backend::kCpu);
+  /// Plans for `profile`, of any backend, and hands them and tensors in host memory to `attend`.
+  Runner(const DeviceProfile& profile, HostAttend attend);
   ~Runner();
 
   Backend backend() const { return backend_; }
@@ -65,6 +72,8 @@ class Runner {
 
   int default_threads_;
   Backend backend_;
+  std::optional<DeviceProfile> profile_;  ///< given, not asked of the device
+  HostAttend host_attend_;
   std::unique_ptr<Cuda> cuda_;  ///< made when first needed
   std::map<int, std::unique_ptr<CpuExecutor>> executors_;
   std::map<int, std::unique_ptr<Planner>> planners_;

@@ -2,52 +2,21 @@
 #include "cuda/executor.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
-#include <numbers>
-#include <utility>
 
 #include "core/check.h"
 #include "cuda/check_tensors.h"
 #include "cuda/device.h"
+#include "cuda/kernels/attend/host_params.h"
 #include "plan/check_args.h"
 
 namespace pando {
 namespace {
 
-constexpr uint32_t kTwoSigns = 0x80008000;  // of two 16-bit elements
-
 cuda::AttendLaunch make_launch(const cuda::PlanState& plan, const PlanHeader& h,
                                const AttendArgs& args, cudaStream_t stream) {
-  const auto strides = [&](int64_t row_stride, int64_t head_stride) {
-    const bool contiguous = row_stride == 0 && head_stride == 0;
-    return contiguous ? std::pair{int64_t{h.q_heads} * h.head_dim, int64_t{h.head_dim}}
-                      : std::pair{row_stride, head_stride};
-  };
-  const auto [q_row_stride, q_head_stride] = strides(args.q.row_stride, args.q.head_stride);
-  const auto [out_row_stride, out_head_stride] = strides(args.out.row_stride, args.out.head_stride);
-  const cuda::AttendParams params{
-      .schedule = plan.schedule(),
-      .control = reinterpret_cast<uint64_t*>(plan.on_device),
-      .page_ids = args.page_ids.data(),
-      .partials = reinterpret_cast<float*>(args.workspace.data()),
-      .q = args.q.data,
-      .q_row_stride = q_row_stride,
-      .q_head_stride = q_head_stride,
-      .out = args.out.data,
-      .out_row_stride = out_row_stride,
-      .out_head_stride = out_head_stride,
-      .lse = args.lse,
-      .q_heads = h.q_heads,
-      .group = h.q_heads / h.kv_heads,
-      .page_shift = std::countr_zero(static_cast<uint32_t>(h.page_tokens)),
-      .box_shift = 0,
-      .scale_log2 = h.scale == 0 ? 1.0f : std::abs(h.scale) * std::numbers::log2e_v<float>,
-      .q_keep = h.scale == 0 ? 0 : ~uint32_t{0},
-      .q_flip = h.scale < 0 ? kTwoSigns : 0};
   // Without units nothing is loaded, but a tensor map must be valid: that of any memory will do.
   const bool reads_kv = h.units > 0;
-  return {.params = params,
+  return {.params = cuda::make_params(h, args, plan.schedule(), plan.on_device),
           .shape = {h.dtype, h.head_dim},
           .k = reads_kv ? args.k : args.out.data,
           .v = reads_kv ? args.v : args.out.data,

@@ -77,10 +77,6 @@ struct TensorMaps {
   CUtensorMap k_big, v_big, k_small, v_small;
 };
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
 /// A section of the schedule, `at` times 16 bytes from its start.
 template <class T>
 __device__ __forceinline__ const T* section(const AttendParams& params, int32_t at) {

@@ -11,6 +11,7 @@
 #include "cuda/kernels/attend/producer.cuh"
 #include "cuda/kernels/attend/tiles.cuh"
 #include "cuda/ptx/setmaxnreg.cuh"
+#include "cuda/ptx/shared.cuh"
 
 namespace pando::cuda {
 
@@ -175,8 +176,7 @@ template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     attend_kernel(const __grid_constant__ AttendParams params,
                   const __grid_constant__ TensorMaps maps) {
-  extern __shared__ __align__(1024) uint8_t s_raw[];
-  auto& shared = *reinterpret_cast<SharedPlan<C>*>(s_raw);
+  auto& shared = ptx::dynamic_shared<SharedPlan<C>>();
   const int group = threadIdx.x / 128;
   if (threadIdx.x == 32) {
     ptx::prefetch_tensormap(&maps.k_big);

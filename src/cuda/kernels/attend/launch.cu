@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <mutex>
 #include <string>
 #include <type_traits>
 #include <utility>
 
+#include "cuda/kernels/attend/host_params.h"
 #include "cuda/kernels/attend/kernel.cuh"
 #include "cuda/kernels/attend/launch.h"
 #include "pando/error.h"
@@ -35,9 +35,6 @@ PFN_cuTensorMapEncodeTiled_v12000 encoder() {
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(entry);
 }
 
-/// Tokens of a big TMA box for pages of `page_tokens`.
-int32_t box_tokens(int32_t page_tokens) { return std::min(page_tokens, 64); }
-
 /// What a pair of K and V tensors is known by.
 struct MapKey {
   const void* k = nullptr;
@@ -56,26 +53,19 @@ struct MapKey {
   }
 };
 
-/// [64 elements, tokens of a page, halves of head_dim, heads, pages], in boxes of `box` tokens.
 CUtensorMap tensor_map(PFN_cuTensorMapEncodeTiled_v12000 encode, const void* data, DType dtype,
-                       const KvLayout& kv, int32_t box) {
-  constexpr cuuint64_t kElement = 2;
-  // The stride of a dimension of one entry may be anything in KvLayout, but not in a tensor map.
-  const auto bytes = [&](int64_t entries, int64_t stride) {
-    return kElement * cuuint64_t(entries > 1 ? stride : kv.head_dim);
-  };
-  CUtensorMap map;
-  const cuuint64_t sizes[5] = {64, cuuint64_t(kv.page_tokens), cuuint64_t(kv.head_dim / 64),
-                               cuuint64_t(kv.kv_heads), cuuint64_t(kv.num_pages)};
-  const cuuint64_t strides[4] = {bytes(kv.page_tokens, kv.token_stride), kElement * 64,
-                                 bytes(kv.kv_heads, kv.head_stride),
-                                 bytes(kv.num_pages, kv.page_stride)};
-  const cuuint32_t box_sizes[5] = {64, cuuint32_t(box), 1, 1, 1};
+                       const TensorGeometry& geometry) {
+  cuuint64_t sizes[5], strides[4];
+  cuuint32_t box[5];
+  std::ranges::copy(geometry.sizes, sizes);
+  std::ranges::copy(geometry.stride_bytes, strides);
+  std::ranges::copy(geometry.box, box);
   const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
+  CUtensorMap map;
   const CUresult result = encode(
       &map,
       dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5,
-      const_cast<void*>(data), sizes, strides, box_sizes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
@@ -88,10 +78,10 @@ CUtensorMap tensor_map(PFN_cuTensorMapEncodeTiled_v12000 encode, const void* dat
 
 TensorMaps encode_maps(const AttendLaunch& launch) {
   const auto encode = encoder();
-  const int32_t big = box_tokens(launch.kv.page_tokens);
-  const int32_t small = std::min(big, 8);
+  const int32_t big = big_box_tokens(launch.kv.page_tokens);
+  const int32_t small = small_box_tokens(launch.kv.page_tokens);
   const auto map = [&](const void* data, int32_t box) {
-    return tensor_map(encode, data, launch.shape.dtype, launch.kv, box);
+    return tensor_map(encode, data, launch.shape.dtype, TensorGeometry(launch.kv, box));
   };
   return {map(launch.k, big), map(launch.v, big), map(launch.k, small), map(launch.v, small)};
 }
@@ -101,7 +91,7 @@ using ConfigOf =
     Config<std::conditional_t<shape.dtype == DType::kBF16, __nv_bfloat16, __half>, shape.head_dim>;
 
 template <class C>
-void launch_as(const AttendLaunch& launch, const AttendParams& params, const TensorMaps& maps) {
+void launch_as(const AttendLaunch& launch, const TensorMaps& maps) {
   // Cooperative: the thread blocks wait for each other, so none may start unless all can.
   cudaLaunchAttribute cooperative{};
   cooperative.id = cudaLaunchAttributeCooperative;
@@ -113,7 +103,7 @@ void launch_as(const AttendLaunch& launch, const AttendParams& params, const Ten
   config.stream = launch.stream;
   config.attrs = &cooperative;
   config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, attend_kernel<C>, params, maps), "attend: launch");
+  check(cudaLaunchKernelEx(&config, attend_kernel<C>, launch.params, maps), "attend: launch");
 }
 
 /// Calls `call` with the Config of `shape`; false when the table does not have it.
@@ -168,10 +158,8 @@ TensorMapCache::TensorMapCache() : state_(std::make_unique<State>()) {}
 TensorMapCache::~TensorMapCache() = default;
 
 void launch_attend(const AttendLaunch& launch, TensorMapCache& cache) {
-  AttendParams params = launch.params;
-  params.box_shift = std::countr_zero(static_cast<uint32_t>(box_tokens(launch.kv.page_tokens)));
   const TensorMaps maps = cache.state_->find(launch);
-  if (!visit_shape(launch.shape, [&]<class C>() { launch_as<C>(launch, params, maps); })) {
+  if (!visit_shape(launch.shape, [&]<class C>() { launch_as<C>(launch, maps); })) {
     throw Error(ErrorCode::kUnsupported, "head_dim, dtype: there is no kernel for this shape");
   }
 }

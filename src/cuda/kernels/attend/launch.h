@@ -30,7 +30,7 @@ class TensorMapCache {
 
 /// One call of the kernel.
 struct AttendLaunch {
-  AttendParams params;  ///< box_shift is filled in by the launch
+  AttendParams params;
   CudaShape shape;
   const void* k;
   const void* v;

@@ -7,6 +7,7 @@
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/math.cuh"
+#include "cuda/ptx/shared.cuh"
 #include "cuda/tile/mma.cuh"
 
 namespace pando::cuda {
@@ -83,8 +84,8 @@ using Weights = uint32_t[N / 16][4];
 template <class C, int N>
 __device__ __forceinline__ void start_scores(Scores<N>& s, const uint8_t* q, const uint8_t* k,
                                              int32_t first) {
-  const uint64_t queries = ptx::matrix_descriptor(shared_address(q), 16, 1024);
-  const uint64_t keys = ptx::matrix_descriptor(shared_address(k + first * 128), 16, 1024);
+  const uint64_t queries = ptx::matrix_descriptor(ptx::shared_address(q), 16, 1024);
+  const uint64_t keys = ptx::matrix_descriptor(ptx::shared_address(k + first * 128), 16, 1024);
 #pragma unroll
   for (int step = 0; step < C::kHeadDim / 16; ++step) {
     const uint64_t q_offset = (step / 4 * kBlockRows * 128 + step % 4 * 32) >> 4;
@@ -98,7 +99,7 @@ template <class C, int N>
 __device__ __forceinline__ void start_output(RowState<C>& r, const Weights<N>& p, const uint8_t* v,
                                              int32_t first) {
   const uint64_t descriptor =
-      ptx::matrix_descriptor(shared_address(v + first * 128), C::kHalfBytes, 1024);
+      ptx::matrix_descriptor(ptx::shared_address(v + first * 128), C::kHalfBytes, 1024);
 #pragma unroll
   for (int step = 0; step < N / 16; ++step) {
     mma<C::kHeadDim, true, typename C::Element>(r.o, p[step], descriptor + step * (2048 >> 4),

@@ -1,0 +1,79 @@
+// From a plan and the arguments of a call to what a launch hands over. Host code without CUDA types:
+// the tests run the kernel's source on the host, and hand over the same.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <numbers>
+#include <utility>
+
+#include "cuda/kernels/attend/params.h"
+#include "pando/attention.h"
+#include "pando/plan.h"
+
+namespace pando::cuda {
+
+/// Tokens of a big TMA box for pages of `page_tokens`, and of a small one.
+constexpr int32_t big_box_tokens(int32_t page_tokens) {
+  return std::min(page_tokens, kHalfTokens);
+}
+constexpr int32_t small_box_tokens(int32_t page_tokens) { return std::min(page_tokens, kGranule); }
+
+/// K or V as a tensor map describes it: [64 elements, tokens of a page, halves of head_dim, kv heads,
+/// pages], in boxes of `box_tokens` tokens of one half of one page at one kv head.
+struct TensorGeometry {
+  static constexpr int64_t kElementBytes = 2;
+
+  int64_t sizes[5];
+  int64_t stride_bytes[4];  ///< of all dimensions but the first
+  int32_t box[5];
+
+  TensorGeometry(const KvLayout& kv, int32_t box_tokens)
+      : sizes{64, kv.page_tokens, kv.head_dim / 64, kv.kv_heads, kv.num_pages},
+        box{64, box_tokens, 1, 1, 1} {
+    // The stride of a dimension of one entry may be anything in KvLayout, but not in a tensor map.
+    const auto bytes = [&](int64_t entries, int64_t stride) {
+      return kElementBytes * (entries > 1 ? stride : kv.head_dim);
+    };
+    stride_bytes[0] = bytes(kv.page_tokens, kv.token_stride);
+    stride_bytes[1] = kElementBytes * 64;
+    stride_bytes[2] = bytes(kv.kv_heads, kv.head_stride);
+    stride_bytes[3] = bytes(kv.num_pages, kv.page_stride);
+  }
+};
+
+/// `schedule` and `control` are where the plan's schedule and the control block lie on the device.
+inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
+                                const std::byte* schedule, std::byte* control) {
+  constexpr uint32_t kTwoSigns = 0x80008000;  // of two 16-bit elements
+  const auto strides = [&](int64_t row_stride, int64_t head_stride) {
+    const bool contiguous = row_stride == 0 && head_stride == 0;
+    return contiguous ? std::pair{int64_t{h.q_heads} * h.head_dim, int64_t{h.head_dim}}
+                      : std::pair{row_stride, head_stride};
+  };
+  const auto [q_row_stride, q_head_stride] = strides(args.q.row_stride, args.q.head_stride);
+  const auto [out_row_stride, out_head_stride] = strides(args.out.row_stride, args.out.head_stride);
+  const auto log2 = [](int32_t power) { return std::countr_zero(static_cast<uint32_t>(power)); };
+  return {.schedule = schedule,
+          .control = reinterpret_cast<uint64_t*>(control),
+          .page_ids = args.page_ids.data(),
+          .partials = reinterpret_cast<float*>(args.workspace.data()),
+          .q = args.q.data,
+          .q_row_stride = q_row_stride,
+          .q_head_stride = q_head_stride,
+          .out = args.out.data,
+          .out_row_stride = out_row_stride,
+          .out_head_stride = out_head_stride,
+          .lse = args.lse,
+          .q_heads = h.q_heads,
+          .group = h.q_heads / h.kv_heads,
+          .page_shift = log2(h.page_tokens),
+          .box_shift = log2(big_box_tokens(h.page_tokens)),
+          .scale_log2 = h.scale == 0 ? 1.0f : std::abs(h.scale) * std::numbers::log2e_v<float>,
+          .q_keep = h.scale == 0 ? 0 : ~uint32_t{0},
+          .q_flip = h.scale < 0 ? kTwoSigns : 0};
+}
+
+}  // namespace pando::cuda

@@ -1,0 +1,61 @@
+#include "emulator/attend.h"
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "cuda/kernels/attend/host_params.h"
+#include "cuda/kernels/attend/kernel.cuh"
+#include "plan/check_args.h"
+#include "plan/cuda_shapes.h"
+
+namespace pando::emulator {
+namespace {
+
+CUtensorMap tensor_map(const void* data, const KvLayout& kv, int32_t box_tokens) {
+  const cuda::TensorGeometry geometry(kv, box_tokens);
+  CUtensorMap map{.data = data, .sizes = {}, .stride_bytes = {}, .box = {}};
+  std::ranges::copy(geometry.sizes, map.sizes);
+  std::ranges::copy(geometry.stride_bytes, map.stride_bytes);
+  std::ranges::copy(geometry.box, map.box);
+  return map;
+}
+
+template <class C>
+void launch(int blocks, const cuda::AttendParams& params, const cuda::TensorMaps& maps,
+            uint64_t seed) {
+  Grid grid(blocks, C::kThreads, sizeof(cuda::SharedPlan<C>), seed);
+  grid.run([&] { cuda::attend_kernel<C>(params, maps); });
+}
+
+}  // namespace
+
+void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
+  check_args(plan, args, Backend::kCuda);
+  const PlanHeader& h = plan.header();
+  if (h.rows == 0) return;
+  struct alignas(64) Line {
+    std::byte bytes[64];
+  };
+  std::vector<Line> schedule(plan.schedule().size() / sizeof(Line) + 1);
+  std::ranges::copy(plan.schedule(), schedule[0].bytes);
+  std::vector<uint64_t> control(cuda::kControlBytes / sizeof(uint64_t));
+  const cuda::AttendParams params = cuda::make_params(
+      h, args, schedule[0].bytes, reinterpret_cast<std::byte*>(control.data()));
+  const int32_t big = cuda::big_box_tokens(h.page_tokens);
+  const int32_t small = cuda::small_box_tokens(h.page_tokens);
+  const cuda::TensorMaps maps = {
+      tensor_map(args.k, args.kv, big), tensor_map(args.v, args.kv, big),
+      tensor_map(args.k, args.kv, small), tensor_map(args.v, args.kv, small)};
+  const bool bf16 = h.dtype == DType::kBF16;
+  const auto run = [&]<class E>(E) {
+    if (h.head_dim == 64) {
+      launch<cuda::Config<E, 64>>(h.workers, params, maps, seed);
+    } else {
+      launch<cuda::Config<E, 128>>(h.workers, params, maps, seed);
+    }
+  };
+  bf16 ? run(__nv_bfloat16{}) : run(__half{});
+}
+
+}  // namespace pando::emulator

@@ -1,0 +1,105 @@
+// The attend kernel's source, run on the host: its answers, and that they do not depend on luck.
+#include "emulator/attend.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "cases/suites.h"
+#include "cuda/device_test.h"
+#include "plan/cuda_shapes.h"
+
+namespace pando::cases {
+namespace {
+
+class EmulatedAttend : public ::testing::Test {
+ protected:
+  static Runner runner(int thread_blocks, uint64_t seed = 0) {
+    DeviceProfile profile = h100_profile();
+    profile.workers = thread_blocks;
+    return Runner(profile, [seed](const Plan& plan, const AttendArgs& args) {
+      emulator::attend(plan, args, seed);
+    });
+  }
+  static void expect_correct(const Case& problem, int thread_blocks) {
+    const Output output = runner(thread_blocks).attend(problem, {});
+    EXPECT_EQ(output.overrun, "");
+    const CheckResult result = Reference(problem).check(output);
+    EXPECT_TRUE(result.passed()) << "error " << result.got.max_err_out << ", allowed "
+                                 << result.allowed.out << "; lse " << result.got.max_err_lse
+                                 << ", allowed " << result.allowed.lse;
+  }
+  static void expect_passes(const std::vector<SuiteCase>& cases) {
+    Runner on_three = runner(3);
+    int ran = 0;
+    for (const SuiteCase& each : cases) {
+      const Outcome outcome = run_case(each, on_three);
+      if (outcome.status == Status::kSkipped) continue;
+      EXPECT_TRUE(outcome.status == Status::kPassed) << each.name << ": " << outcome.note;
+      ++ran;
+    }
+    EXPECT_GT(ran, 0);
+  }
+};
+
+TEST_F(EmulatedAttend, agrees_with_the_oracle_for_every_shape_and_page_size) {
+  for (const CudaShape& shape : kCudaShapes) {
+    for (const int32_t page_tokens : kCudaPageTokens) {
+      for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) {
+        SCOPED_TRACE(::testing::Message() << dtype_name(shape.dtype) << " " << shape.head_dim
+                                          << ", pages of " << page_tokens);
+        Case problem = device_case(tree_shape({1, 2, 4}, {150, 70, 33}), page_tokens, order);
+        problem.spec.dtype = shape.dtype;
+        problem.spec.head_dim = shape.head_dim;
+        fill_data(problem, {.seed = 4});
+        expect_correct(problem, 2);
+      }
+    }
+  }
+}
+
+TEST_F(EmulatedAttend, agrees_with_the_oracle_around_every_block) {
+  ForestShape shape;
+  for (const int32_t block : {8, 16, 64, 128, 256}) {
+    for (const int32_t tokens : {block - 1, block, block + 1}) {
+      shape.add_sequence(shape.add_node(-1, tokens), tokens % 3 + 1);
+    }
+  }
+  for (const int blocks : {1, 2, 7}) expect_correct(device_case(shape, 64), blocks);
+}
+
+TEST_F(EmulatedAttend, agrees_with_the_oracle_in_windows) {
+  for (const int32_t window : {1, 7, 8, 9, 130}) {
+    Case problem = device_case(prefix_shape(9, 200, 61, 5));
+    problem.spec.window = window;
+    fill_unused(problem, Unused::kMixed, true);
+    expect_correct(problem, 3);
+  }
+}
+
+TEST_F(EmulatedAttend, gives_the_same_bits_in_any_order_of_threads) {
+  const Case problem = device_case(tree_shape({1, 4, 32}, {300, 100, 40}), 16);
+  const Output want = runner(4).attend(problem, {});
+  for (const uint64_t seed : {1, 2, 3}) {
+    EXPECT_TRUE(same_bits(problem, want, runner(4, seed).attend(problem, {}))) << "seed " << seed;
+  }
+}
+
+TEST_F(EmulatedAttend, passes_the_seed_suite) { expect_passes(seed_suite({.quick = true})); }
+TEST_F(EmulatedAttend, passes_random_cases) { expect_passes(random_suite({.random_cases = 60})); }
+
+/// Rows of the edges; not 12, which is about size, and 14 and 15, which never reach the kernel.
+class EmulatedEdges : public EmulatedAttend, public ::testing::WithParamInterface<int> {};
+
+TEST_P(EmulatedEdges, row) {
+  std::vector<SuiteCase> row = edges_suite({.quick = true});
+  std::erase_if(row, [](const SuiteCase& each) {
+    return !each.name.starts_with(fmt::format("{}-", GetParam()));
+  });
+  expect_passes(row);
+}
+
+INSTANTIATE_TEST_SUITE_P(, EmulatedEdges, ::testing::Values(2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13),
+                         ::testing::PrintToStringParamName());
+
+}  // namespace
+}  // namespace pando::cases

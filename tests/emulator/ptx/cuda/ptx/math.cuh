@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/convert.h"
+
+namespace pando::ptx {
+
+inline float ex2(float x) { return std::exp2(x); }
+inline uint32_t cvt_pack(float low, float high, __nv_bfloat16) {
+  return float_to_bf16(low) | uint32_t{float_to_bf16(high)} << 16;
+}
+inline uint32_t cvt_pack(float low, float high, __half) {
+  return float_to_f16(low) | uint32_t{float_to_f16(high)} << 16;
+}
+
+}  // namespace pando::ptx

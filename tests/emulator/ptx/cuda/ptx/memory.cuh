@@ -1,0 +1,14 @@
+#pragma once
+
+#include "emulator/simt.h"
+
+namespace pando::ptx {
+
+/// Whoever loads with an order waits for somebody.
+inline uint64_t ld_acquire(const uint64_t* from) {
+  emulator::poll("ld.acquire");
+  return *from;
+}
+inline void st_relaxed(uint64_t* to, uint64_t value) { *to = value; }
+
+}  // namespace pando::ptx

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "emulator/simt.h"
+
+namespace pando::ptx {
+
+inline void wgmma_fence() {}
+inline void wgmma_commit_group() { emulator::commit_products(); }
+template <int Pending>
+void wgmma_wait_group() {
+  emulator::wait_products(Pending);
+}
+
+inline uint64_t matrix_descriptor(uint32_t shared_address, uint32_t leading_bytes,
+                                  uint32_t stride_bytes) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  return kSwizzle128 | (uint64_t{(shared_address & 0x3ffff) >> 4}) |
+         (uint64_t{leading_bytes >> 4} << 16) | (uint64_t{stride_bytes >> 4} << 32);
+}
+
+template <bool BTransposed, class E, int N>
+void issue(float (&d)[N], const uint32_t* a_registers, uint64_t a_shared, uint64_t b,
+           bool accumulate, E) {
+  emulator::issue_product({.columns = N * 2,
+                           .transposed = BTransposed,
+                           .fp16 = std::is_same_v<E, __half>,
+                           .accumulate = accumulate,
+                           .a = a_shared,
+                           .b = b},
+                          {d, a_registers});
+}
+template <bool BTransposed, class E>
+void wgmma_m64n64k16(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate, E e) {
+  issue<BTransposed>(d, a, 0, b, accumulate, e);
+}
+template <bool BTransposed, class E>
+void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate, E e) {
+  issue<BTransposed>(d, nullptr, a, b, accumulate, e);
+}
+template <bool BTransposed, class E>
+void wgmma_m64n128k16(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate, E e) {
+  issue<BTransposed>(d, a, 0, b, accumulate, e);
+}
+template <bool BTransposed, class E>
+void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate, E e) {
+  issue<BTransposed>(d, nullptr, a, b, accumulate, e);
+}
+
+}  // namespace pando::ptx
