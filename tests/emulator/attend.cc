@@ -40,13 +40,13 @@ void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
   std::vector<Line> schedule(plan.schedule().size() / sizeof(Line) + 1);
   std::ranges::copy(plan.schedule(), schedule[0].bytes);
   std::vector<uint64_t> control(cuda::kControlBytes / sizeof(uint64_t));
-  const cuda::AttendParams params = cuda::make_params(
-      h, args, schedule[0].bytes, reinterpret_cast<std::byte*>(control.data()));
+  const cuda::AttendParams params =
+      cuda::make_params(h, args, schedule[0].bytes, reinterpret_cast<std::byte*>(control.data()));
   const int32_t big = cuda::big_box_tokens(h.page_tokens);
   const int32_t small = cuda::small_box_tokens(h.page_tokens);
-  const cuda::TensorMaps maps = {
-      tensor_map(args.k, args.kv, big), tensor_map(args.v, args.kv, big),
-      tensor_map(args.k, args.kv, small), tensor_map(args.v, args.kv, small)};
+  const cuda::TensorMaps maps = {tensor_map(args.k, args.kv, big), tensor_map(args.v, args.kv, big),
+                                 tensor_map(args.k, args.kv, small),
+                                 tensor_map(args.v, args.kv, small)};
   const bool bf16 = h.dtype == DType::kBF16;
   const auto run = [&]<class E>(E) {
     if (h.head_dim == 64) {

@@ -30,8 +30,8 @@ NamedBarrier& named(int barrier, int threads) {
   if (barrier < 0 || barrier >= 16) fail_thread("bar: there is no such barrier");
   NamedBarrier& b = current().block->barriers[barrier];
   if (b.arrived > 0 && b.threads != threads) {
-    fail_thread(fmt::format("bar {}: others expect {} threads, this one {}", barrier, b.threads,
-                            threads));
+    fail_thread(
+        fmt::format("bar {}: others expect {} threads, this one {}", barrier, b.threads, threads));
   }
   b.threads = threads;
   if (++b.arrived == threads) {

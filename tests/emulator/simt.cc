@@ -71,9 +71,7 @@ void Grid::enter() {
   thread.finished = true;
 }
 
-void switch_out(Thread& thread) {
-  swapcontext(&thread.context, &thread.block->grid->scheduler_);
-}
+void switch_out(Thread& thread) { swapcontext(&thread.context, &thread.block->grid->scheduler_); }
 
 /// Lets every thread that can run do so; returns whether any did more than poll.
 bool Grid::run_round() {
@@ -95,9 +93,7 @@ bool Grid::run_round() {
   return progress;
 }
 
-void Grid::enqueue(std::function<void()> land) {
-  copies_.push_back({std::move(land), draw(4)});
-}
+void Grid::enqueue(std::function<void()> land) { copies_.push_back({std::move(land), draw(4)}); }
 
 /// Returns whether there were any.
 bool Grid::land_copies() {
@@ -118,6 +114,7 @@ void Grid::run(const std::function<void()>& kernel) {
   int idle = 0;
   const auto finished = [](const auto& thread) { return thread->finished; };
   while (!std::ranges::all_of(threads_, finished)) {
+    ++round_;
     const bool progress = run_round();
     if (error_) std::rethrow_exception(error_);
     idle = land_copies() || progress ? 0 : idle + 1;

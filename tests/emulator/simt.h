@@ -2,9 +2,11 @@
 // instructions are made of.
 //
 // Every CUDA thread is a fiber with a stack of its own. It runs until it must wait for others; then
-// the next one runs. What is asynchronous on the device is late here: a copy lands at a random later
-// time, a product is computed when somebody waits for it. Code that relies on luck fails.
+// the next one runs. What is asynchronous on the device is late here: a copy lands at a random
+// later time, and so is a product computed that somebody waits for. Code that relies on luck fails.
 #pragma once
+
+#include <ucontext.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -14,8 +16,6 @@
 #include <random>
 #include <string>
 #include <vector>
-
-#include <ucontext.h>
 
 namespace pando::emulator {
 
@@ -51,6 +51,7 @@ struct Product {
   uint64_t a = 0, b = 0;  ///< matrix descriptors
   std::vector<Operands> threads = std::vector<Operands>(kWarpgroupThreads);
   int arrived = 0;
+  int64_t not_before = 0;  ///< the round of the grid in which it may be computed
 };
 
 struct Warpgroup {
@@ -82,9 +83,9 @@ struct Thread {
   bool finished = false;
   bool (*ready)(void*) = nullptr;  ///< what it waits for; null: nothing
   void* ready_argument = nullptr;
-  const char* where = "";  ///< the instruction it waits in
-  bool polling = false;    ///< it waits in a loop of its own
-  int64_t issued = 0;      ///< products
+  const char* where = "";       ///< the instruction it waits in
+  bool polling = false;         ///< it waits in a loop of its own
+  int64_t issued = 0;           ///< products
   std::vector<int64_t> groups;  ///< products issued when each group was committed
 
   int lane() const { return index % kWarpThreads; }
@@ -100,14 +101,16 @@ class Grid {
   Grid(const Grid&) = delete;
   Grid& operator=(const Grid&) = delete;
 
-  /// Runs `kernel` as every thread. Throws what a thread throws, and std::runtime_error where all of
-  /// them wait for each other, naming what they wait in.
+  /// Runs `kernel` as every thread. Throws what a thread throws, and std::runtime_error where all
+  /// of them wait for each other, naming what they wait in.
   void run(const std::function<void()>& kernel);
 
   int blocks() const { return static_cast<int>(blocks_.size()); }
   void enqueue(std::function<void()> land);
   /// Random, below `limit`.
   int draw(int limit) { return static_cast<int>(random_() % static_cast<uint64_t>(limit)); }
+  /// How often every thread has had its turn.
+  int64_t round() const { return round_; }
 
  private:
   static void enter();
@@ -119,6 +122,7 @@ class Grid {
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<size_t> order_;  ///< of warps
   std::deque<Copy> copies_;
+  int64_t round_ = 0;
   std::mt19937_64 random_;
   std::byte* memory_ = nullptr;  ///< stacks, then shared memory
   size_t memory_bytes_ = 0;

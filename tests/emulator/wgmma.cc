@@ -1,4 +1,5 @@
-// Matrix products of a warpgroup: computed as late as the program allows, or at a random earlier time.
+// Matrix products of a warpgroup: computed when they are issued, or a random time later when
+// somebody waits for them.
 #include "core/convert.h"
 #include "emulator/simt.h"
 
@@ -6,6 +7,7 @@ namespace pando::emulator {
 namespace {
 
 constexpr int kRows = 64, kDepth = 16;
+constexpr int kMostRounds = 40;  // that a product takes
 
 /// A matrix descriptor with the 128-byte swizzle.
 struct Operand {
@@ -32,7 +34,9 @@ struct Operand {
 };
 
 void compute(const Product& p, const std::byte* shared) {
-  const auto number = [&](uint16_t bits) { return p.fp16 ? f16_to_float(bits) : bf16_to_float(bits); };
+  const auto number = [&](uint16_t bits) {
+    return p.fp16 ? f16_to_float(bits) : bf16_to_float(bits);
+  };
   float a[kRows][kDepth], b[kDepth][128], c[kRows][128] = {};
   if (p.threads[0].a == nullptr) {
     const Operand operand(shared, p.a);
@@ -95,8 +99,11 @@ void issue_product(const Product& product, Product::Operands operands) {
     fail_thread("wgmma: the threads of the warpgroup disagree");
   }
   p.threads[thread.index % kWarpgroupThreads] = operands;
+  if (++p.arrived < kWarpgroupThreads) return;
+  Grid& grid = *thread.block->grid;
+  p.not_before = grid.round() + grid.draw(kMostRounds);
   // The device may be as early as this.
-  if (++p.arrived < kWarpgroupThreads || thread.block->grid->draw(4) != 0) return;
+  if (grid.draw(4) != 0) return;
   for (int64_t i = 0; i <= place; ++i) compute_first(group, thread.block->shared);
 }
 
@@ -113,7 +120,9 @@ void wait_products(int pending) {
   thread.groups.erase(thread.groups.begin(), thread.groups.end() - pending);
   while (group.computed < until) {
     wait_until("wgmma.wait_group", [&] {
-      return group.computed >= until || group.products.front().arrived == kWarpgroupThreads;
+      if (group.computed >= until) return true;
+      const Product& next = group.products.front();
+      return next.arrived == kWarpgroupThreads && thread.block->grid->round() >= next.not_before;
     });
     if (group.computed < until) compute_first(group, thread.block->shared);
   }

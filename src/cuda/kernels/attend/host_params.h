@@ -1,5 +1,5 @@
-// From a plan and the arguments of a call to what a launch hands over. Host code without CUDA types:
-// the tests run the kernel's source on the host, and hand over the same.
+// From a plan and the arguments of a call to what a launch hands over. Host code without CUDA
+// types: the tests run the kernel's source on the host, and hand over the same.
 #pragma once
 
 #include <algorithm>
@@ -16,13 +16,11 @@
 namespace pando::cuda {
 
 /// Tokens of a big TMA box for pages of `page_tokens`, and of a small one.
-constexpr int32_t big_box_tokens(int32_t page_tokens) {
-  return std::min(page_tokens, kHalfTokens);
-}
+constexpr int32_t big_box_tokens(int32_t page_tokens) { return std::min(page_tokens, kHalfTokens); }
 constexpr int32_t small_box_tokens(int32_t page_tokens) { return std::min(page_tokens, kGranule); }
 
-/// K or V as a tensor map describes it: [64 elements, tokens of a page, halves of head_dim, kv heads,
-/// pages], in boxes of `box_tokens` tokens of one half of one page at one kv head.
+/// K or V as a tensor map describes it: [64 elements, tokens of a page, halves of head_dim, kv
+/// heads, pages], in boxes of `box_tokens` tokens of one half of one page at one kv head.
 struct TensorGeometry {
   static constexpr int64_t kElementBytes = 2;
 
