@@ -49,3 +49,9 @@ set(PANDO_CUDA_FLAGS -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-conste
 if(PANDO_WERROR)
   list(APPEND PANDO_CUDA_FLAGS -Werror all-warnings)
 endif()
+
+# Kernels that tell when they came to which stage, and are slower for it; `pando bench` prints it.
+option(PANDO_TIMELINE "Take the time of the stages of the CUDA kernels" OFF)
+if(PANDO_TIMELINE)
+  list(APPEND PANDO_CUDA_FLAGS -DPANDO_TIMELINE)
+endif()

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cases/device.h"
+#include "cuda/kernels/attend/timeline.h"
 #include "pando/error.h"
 
 namespace pando::cases {
@@ -142,6 +143,22 @@ std::vector<double> time_replays(const DeviceGraph& graph, const DeviceStream& s
     us.push_back(time_once(stream, [&] { graph.launch(stream); }));
   }
   return us;
+}
+
+std::vector<StageTime> kernel_timeline(int thread_blocks) {
+  const auto warpgroups = cuda::read_timeline(thread_blocks);
+  std::vector<StageTime> stages;
+  for (int stage = 1; stage < cuda::kStages; ++stage) {
+    std::vector<int64_t> cycles;
+    for (const auto& times : warpgroups) {
+      if (times[stage] > 0) cycles.push_back(times[stage]);
+    }
+    if (cycles.empty()) continue;
+    std::ranges::sort(cycles);
+    stages.push_back({std::string(cuda::kStageNames[stage]), cycles.front(),
+                      cycles[cycles.size() / 2], cycles.back()});
+  }
+  return stages;
 }
 
 }  // namespace pando::cases

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "pando/attention.h"
@@ -64,5 +65,14 @@ double time_once(const DeviceStream& stream, const std::function<void()>& enqueu
 /// Microseconds of each of `runs` replays by events; before each the L2 cache is overwritten.
 std::vector<double> time_replays(const DeviceGraph& graph, const DeviceStream& stream, int runs,
                                  bool cold);
+
+/// Where one stage of the attend kernel lies in its last launch, in cycles since a thread block
+/// began.
+struct StageTime {
+  std::string stage;
+  int64_t min, median, max;  ///< over the consumer warpgroups that met it
+};
+/// In the order in which a launch meets them. Empty in builds without PANDO_TIMELINE.
+std::vector<StageTime> kernel_timeline(int thread_blocks);
 
 }  // namespace pando::cases

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cases/case.h"
+#include "cases/device.h"
 #include "cases/runner.h"
 #include "pando/profile.h"
 
@@ -31,8 +32,9 @@ struct Measurement {
   Timing unshared;  ///< Sharing::kNone
   /// CUDA: the same replay with the plan's upload in the graph; none on the CPU.
   Timing shared_with_upload;
-  int64_t plan_bytes = 0;  ///< of the whole plan
-  int64_t bytes = 0;       ///< every KV byte once, q and out
+  std::vector<StageTime> timeline;  ///< CUDA, in builds with PANDO_TIMELINE: of the last replay
+  int64_t plan_bytes = 0;           ///< of the whole plan
+  int64_t bytes = 0;                ///< every KV byte once, q and out
   int64_t flops = 0;
   CheckResult check;  ///< of the shared run, on sampled rows
   double ratio() const { return unshared.median_us / shared.median_us; }

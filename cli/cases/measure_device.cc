@@ -69,6 +69,7 @@ Measurement measure_on_device(const Case& problem, const MeasureOptions& options
     return summarise(time_replays(graph, stream, options.reps, options.cold));
   };
   result.shared = timed([&] { shared.attend(stream); });
+  result.timeline = kernel_timeline(plan.header().workers);
   result.unshared = timed([&] { unshared.attend(stream); });
   result.shared_with_upload = timed([&] {
     shared.upload(stream);

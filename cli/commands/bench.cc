@@ -147,6 +147,9 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
                    {"tolerance_lse", m.check.allowed.lse}});
   if (bench.backend.is_cuda()) {
     json["run_with_upload_us"] = timing_json(m.shared_with_upload);
+    for (const cases::StageTime& t : m.timeline) {
+      json["timeline_cycles"][t.stage] = {{"min", t.min}, {"median", t.median}, {"max", t.max}};
+    }
   }
   return json;
 }

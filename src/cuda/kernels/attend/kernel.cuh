@@ -10,6 +10,7 @@
 #include "cuda/kernels/attend/merge.cuh"
 #include "cuda/kernels/attend/producer.cuh"
 #include "cuda/kernels/attend/tiles.cuh"
+#include "cuda/kernels/attend/timeline.cuh"
 #include "cuda/ptx/setmaxnreg.cuh"
 #include "cuda/ptx/shared.cuh"
 
@@ -131,6 +132,7 @@ __device__ void reduce_sums(RowState<C>& r) {
 
 template <class C>
 __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int consumer) {
+  mark(Stage::kBegin);
   TileCursor<C> cursor(shared);
   Turns::begin(consumer);
   const Start& start = start_of(params);
@@ -145,6 +147,7 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
     const int32_t kv_head = __ldg(&unit.kv_head);
     const bool split_first = __ldg(&unit.split_first) != 0;
     load_rows<C>(params, block, kv_head, u == first, consumer, shared, r);
+    mark(Stage::kQueries, true);
 #pragma unroll 1
     for (int turn = 0; turn < 2; ++turn) {
       if ((turn == 0) == split_first) {
@@ -155,6 +158,7 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
                                      half * kBlockRows);
       }
     }
+    mark(Stage::kTiles);
     reduce_sums<C>(r);
     if (alone) {
       join_halves<C>(params, r, shared, consumer);
@@ -163,12 +167,15 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
     const int4 ending = __ldg(reinterpret_cast<const int4*>(&unit.ending[half]));
     const Row* const rows = section<Row>(params, __ldg(&start.rows_at));
     finish_block<C>(params, rows, ending, block, kv_head, r);
+    mark(Stage::kWritten);
     if (ending.x >= 0) {
       ptx::bar_sync(1 + consumer, 128);
       if (threadIdx.x % 128 == 0) publish(params, epoch_now(params), consumer, u - first + 1);
+      mark(Stage::kPublished);
     }
   }
   merge_all<C>(params, shared, epoch_now(params));
+  mark(Stage::kEnd);
   if (threadIdx.x % 32 == 0) leave<C>(params);
 }
 

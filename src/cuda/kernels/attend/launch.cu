@@ -8,10 +8,12 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "cuda/kernels/attend/host_params.h"
 #include "cuda/kernels/attend/kernel.cuh"
 #include "cuda/kernels/attend/launch.h"
+#include "cuda/kernels/attend/timeline.h"
 #include "pando/error.h"
 
 namespace pando::cuda {
@@ -153,6 +155,20 @@ struct TensorMapCache::State {
     return entry.maps;
   }
 };
+
+std::vector<std::array<int64_t, kStages>> read_timeline([[maybe_unused]] int thread_blocks) {
+  std::vector<std::array<int64_t, kStages>> cycles;
+#if defined(PANDO_TIMELINE)
+  std::array<int64_t, kStages> times[kMostThreadBlocks][2];
+  check(cudaDeviceSynchronize(), "timeline");
+  check(cudaMemcpyFromSymbol(times, g_timeline, sizeof(times)), "timeline");
+  for (int i = 0; i < thread_blocks * 2; ++i) {
+    auto& row = cycles.emplace_back(times[i / 2][i % 2]);
+    for (int64_t& time : row) time = time == 0 ? 0 : time - times[i / 2][i % 2][0];
+  }
+#endif
+  return cycles;
+}
 
 TensorMapCache::TensorMapCache() : state_(std::make_unique<State>()) {}
 TensorMapCache::~TensorMapCache() = default;

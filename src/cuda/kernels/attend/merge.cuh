@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/kernels/attend/config.cuh"
+#include "cuda/kernels/attend/timeline.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/prefetch.cuh"
@@ -120,6 +121,7 @@ __device__ __forceinline__ Merged<R, N> merge_rows(const AttendParams& params,
     const bool needed = mine.holds(row, R);
     if (needed) mine.wait(params, epoch);
     __syncwarp();
+    mark(Stage::kSources);
     for (uint32_t left = __ballot_sync(~0u, needed); left != 0;) {
       float lse[S][R];
       float theirs[S][R][N];

@@ -5,6 +5,7 @@
 #include <cuda/ptx>
 
 #include "cuda/kernels/attend/config.cuh"
+#include "cuda/kernels/attend/timeline.cuh"
 #include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/shared.cuh"
@@ -300,15 +301,18 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   Weights<N> p;
   float alpha[2];
   cursor.slot.wait_full();
+  mark(Stage::kKeys, true);
   ptx::wgmma_fence();
   start_scores<C, N>(s, q, shared.slots[cursor.slot.stage()], first);
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
+  mark(Stage::kScores, true);
   Holes holes = mask_scores<C, N>(s, r, shared.info[cursor.info.stage()], first, tile_row);
   cursor.give_back_keys(cursor.slot);
   cursor.slot.advance();
   if (softmax<C, N>(params, s, r, alpha)) rescale<C>(r, alpha);
   pack_weights<C, N>(s, p);
+  mark(Stage::kWeights, true);
 #pragma unroll 1
   while (--left > 0) {
     const RingCursor<C::kSlots> v = cursor.slot;

@@ -1,0 +1,32 @@
+// When each consumer warpgroup came to which stage of a launch, by its multiprocessor's clock: in
+// builds with PANDO_TIMELINE, which nobody should measure otherwise. In all others this is nothing.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/kernels/attend/timeline.h"
+
+namespace pando::cuda {
+
+#if defined(PANDO_TIMELINE)
+
+static __device__ int64_t g_timeline[kMostThreadBlocks][2][kStages];
+
+/// Keeps the last time that the warpgroup came by; `once`, the first.
+__device__ __forceinline__ void mark(Stage stage, bool once = false) {
+  if (threadIdx.x % 128 != 0) return;
+  int64_t* const times = g_timeline[blockIdx.x][threadIdx.x / 128 - 1];
+  if (stage == Stage::kBegin) {
+    for (int i = 0; i < kStages; ++i) times[i] = 0;
+  }
+  int64_t& time = times[static_cast<int>(stage)];
+  if (!once || time == 0) time = clock64();
+}
+
+#else
+
+__device__ __forceinline__ void mark(Stage, bool = false) {}
+
+#endif
+
+}  // namespace pando::cuda
