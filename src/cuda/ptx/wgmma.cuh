@@ -26,6 +26,17 @@ __device__ __forceinline__ void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
+/// wgmma.wait_group, but not before `sum`, which is never negative, is known. ptxas moves the plain
+/// form up, past arithmetic that needs none of the products: what was to hide under them waits for
+/// them. A branch that nobody takes (nanosleep) holds it back.
+template <int Pending>
+__device__ __forceinline__ void wgmma_wait_group_after(float sum) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.lt.f32 p, %0, 0f00000000;\n@p nanosleep.u32 0;\n}\n" ::"f"(sum)
+      : "memory");
+  wgmma_wait_group<Pending>();
+}
+
 /// Matrix descriptor of a 128-byte swizzled operand in shared memory (PTX ISA, "Matrix Descriptor
 /// Format"). `leading_bytes`: between 64-element column blocks of an MN-major operand, unused
 /// otherwise. `stride_bytes`: between groups of 8 rows.

@@ -192,45 +192,46 @@ template <class C, int N>
 __device__ __forceinline__ bool softmax(const AttendParams& params, Scores<N>& s, RowState<C>& r,
                                         float (&alpha)[2]) {
   constexpr float kSlack = 8;
-  constexpr int kChains = 4;  // of maxima and of sums for each row: one would wait for itself
-  float tops[2][kChains], sums[2][kChains], base[2];
+  float tops[2][2], base[2];  // two chains of maxima for each row: one would wait for itself
 #pragma unroll
-  for (int e = 0; e < 8; ++e) {
-    tops[e / 2 % 2][e / 4 * 2 + e % 2] = s[e];
-    sums[e / 4][e % 4] = 0;
-  }
+  for (int e = 0; e < 4; ++e) tops[e / 2][e % 2] = s[e];
 #pragma unroll
-  for (int j = 8; j < N / 2; ++j) {
-    float& top = tops[j / 2 % 2][j / 4 % 2 * 2 + j % 2];
+  for (int j = 4; j < N / 2; ++j) {
+    float& top = tops[j / 2 % 2][j % 2];
     top = fmaxf(top, s[j]);
   }
-  bool moved = false;
+  bool mine = false;  // exceeds what a row allows
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float top = fmaxf(fmaxf(tops[i][0], tops[i][1]), fmaxf(tops[i][2], tops[i][3]));
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-    const bool moves = (top - r.top[i]) * params.scale_log2 > kSlack;
-    moved |= moves;
-    top = moves ? top : r.top[i];
-    base[i] = top == -INFINITY ? 0.0f : __fmul_rn(top, params.scale_log2);
-    // Not contracted: where top stays, the factor must be exactly 1.
-    alpha[i] = moves ? ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - base[i]) : 1.0f;
-    r.top[i] = top;
-    r.sum[i] *= alpha[i];
+    tops[i][0] = fmaxf(tops[i][0], tops[i][1]);
+    mine |= (tops[i][0] - r.top[i]) * params.scale_log2 > kSlack;
   }
+  // Rare after the first tiles: the lanes of a row need not even agree on its largest score.
+  const bool moved = __any_sync(~0u, mine);
 #pragma unroll
-  for (int j = 0; j < N / 8; ++j) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      float& x = s[j * 4 + e];
-      x = ptx::ex2(x * params.scale_log2 - base[e / 2]);
-      sums[e / 2][j % 2 * 2 + e % 2] += x;
+  for (int i = 0; i < 2; ++i) {
+    alpha[i] = 1;
+    if (moved) {
+      float top = tops[i][0];
+      top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+      const bool moves = (top - r.top[i]) * params.scale_log2 > kSlack;
+      if (moves) {
+        // Not contracted: where top stays, the factor must be exactly 1.
+        alpha[i] =
+            ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - __fmul_rn(top, params.scale_log2));
+        r.top[i] = top;
+        r.sum[i] *= alpha[i];
+      }
     }
+    base[i] = r.top[i] == -INFINITY ? 0.0f : __fmul_rn(r.top[i], params.scale_log2);
   }
 #pragma unroll
-  for (int i = 0; i < 2; ++i) r.sum[i] += sums[i][0] + sums[i][1] + (sums[i][2] + sums[i][3]);
-  return __any_sync(~0u, moved);
+  for (int j = 0; j < N / 2; ++j) {
+    s[j] = ptx::ex2(s[j] * params.scale_log2 - base[j / 2 % 2]);
+    r.sum[j / 2 % 2] += s[j];
+  }
+  return moved;
 }
 
 template <class C, int N>
@@ -333,7 +334,8 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
     holes = mask_scores<C, N>(s, r, shared.info[cursor.info.stage()], first, tile_row);
     cursor.give_back_keys(k);
     const bool moved = softmax<C, N>(params, s, r, alpha);
-    ptx::wgmma_wait_group<0>();
+    // The output of the last tile was to hide under this.
+    ptx::wgmma_wait_group_after<0>(r.sum[0] + r.sum[1]);
     cursor.give_back_values(v);
     if (moved) rescale<C>(r, alpha);
     pack_weights<C, N>(s, p);

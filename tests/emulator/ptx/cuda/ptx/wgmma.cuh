@@ -17,6 +17,11 @@ void wgmma_wait_group() {
   emulator::wait_products(Pending);
 }
 
+template <int Pending>
+void wgmma_wait_group_after(float) {
+  emulator::wait_products(Pending);
+}
+
 inline uint64_t matrix_descriptor(uint32_t shared_address, uint32_t leading_bytes,
                                   uint32_t stride_bytes) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
