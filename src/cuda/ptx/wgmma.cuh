@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/ptx/matrix_descriptor.cuh"
+
 namespace pando::ptx {
 
 /// wgmma.fence: orders register and shared memory accesses before the next wgmma.
@@ -35,17 +37,6 @@ __device__ __forceinline__ void wgmma_wait_group_after(float sum) {
       "{\n.reg .pred p;\nsetp.lt.f32 p, %0, 0f00000000;\n@p nanosleep.u32 0;\n}\n" ::"f"(sum)
       : "memory");
   wgmma_wait_group<Pending>();
-}
-
-/// Matrix descriptor of a 128-byte swizzled operand in shared memory (PTX ISA, "Matrix Descriptor
-/// Format"). `leading_bytes`: between 64-element column blocks of an MN-major operand, unused
-/// otherwise. `stride_bytes`: between groups of 8 rows.
-__device__ __forceinline__ uint64_t matrix_descriptor(uint32_t shared_address,
-                                                      uint32_t leading_bytes,
-                                                      uint32_t stride_bytes) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  return kSwizzle128 | (uint64_t{(shared_address & 0x3ffff) >> 4}) |
-         (uint64_t{leading_bytes >> 4} << 16) | (uint64_t{stride_bytes >> 4} << 32);
 }
 
 // The accumulators of a product, as text and as operands.

@@ -1,4 +1,3 @@
-#include <cudaTypedefs.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -14,6 +13,7 @@
 #include "cuda/kernels/attend/kernel.cuh"
 #include "cuda/kernels/attend/launch.h"
 #include "cuda/kernels/attend/timeline.h"
+#include "cuda/tensor_map.h"
 #include "pando/error.h"
 
 namespace pando::cuda {
@@ -23,18 +23,6 @@ void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   throw Error(ErrorCode::kDevice, std::string(what) + ": " + cudaGetErrorName(status) + ", " +
                                       cudaGetErrorString(status));
-}
-
-PFN_cuTensorMapEncodeTiled_v12000 encoder() {
-  void* entry = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault,
-                                         &found),
-        "cuTensorMapEncodeTiled");
-  if (found != cudaDriverEntryPointSuccess) {
-    throw Error(ErrorCode::kDevice, "cuTensorMapEncodeTiled: the driver does not have it");
-  }
-  return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(entry);
 }
 
 /// What a pair of K and V tensors is known by.
@@ -55,35 +43,13 @@ struct MapKey {
   }
 };
 
-CUtensorMap tensor_map(PFN_cuTensorMapEncodeTiled_v12000 encode, const void* data, DType dtype,
-                       const TensorGeometry& geometry) {
-  cuuint64_t sizes[5], strides[4];
-  cuuint32_t box[5];
-  std::ranges::copy(geometry.sizes, sizes);
-  std::ranges::copy(geometry.stride_bytes, strides);
-  std::ranges::copy(geometry.box, box);
-  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  CUtensorMap map;
-  const CUresult result = encode(
-      &map,
-      dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5,
-      const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    throw Error(
-        ErrorCode::kUnsupported,
-        "kv: the driver makes no tensor map for these strides, CUresult " + std::to_string(result));
-  }
-  return map;
-}
-
 TensorMaps encode_maps(const AttendLaunch& launch) {
-  const auto encode = encoder();
   const int32_t big = big_box_tokens(launch.kv.page_tokens);
   const int32_t small = small_box_tokens(launch.kv.page_tokens);
   const auto map = [&](const void* data, int32_t box) {
-    return tensor_map(encode, data, launch.shape.dtype, TensorGeometry(launch.kv, box));
+    const TensorGeometry geometry(launch.kv, box);
+    return tensor_map(data, launch.shape.dtype, geometry.sizes, geometry.stride_bytes,
+                      geometry.box);
   };
   return {map(launch.k, big), map(launch.v, big), map(launch.k, small), map(launch.v, small)};
 }
