@@ -21,7 +21,7 @@ find build-cuda -name '*.cu.o' -delete 2>/dev/null || true
 log=$(mktemp)
 sass=$(mktemp)
 trap 'rm -f "$log" "$sass"' EXIT
-scripts/build.sh cuda pando schedule_test plan_test allocation_test cuda_api_test 2>&1 | tee "$log"
+scripts/build.sh cuda pando pando_lab schedule_test plan_test allocation_test cuda_api_test 2>&1 | tee "$log"
 if ! grep -q 'bytes spill stores' "$log"; then
   echo "cuda: there is no ptxas report in the output of the build"
   exit 1
@@ -31,19 +31,27 @@ if grep -E '[1-9][0-9]* bytes (stack frame|spill stores|spill loads)' "$log"; th
   exit 1
 fi
 
-object=$(find build-cuda -path '*pando_kernels*' -name 'launch.cu.o')
-if [[ -z $cuobjdump ]]; then
-  echo "cuda: no cuobjdump on PATH: instructions not checked"
-else
+# must_have TARGET SOURCE INSTRUCTION...: the source's kernels have them.
+must_have() {
+  local source=$2 object instruction count
+  object=$(find build-cuda -path "*$1.dir*" -name "$source.o")
+  shift 2
   "$cuobjdump" -sass "$object" >"$sass"
-  for instruction in HGMMA UTMALDG; do
+  for instruction in "$@"; do
     count=$(grep -c "$instruction" "$sass" || true)
-    echo "cuda: $count $instruction"
+    echo "cuda: $source: $count $instruction"
     if [[ $count -eq 0 ]]; then
-      echo "cuda: the kernel has no $instruction: it is not what its source says"
+      echo "cuda: $source has no $instruction: it is not what its source says"
       exit 1
     fi
   done
+}
+if [[ -z $cuobjdump ]]; then
+  echo "cuda: no cuobjdump on PATH: instructions not checked"
+else
+  must_have pando_kernels launch.cu HGMMA UTMALDG
+  must_have pando_lab_kernels 03_tensor_cores.cu HGMMA
+  must_have pando_lab_kernels 04_tma_ring.cu HGMMA UTMALDG
   # The softmax of a tile is to hide under the output of the last: all its exponentials come before the
   # wait for that output, in both loops of each kernel.
   awk '/DEPBAR.LE gsb0, 0x1/ { loops++; exponentials = 0 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that only a machine with a GPU can tell: tests of the CUDA backend and the verify suites.
+# Everything that only a machine with a GPU can tell: tests of the CUDA backend and of the lab, and the
+# verify suites.
 # usage: scripts/gpu.sh pack [BUILD]            puts the programs and their libraries into build-gpu/, which
 #                                               runs on a machine without the tools that built it
 #        scripts/gpu.sh run [PACK [NAME ...]]   runs all, or those named as in the table that it ends with,
@@ -8,15 +9,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 pack() {
-  local build=$1 to=build-gpu program
+  local build=$1 to=build-gpu program programs
+  programs=("$build/pando" "$build/lab/lab_time" "$build"/tests/cuda/*_test "$build/tests/lab/lab_test")
   rm -rf "$to"
   mkdir -p "$to/lib"
-  for program in "$build/pando" "$build"/tests/cuda/*_test; do
+  for program in "${programs[@]}"; do
     cp "$program" "$to/"
     ldd "$program" | awk '$2 == "=>" && $3 ~ /lib(hwy|fmt|gtest|stdc\+\+|gcc_s)/ {print $3}' |
       xargs -r -I{} cp -L -n {} "$to/lib/"
   done
-  strip "$to"/pando "$to"/*_test
+  strip "$to"/pando "$to"/lab_time "$to"/*_test
   du -sh "$to"
 }
 
@@ -43,6 +45,7 @@ run() {
   one verify_edges "$from/pando" verify --backend cuda --suite edges --quick
   one verify_shapes "$from/pando" verify --backend cuda --suite shapes
   one verify_random "$from/pando" verify --backend cuda --suite random --seed 1001
+  one lab_time "$from/lab_time"
   one demo "$from/pando" demo --backend cuda
   printf '\n== on %s\n' "$(sed -n 's/^ *device *//p' "$logs/info.log")"
   printf '%s\n' "${table[@]}"
@@ -53,7 +56,7 @@ case ${1:-} in
   pack) pack "${2:-build}" ;;
   run) run "${2:-build-gpu}" "${@:3}" ;;
   *)
-    sed -n '2,6p' "$0" >&2
+    sed -n '2,7p' "$0" >&2
     exit 2
     ;;
 esac

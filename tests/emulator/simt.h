@@ -68,7 +68,7 @@ struct Copy {
 class Grid;
 
 struct Block {
-  int index = 0;
+  int index = 0, index_y = 0;
   Grid* grid = nullptr;
   std::byte* shared = nullptr;  ///< aligned to 1024
   std::vector<std::vector<Exchange>> warps;
@@ -105,6 +105,11 @@ class Grid {
   /// of them wait for each other, naming what they wait in.
   void run(const std::function<void()>& kernel);
 
+  /// Of a grid of one thread block: which of a larger grid it stands for.
+  void place(int x, int y) {
+    blocks_[0]->index = x;
+    blocks_[0]->index_y = y;
+  }
   int blocks() const { return static_cast<int>(blocks_.size()); }
   void enqueue(std::function<void()> land);
   /// Random, below `limit`.

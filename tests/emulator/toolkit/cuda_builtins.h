@@ -33,11 +33,14 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 
 namespace pando::emulator {
 struct Index {
-  unsigned x;
+  unsigned x, y;
 };
-inline Index thread_index() { return {static_cast<unsigned>(current().index)}; }
-inline Index block_index() { return {static_cast<unsigned>(current().block->index)}; }
-inline Index grid_size() { return {static_cast<unsigned>(current().block->grid->blocks())}; }
+inline Index thread_index() { return {static_cast<unsigned>(current().index), 0}; }
+inline Index block_index() {
+  return {static_cast<unsigned>(current().block->index),
+          static_cast<unsigned>(current().block->index_y)};
+}
+inline Index grid_size() { return {static_cast<unsigned>(current().block->grid->blocks()), 1}; }
 
 inline uint64_t to_bits(const auto& value) {
   uint64_t bits = 0;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/ptx/matrix_descriptor.cuh"
 #include "emulator/simt.h"
 
 namespace pando::ptx {
@@ -20,13 +21,6 @@ void wgmma_wait_group() {
 template <int Pending>
 void wgmma_wait_group_after(float) {
   emulator::wait_products(Pending);
-}
-
-inline uint64_t matrix_descriptor(uint32_t shared_address, uint32_t leading_bytes,
-                                  uint32_t stride_bytes) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  return kSwizzle128 | (uint64_t{(shared_address & 0x3ffff) >> 4}) |
-         (uint64_t{leading_bytes >> 4} << 16) | (uint64_t{stride_bytes >> 4} << 32);
 }
 
 template <bool BTransposed, class E, int N>
