@@ -15,6 +15,12 @@ fi
 toolkit=$(dirname "$(command -v "${CUDACXX:-nvcc}")")
 # A package of its own in some distributions of the toolkit.
 cuobjdump=$(PATH=$toolkit:$PATH command -v cuobjdump || true)
+if [[ -z $cuobjdump ]]; then
+  tools=build-cuda/tools
+  cuobjdump=$tools/nvidia/cu13/bin/cuobjdump
+  [[ -x $cuobjdump ]] || python3 -m pip install --quiet --target "$tools" nvidia-cuda-cuobjdump || true
+  [[ -x $cuobjdump ]] || cuobjdump=
+fi
 
 # ptxas reports once, when a file is compiled: the report of an earlier build would be missing.
 find build-cuda -name '*.cu.o' -delete 2>/dev/null || true
@@ -50,8 +56,6 @@ if [[ -z $cuobjdump ]]; then
   echo "cuda: no cuobjdump on PATH: instructions not checked"
 else
   must_have pando_kernels launch.cu HGMMA UTMALDG
-  must_have pando_lab_kernels 03_tensor_cores.cu HGMMA
-  must_have pando_lab_kernels 04_tma_ring.cu HGMMA UTMALDG
   # The softmax of a tile is to hide under the output of the last: all its exponentials come before the
   # wait for that output, in both loops of each kernel.
   awk '/DEPBAR.LE gsb0, 0x1/ { loops++; exponentials = 0 }
@@ -61,6 +65,8 @@ else
          printf "cuda: softmax hidden under the output in %d of %d loops\n", hidden, loops
          exit loops == 0 || hidden != loops
        }' "$sass"
+  must_have pando_lab_kernels 03_tensor_cores.cu HGMMA
+  must_have pando_lab_kernels 04_tma_ring.cu HGMMA UTMALDG
 fi
 
 for test in plan/schedule_test plan/plan_test plan/allocation_test cuda/cuda_api_test; do
