@@ -53,6 +53,7 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
   };
   const auto [q_row_stride, q_head_stride] = strides(args.q.row_stride, args.q.head_stride);
   const auto [out_row_stride, out_head_stride] = strides(args.out.row_stride, args.out.head_stride);
+  const int64_t q_rows_end = int64_t{h.rows - 1} * q_row_stride + (h.q_heads - 1) * q_head_stride;
   const auto log2 = [](int32_t power) { return std::countr_zero(static_cast<uint32_t>(power)); };
   return {.schedule = schedule,
           .control = reinterpret_cast<uint64_t*>(control),
@@ -71,7 +72,10 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
           .box_shift = log2(big_box_tokens(h.page_tokens)),
           .scale_log2 = h.scale == 0 ? 1.0f : std::abs(h.scale) * std::numbers::log2e_v<float>,
           .q_keep = h.scale == 0 ? 0 : ~uint32_t{0},
-          .q_flip = h.scale < 0 ? kTwoSigns : 0};
+          .q_flip = h.scale < 0 ? kTwoSigns : 0,
+          .schedule_bytes = h.schedule_bytes,
+          .page_ids_bytes = static_cast<int64_t>(args.page_ids.size_bytes()),
+          .q_bytes = (q_rows_end + h.head_dim) * dtype_bytes(h.dtype)};
 }
 
 }  // namespace pando::cuda

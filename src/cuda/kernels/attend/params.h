@@ -27,6 +27,9 @@ struct AttendParams {
   float scale_log2;    ///< |scale| * log2(e), 1 for a scale of 0
   uint32_t q_keep;     ///< bits of two queries that count: none for a scale of 0
   uint32_t q_flip;     ///< bits that change: the signs, for a negative scale
+  /// What is read first, one thing after another: schedule, page ids, q. Of the plan that was
+  /// launched or captured; a later one may use less or more of them.
+  int64_t schedule_bytes, page_ids_bytes, q_bytes;
 };
 
 /// Words of device memory that launches which may not overlap share between them. Every launch

@@ -315,9 +315,20 @@ __device__ void load_tiles(const AttendParams& params, const TensorMaps& maps,
   }
 }
 
-/// Warp 2: brings the rows and queries of the next units into L2, one unit ahead of the consumers.
+/// Brings the first lines of an area into L2, each thread block a few of them; by one warp.
+__device__ __forceinline__ void prefetch_area(const void* area, int64_t bytes) {
+  constexpr int kLine = 128;
+  const int64_t offset = (blockIdx.x + int64_t{gridDim.x} * (threadIdx.x % 32)) * kLine;
+  if (offset < bytes) ptx::prefetch_l2(static_cast<const uint8_t*>(area) + offset);
+}
+
+/// Warp 2: brings what all units are made of into L2 while the first reads are on their way, then
+/// the rows and queries of the next units, one unit ahead of the consumers.
 template <class C>
 __device__ __forceinline__ void prefetch_queries(const AttendParams& params) {
+  prefetch_area(params.page_ids, params.page_ids_bytes);
+  prefetch_area(params.schedule, params.schedule_bytes);
+  prefetch_area(params.q, params.q_bytes);
   const int lane = threadIdx.x % 32;
   const Start& start = start_of(params);
   const int32_t packed_rows = __ldg(&start.packed_rows);
