@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds with the CUDA backend for sm_90a (no GPU needed), refuses kernels that spill registers or lack
 # the instructions that they are written for, and runs the tests of the schedule on the host.
+# usage: scripts/cuda.sh [--kernels]    --kernels: builds and checks the kernels only, where the release
+#                                       preset has built and tested all else with the same nvcc
 # Exits with 77, "skipped", where there is no nvcc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,7 +29,9 @@ find build-cuda -name '*.cu.o' -delete 2>/dev/null || true
 log=$(mktemp)
 sass=$(mktemp)
 trap 'rm -f "$log" "$sass"' EXIT
-scripts/build.sh cuda pando pando_lab schedule_test plan_test allocation_test cuda_api_test 2>&1 | tee "$log"
+targets=(pando_kernels pando_lab_kernels)
+[[ ${1:-} == --kernels ]] || targets+=(pando pando_lab schedule_test plan_test allocation_test cuda_api_test)
+scripts/build.sh cuda "${targets[@]}" 2>&1 | tee "$log"
 if ! grep -q 'bytes spill stores' "$log"; then
   echo "cuda: there is no ptxas report in the output of the build"
   exit 1
@@ -69,6 +73,7 @@ else
   must_have pando_lab_kernels 04_tma_ring.cu HGMMA UTMALDG
 fi
 
+[[ ${1:-} != --kernels ]] || exit 0
 for test in plan/schedule_test plan/plan_test plan/allocation_test cuda/cuda_api_test; do
   RC_PARAMS=max_success=2000 "build-cuda/tests/$test" --gtest_brief=1
 done

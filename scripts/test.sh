@@ -1,15 +1,23 @@
 #!/usr/bin/env bash
 # Builds a preset, runs its tests and says which were skipped and why.
-# usage: scripts/test.sh [PRESET] [CTEST ARGUMENT ...]
+# usage: scripts/test.sh [PRESET] [--only LABEL] [CTEST ARGUMENT ...]
+#        --only LABEL: builds and runs the tests with that label and nothing else
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 preset=${1:-release}
 shift || true
-scripts/build.sh "$preset"
+label=()
+targets=()
+if [[ ${1:-} == --only ]]; then
+  label=(-L "^$2\$")
+  targets=("tests_$2")
+  shift 2
+fi
+scripts/build.sh "$preset" "${targets[@]}"
 
 status=0
-ctest --preset "$preset" --parallel "${PANDO_JOBS:-$(nproc)}" --progress "$@" || status=$?
+ctest --preset "$preset" --parallel "${PANDO_JOBS:-$(nproc)}" --progress "${label[@]}" "$@" || status=$?
 
 build=build
 [[ $preset == release ]] || build=build-$preset
