@@ -42,13 +42,6 @@ void check_heads(const AttentionSpec& spec, Backend backend) {
   }
 }
 
-/// What only the CUDA backend refuses.
-void check_cuda(const PlanOptions& options) {
-  if (!options.batch_invariant) return;
-  fail(ErrorCode::kUnsupported,
-       "batch_invariant: got true, which the CUDA backend does not support yet; want false");
-}
-
 void check_spec(const AttentionSpec& spec, const Forest& forest, Backend backend) {
   check_heads(spec, backend);
   const float scale = spec.scale_or_default();
@@ -72,10 +65,13 @@ void check_options(const PlanOptions& options, const DeviceProfile& profile, int
           "sharing: got code {}, want auto (0), none (1) or all (2)",
           static_cast<int32_t>(options.sharing));
   if (!options.batch_invariant) return;
-  require(options.cut_tokens >= 1 && options.cut_tokens % profile.kv_tile == 0 &&
+  const int32_t kv_tile =
+      profile.backend == Backend::kCuda ? std::max(profile.kv_tile, cuda::kTileTokens)
+                                        : profile.kv_tile;
+  require(options.cut_tokens >= 1 && options.cut_tokens % kv_tile == 0 &&
               options.cut_tokens % page_tokens == 0,
           "cut_tokens: got {}, want a positive multiple of the kv tile, {}, and of page_tokens, {}",
-          options.cut_tokens, profile.kv_tile, page_tokens);
+          options.cut_tokens, kv_tile, page_tokens);
 }
 
 void check_profile(const DeviceProfile& profile) {
@@ -112,6 +108,7 @@ struct Planner::State {
   cuda::Scheduler scheduler;  ///< of plans for CUDA
 
   cuda::Scheduler::Problem schedule_problem(const Forest& forest, const AttentionSpec& spec,
+                                            const PlanOptions& options,
                                             std::span<const Run> from) const {
     cuda::ScheduleCost cost;
     cost.memory_bytes_per_us = profile.dram_bytes_per_us;
@@ -122,6 +119,7 @@ struct Planner::State {
             .group = spec.group(),
             .token_head_bytes = 2 * int64_t{spec.head_dim} * dtype_bytes(spec.dtype),
             .thread_blocks = profile.workers,
+            .cut_tokens = options.batch_invariant ? options.cut_tokens : 0,
             .cost = cost};
   }
   void lay_out(const AttentionSpec& spec, PlanHeader& header) const;
@@ -183,15 +181,17 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   State& s = *state_;
   check_spec(spec, forest, s.profile.backend);
   check_options(options, s.profile, forest.page_tokens());
-  if (s.profile.backend == Backend::kCuda) check_cuda(options);
   const CostModel cost(s.profile, spec, options.batch_invariant);
 
-  s.order.build(forest, spec);
-  s.sharing.decide(forest, s.order, cost, options, s.decisions);
   const bool on_cuda = s.profile.backend == Backend::kCuda;
+  // What batch-invariant plans share: whole cuts on the CPU, whole tiles on CUDA.
+  PlanOptions sharing = options;
+  if (on_cuda) sharing.cut_tokens = cuda::kTileTokens;
+  s.order.build(forest, spec);
+  s.sharing.decide(forest, s.order, cost, sharing, s.decisions);
   const auto predict = [&](bool share, std::vector<Run>& runs, Splitter& splitter) {
     const auto shared = share ? s.sharing.shared() : std::span<const uint8_t>{};
-    list_runs(forest, s.order, shared, options, s.scratch, runs);
+    list_runs(forest, s.order, shared, sharing, s.scratch, runs);
     splitter.split(runs, {s.order, cost, s.profile, options, forest.page_tokens(),
                           s.sharing.memory_us(forest, cost, share)});
     return splitter.prediction();
@@ -199,7 +199,7 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   // On CUDA what counts is the schedule. That of a batch without sharing is long, so it is made
   // only where it could be the better one.
   const auto schedule = [&](const std::vector<Run>& runs, Prediction& prediction) {
-    s.scheduler.build(s.schedule_problem(forest, spec, runs));
+    s.scheduler.build(s.schedule_problem(forest, spec, options, runs));
     prediction.us = s.profile.launch_us + s.scheduler.predicted_us();
     prediction.kv_bytes = s.scheduler.kv_tokens() * cost.token_head_bytes();
   };
@@ -259,6 +259,7 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   h.row_tile = s.profile.row_tile;
   h.kv_tile = s.profile.kv_tile;
   h.narrow_rows = cost.narrow_rows();
+  h.cut_tokens = options.batch_invariant ? options.cut_tokens : 0;
   h.page_table_len = forest.page_indptr().back();
   h.scratch_bytes = s.profile.backend == Backend::kCpu
                         ? cpu_scratch_bytes(s.profile.row_tile, s.profile.kv_tile, spec.head_dim)
@@ -277,7 +278,7 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
             .padded_flops = prediction.padded_flops,
             .unshared_padded_flops = unshared.padded_flops};
   into.blocks_.resize(h.total_bytes / sizeof(Plan::Block));
-  s.write(h, s.schedule_problem(forest, spec, runs),
+  s.write(h, s.schedule_problem(forest, spec, options, runs),
           reinterpret_cast<std::byte*>(into.blocks_.data()));
 }
 

@@ -26,8 +26,14 @@ void Scheduler::build(const Problem& p) {
          "batch: got {} packed rows at {} kv heads, the CUDA backend supports {} blocks of 64 rows",
          p.packed_rows(), p.kv_heads, kMostMerges);
   }
+  const bool invariant = p.cut_tokens > 0;
   chosen_ = &layouts_[0];
-  for (int32_t i = 0; i < (p.blocks() > 1 ? 2 : 1); ++i) {
+  if (invariant) {
+    make_invariant_layout(p, layouts_[0]);
+    weigh_steps(p, layouts_[0]);
+    deal_units(p, layouts_[0]);
+  }
+  for (int32_t i = 0; !invariant && i < (p.blocks() > 1 ? 2 : 1); ++i) {
     make_layout(p, i + 1, layouts_[i]);
     weigh_steps(p, layouts_[i]);
     cut(p, layouts_[i]);
@@ -39,15 +45,25 @@ void Scheduler::build(const Problem& p) {
   sources_.clear();
   int64_t partial_rows = 0;
   for (int32_t block = 0; block < p.blocks(); ++block) {
-    for (int32_t head = 0; head < p.kv_heads; ++head) end_block(p, block, head, partial_rows);
+    for (int32_t head = 0; head < p.kv_heads; ++head) {
+      if (invariant) {
+        end_block_in_cuts(p, block, head, partial_rows);
+      } else {
+        end_block(p, block, head, partial_rows);
+      }
+    }
+  }
+  if (static_cast<int64_t>(merges_.size()) > kMostMerges * 16) {
+    fail(ErrorCode::kUnsupported, "batch: the plan needs {} merges, the CUDA backend supports {}",
+         merges_.size(), kMostMerges * 16);
   }
   if (partial_rows > std::numeric_limits<int32_t>::max()) {
     fail(ErrorCode::kUnsupported, "batch: the plan needs more than 2^31 - 1 partial rows");
   }
-  // Many rows are dealt to warps by fours instead.
+  // Many rows are dealt to warps by fours instead; always where the order of sums must be the same.
   constexpr int64_t kJobsARow = 4;
   const int64_t jobs = static_cast<int64_t>(merge_rows_.size()) * kJobsARow;
-  if (jobs > p.thread_blocks * kWarpsAThreadBlock) merge_rows_.clear();
+  if (invariant || jobs > p.thread_blocks * kWarpsAThreadBlock) merge_rows_.clear();
   lay_out(p, partial_rows);
 }
 
@@ -120,7 +136,7 @@ void Scheduler::list_units(const Problem& p) {
       const auto touched = static_cast<int32_t>(unit.ending[side].touched);
       if (touched == 0) continue;
       touches_[static_cast<size_t>(unit.block + side) * p.kv_heads + piece.kv_head].push_back(
-          {index, piece.thread_block, side, touched & 255, touched >> 8});
+          {index, piece.thread_block, side, touched & 255, touched >> 8, piece.cut});
     }
   }
 }

@@ -37,6 +37,9 @@ class Scheduler {
     int32_t group;
     int64_t token_head_bytes;  ///< K and V of one token at one kv head
     int32_t thread_blocks;
+    /// Distance of the cuts of a batch-invariant schedule, a multiple of kTileTokens; 0: tokens are
+    /// placed and cut where it is predicted to be fastest.
+    int32_t cut_tokens = 0;
     ScheduleCost cost = {};
 
     int32_t packed_rows() const { return static_cast<int32_t>(order.rows.size()) * group; }
@@ -44,7 +47,8 @@ class Scheduler {
   };
 
   /// Lists over single blocks and over pairs of blocks are cut evenly, in several numbers of parts,
-  /// and by equal shares, as stream-K does; the schedule with the least predicted time stays.
+  /// and by equal shares, as stream-K does; the schedule with the least predicted time stays. A
+  /// batch-invariant one has no such choice: see schedule_invariant.cc.
   /// Throws kUnsupported when the batch is larger than the kernel's 32-bit indices.
   void build(const Problem& problem);
 
@@ -74,6 +78,7 @@ class Scheduler {
     int32_t begin;
     int32_t end;
     int32_t thread_block;
+    int32_t cut = 0;  ///< of a batch-invariant schedule
   };
   /// Rows of one block that one unit touches.
   struct Touch {
@@ -81,6 +86,31 @@ class Scheduler {
     int32_t thread_block;
     int32_t side;
     int32_t begin, end;
+    int32_t cut;
+  };
+  /// Tokens of a run that some of its rows see, without a hole between them.
+  struct Seen {
+    int32_t run;
+    int32_t row_begin, row_end;  ///< packed rows, from the list's first
+    VisibleRange some, all;      ///< seen by some row; by every row
+  };
+  /// A run of a list as far as it lies in one cut.
+  struct Part {
+    int32_t run;
+    int32_t row_begin, row_end;  ///< packed rows, from the list's first
+    int32_t slots;               ///< that it takes
+  };
+  struct TimedPiece {
+    int64_t tenths;  ///< predicted time in 0.1 us
+    size_t piece;
+  };
+  struct Busy {
+    double until_us;
+    int32_t thread_block;
+  };
+  /// Rows of a block by the number of their sources, one bit each.
+  struct RowSources {
+    uint64_t without = 0, with_one = 0, with_more = 0;
   };
   /// Lists over one block each, or over two, and how they are cut.
   struct Layout {
@@ -95,16 +125,31 @@ class Scheduler {
   };
 
   void make_layout(const Problem& p, int32_t blocks_a_list, Layout& out);
+  VisibleRange find_seen(const Problem& p, const pando::Run& run, int32_t packed_begin,
+                         int32_t packed_end, VisibleRange within);
   void place_run(const Problem& p, const pando::Run& run, const List& list, int32_t stream,
                  int64_t& slot, Layout& out);
+  static void check_slots(int64_t slots);
+  static void append_run(const List& list, int32_t stream, const Run& run, bool own, Layout& out);
   static double weigh(const Problem& p, double own_factor, double& own_us, Layout& out);
   static void weigh_steps(const Problem& p, Layout& out);
   void cut(const Problem& p, Layout& out);
   double cut_evenly(const Problem& p, int32_t parts, Layout& out);
   static double cut_by_share(const Problem& p, Layout& out);
+  int64_t deal_to_pairs(const Problem& p);
+  void make_invariant_layout(const Problem& p, Layout& out);
+  void place_in_cuts(const Problem& p, int32_t list, int64_t most_slots, int64_t& slot,
+                     Layout& out);
+  void place_unit(const Problem& p, int32_t list, int32_t cut, int32_t row_begin, int32_t row_end,
+                  int64_t& slot, Layout& out);
+  void place_stretch(const Problem& p, const Seen& seen, VisibleRange tokens, const List& list,
+                     int64_t& slot, Layout& out);
+  void deal_units(const Problem& p, Layout& out);
   static Unit make_unit(const Layout& layout, const Piece& piece);
   void list_units(const Problem& p);
   void end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
+  void find_sources(const Problem& p, int32_t block);
+  void end_block_in_cuts(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   void lay_out(const Problem& p, int64_t partial_rows);
   Start make_start(const Problem& p, int32_t thread_block) const;
 
@@ -112,6 +157,14 @@ class Scheduler {
   const Layout* chosen_ = nullptr;
   std::vector<std::vector<int32_t>> members_[3];  ///< by stream and list: indices of runs
   std::vector<VisibleRange> seen_;                ///< of a run, by the rows of one list
+  std::vector<VisibleRange> spans_;               ///< by run of a list: from first to last token
+  std::vector<Part> unit_parts_, open_parts_;     ///< of a unit; that hold the row at hand
+  std::vector<Seen> unit_seen_;                   ///< of a unit
+  std::vector<TimedPiece> by_time_;               ///< at one kv head, longest first
+  std::vector<Busy> busy_;                        ///< thread blocks, a heap: the first to end
+  RowSources rows_;                               ///< of the block at hand
+  std::vector<uint64_t> holders_;  ///< by touch of it: rows that see something in the unit
+  std::vector<uint64_t> alike_;    ///< sets of its rows that have the same sources
   std::vector<double> loads_;                     ///< by thread block
   std::vector<std::vector<Touch>> touches_;       ///< by block and kv head
   std::vector<Unit> units_;                       ///< in the order of their thread blocks

@@ -45,6 +45,8 @@ inline constexpr int32_t kGranule = 8;
 
 /// Tokens that some rows of a list attend to, placed in the slots of one of its streams.
 struct alignas(16) Run {
+  static constexpr int kSkipShift = 20;
+  static constexpr uint32_t kSkip = 7u << kSkipShift;
   static constexpr uint32_t kFull = 1u << 26;   ///< every row of the list's blocks sees every token
   static constexpr uint32_t kPlain = 1u << 27;  ///< the run's rows see every token
 
@@ -52,8 +54,12 @@ struct alignas(16) Run {
   int32_t token_begin;  ///< positions in the sequence
   int32_t token_end;
   int32_t page_offset;  ///< index in page_ids of the page that holds position 0
-  uint32_t rows;        ///< that see this run, from the list's first: begin | end << 8 | flags
+  /// That see this run, from the list's first: begin | end << 8 | skip << kSkipShift | flags. No
+  /// row sees the first `skip` tokens, fewer than kGranule: their slots count as empty.
+  uint32_t rows;
   int32_t reserved[3];
+
+  constexpr int32_t skip() const { return static_cast<int32_t>((rows & kSkip) >> kSkipShift); }
 };
 
 /// kHalfTokens slots of a stream, and the runs that lie in them.

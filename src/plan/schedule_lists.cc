@@ -19,6 +19,69 @@ int32_t run_alignment(int32_t tokens) {
 
 }  // namespace
 
+void Scheduler::check_slots(int64_t slots) {
+  if (slots <= kMostSlots) return;
+  fail(ErrorCode::kUnsupported,
+       "batch: got {} tokens under one block of rows, the CUDA backend supports {}", slots,
+       kMostSlots);
+}
+
+/// Leaves in seen_ what packed rows [packed_begin, packed_end) see of the run's tokens `within`:
+/// ranges in order, with holes between. Returns what all of the rows see.
+VisibleRange Scheduler::find_seen(const Problem& p, const pando::Run& run, int32_t packed_begin,
+                                  int32_t packed_end, VisibleRange within) {
+  const VisibleRange tokens{std::max(run.token_begin, within.begin),
+                            std::min(run.token_end, within.end)};
+  VisibleRange all{0, std::numeric_limits<int32_t>::max()};
+  seen_.clear();
+  for (int32_t r = packed_begin / p.group; r <= (packed_end - 1) / p.group; ++r) {
+    const PlanRow& row = p.order.rows[r];
+    all.begin = std::max(all.begin, row.visible_begin);
+    all.end = std::min(all.end, row.visible_end);
+    const VisibleRange part{std::max(tokens.begin, row.visible_begin),
+                            std::min(tokens.end, row.visible_end)};
+    if (part.begin >= part.end) continue;
+    if (!seen_.empty() && seen_.back().begin <= part.begin && part.begin <= seen_.back().end) {
+      seen_.back().end = std::max(seen_.back().end, part.end);
+    } else {
+      seen_.push_back(part);
+    }
+  }
+  std::ranges::sort(seen_, {}, &VisibleRange::begin);
+  size_t count = 0;
+  for (const VisibleRange part : seen_) {
+    if (count > 0 && part.begin <= seen_[count - 1].end) {
+      seen_[count - 1].end = std::max(seen_[count - 1].end, part.end);
+    } else {
+      seen_[count++] = part;
+    }
+  }
+  seen_.resize(count);
+  return all;
+}
+
+/// Appends a run to a stream, and the halves that it reaches. `own`: no other list reads it.
+void Scheduler::append_run(const List& list, int32_t stream, const Run& run, bool own,
+                           Layout& out) {
+  const auto index = static_cast<int32_t>(out.runs.size());
+  const int64_t slot_end =
+      run.slot_begin + round_up(run.token_end - run.token_begin, int64_t{kGranule});
+  const auto halves = [&] {
+    return static_cast<int64_t>(out.halves.size()) - list.begin[stream];
+  };
+  const auto add_half = [&] {
+    out.halves.push_back({static_cast<int32_t>(halves() * kHalfTokens), index, 0, 0});
+    out.own.push_back(own);
+  };
+  int64_t half = run.slot_begin / kHalfTokens;
+  while (halves() < half) add_half();  // without a token
+  for (; half * kHalfTokens < slot_end; ++half) {
+    if (halves() == half) add_half();
+    ++out.halves.back().runs;
+  }
+  out.runs.push_back(run);
+}
+
 /// Appends what the list's rows see of a run to a stream, and nothing that none of them sees: V of
 /// such a token may be NaN. `slot` is the end of the stream so far.
 void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& list, int32_t stream,
@@ -32,57 +95,34 @@ void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& l
   const int32_t high = list.blocks == 2 && stream == 1 ? kBlockRows : present;
   const bool own = run.row_begin * p.group >= first && run.row_end * p.group <= first + present;
   const bool counts = run.row_begin * p.group >= first;
-  VisibleRange all{0, std::numeric_limits<int32_t>::max()};
-  seen_.clear();
-  for (int32_t r = (first + row_begin) / p.group; r <= (first + row_end - 1) / p.group; ++r) {
-    const PlanRow& row = p.order.rows[r];
-    all.begin = std::max(all.begin, row.visible_begin);
-    all.end = std::min(all.end, row.visible_end);
-    const VisibleRange part{std::max(run.token_begin, row.visible_begin),
-                            std::min(run.token_end, row.visible_end)};
-    if (part.begin >= part.end) continue;
-    if (!seen_.empty() && seen_.back().begin <= part.begin && part.begin <= seen_.back().end) {
-      seen_.back().end = std::max(seen_.back().end, part.end);
-    } else {
-      seen_.push_back(part);
-    }
-  }
-  std::ranges::sort(seen_, {}, &VisibleRange::begin);
+  const VisibleRange all = find_seen(p, run, first + row_begin, first + row_end,
+                                     {run.token_begin, run.token_end});
   const auto add = [&](int32_t begin, int32_t end) {
     const bool plain = all.begin <= begin && end <= all.end;
     const bool full = plain && row_begin == low && row_end == high;
     slot = round_up(slot, run_alignment(end - begin));
-    const auto index = static_cast<int32_t>(out.runs.size());
-    out.runs.push_back({.slot_begin = static_cast<int32_t>(slot),
-                        .token_begin = begin,
-                        .token_end = end,
-                        .page_offset = p.forest.page_indptr()[run.sequence],
-                        .rows = static_cast<uint32_t>(row_begin | row_end << 8) |
-                                (full ? Run::kFull : 0) | (plain ? Run::kPlain : 0),
-                        .reserved = {}});
-    const int64_t slot_end = slot + round_up(end - begin, kGranule);
-    for (int64_t half = slot / kHalfTokens; half * kHalfTokens < slot_end; ++half) {
-      if (list.begin[stream] + half == static_cast<int64_t>(out.halves.size())) {
-        out.halves.push_back({static_cast<int32_t>(half * kHalfTokens), index, 0, 0});
-        out.own.push_back(own);
-      }
-      ++out.halves.back().runs;
-    }
-    slot = slot_end;
+    append_run(list, stream,
+               {.slot_begin = static_cast<int32_t>(slot),
+                .token_begin = begin,
+                .token_end = end,
+                .page_offset = p.forest.page_indptr()[run.sequence],
+                .rows = static_cast<uint32_t>(row_begin | row_end << 8) | (full ? Run::kFull : 0) |
+                        (plain ? Run::kPlain : 0),
+                .reserved = {}},
+               own, out);
+    slot += round_up(end - begin, kGranule);
     if (counts) out.kv_tokens += int64_t{end - begin} * p.kv_heads;
   };
-  for (size_t i = 0; i < seen_.size();) {
-    int32_t begin = seen_[i].begin;
-    int32_t end = seen_[i].end;
-    for (++i; i < seen_.size() && seen_[i].begin <= end; ++i) end = std::max(end, seen_[i].end);
+  for (VisibleRange part : seen_) {
     // A box of 8 tokens, or of a smaller page, must not cross a page: what comes before a multiple
     // of that is a run by itself.
     const int32_t box = std::min(kGranule, p.forest.page_tokens());
-    if (const int32_t next = begin / box * box + box; begin % box != 0 && next < end) {
-      add(begin, next);
-      begin = next;
+    const int32_t next = part.begin / box * box + box;
+    if (part.begin % box != 0 && next < part.end) {
+      add(part.begin, next);
+      part.begin = next;
     }
-    add(begin, end);
+    add(part.begin, part.end);
   }
 }
 
@@ -119,10 +159,7 @@ void Scheduler::make_layout(const Problem& p, int32_t blocks_a_list, Layout& out
       int64_t slot = 0;
       for (const int32_t run : members_[stream][i]) {
         place_run(p, p.runs[run], list, stream, slot, out);
-        if (slot <= kMostSlots) continue;
-        fail(ErrorCode::kUnsupported,
-             "batch: got {} tokens under one block of rows, the CUDA backend supports {}", slot,
-             kMostSlots);
+        check_slots(slot);
       }
       list.end[stream] = static_cast<int32_t>(out.halves.size());
     }

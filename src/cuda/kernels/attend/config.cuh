@@ -31,7 +31,9 @@ inline constexpr int kGranules = kTileTokens / kGranule;
 /// A tile as the scout describes it to the loader and to the consumers.
 struct TileInfo {
   int32_t position[kGranules];  ///< of each granule's first token in its sequence
-  uint32_t rows[kGranules];     ///< row_begin | row_end << 8 | valid tokens << 16 | flags
+  /// row_begin | row_end << 8 | slots up to the last token << 16 | slots before the first << 20 |
+  /// flags
+  uint32_t rows[kGranules];
   int32_t page[kGranules];      ///< of each granule; pages smaller than one: where its ids begin
   int32_t kv_head;
   uint32_t state[3];  ///< of each half and of the whole: how it is masked | kHoles

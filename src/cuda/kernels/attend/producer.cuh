@@ -92,7 +92,7 @@ struct LaneRun {
 struct LaneTile {
   static constexpr uint32_t kBig = 1u << 24;    ///< loads a big box that starts here
   static constexpr uint32_t kSmall = 1u << 25;  ///< loads boxes of at most 8 tokens
-  static_assert(((kBig | kSmall) & (Run::kFull | Run::kPlain)) == 0);
+  static_assert(((kBig | kSmall) & (Run::kFull | Run::kPlain | Run::kSkip)) == 0);
 
   int32_t page;
   int32_t position;
@@ -127,8 +127,9 @@ struct LaneTile {
     const bool any = run_slot <= slot;
     position = any ? token_begin + slot - run_slot : 0;
     const int32_t valid = any ? min(max(token_end - position, 0), kGranule) : 0;
-    rows = any ? (run_rows & 0xffff) | valid << 16 : 0;
-    if (valid == kGranule) rows |= run_rows & (Run::kFull | Run::kPlain);
+    const uint32_t skip = run_slot == slot ? run_rows & Run::kSkip : 0;
+    rows = any ? (run_rows & 0xffff) | valid << 16 | skip : 0;
+    if (valid == kGranule && skip == 0) rows |= run_rows & (Run::kFull | Run::kPlain);
     const int32_t box = 1 << params.box_shift;
     // The big box that would hold this granule: whole inside run and half?
     const int32_t into = position & (box - 1);
@@ -154,7 +155,7 @@ struct LaneTile {
     const uint32_t full = __ballot_sync(~0u, is(Run::kFull)) >> shift;
     const uint32_t plain = __ballot_sync(~0u, is(Run::kPlain) && here == half_rows) >> shift;
     const uint32_t alike = __ballot_sync(~0u, is(Run::kPlain) && here == tile_rows) >> shift;
-    const uint32_t holes = __ballot_sync(~0u, valid() < kGranule) >> shift;
+    const uint32_t holes = __ballot_sync(~0u, valid() < kGranule || is(Run::kSkip)) >> shift;
     const auto state = [=](uint32_t part, uint32_t plain_votes) {
       return ((full & part) == part          ? TileInfo::kFull
               : (plain_votes & part) == part ? TileInfo::kPlain

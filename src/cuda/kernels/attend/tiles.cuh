@@ -180,7 +180,12 @@ __device__ __forceinline__ Holes mask_scores(Scores<N>& s, const RowState<C>& r,
   }
   const int32_t slot = first + threadIdx.x % N;
   const bool holes = (state & TileInfo::kHoles) != 0;
-  return {holes, holes && slot % kGranule >= int32_t(info.rows[slot / kGranule] >> 16 & 15)};
+  const auto empty = [&] {
+    const uint32_t rows = info.rows[slot / kGranule];
+    return slot % kGranule >= int32_t(rows >> 16 & 15) ||
+           slot % kGranule < int32_t((rows & Run::kSkip) >> Run::kSkipShift);
+  };
+  return {holes, holes && empty()};
 }
 
 /// Scores to weights exp2(scale_log2 * (s - top)); updates top and sum. Returns whether any row of
