@@ -54,6 +54,12 @@ void explain_totals(const Plan& plan, std::back_insert_iterator<std::string> out
                  h.device.data(), h.workers, h.sequences, h.rows, h.q_heads, h.kv_heads, h.head_dim,
                  dtype_name(h.dtype), h.batch_invariant ? ", batch-invariant" : "");
   fmt::format_to(out, "  {}\n", work_text(plan));
+  if (h.batch_invariant != 0) {
+    fmt::format_to(
+        out, "  batch-invariant: cuts at multiples of {} tokens; whole {} are shared\n",
+        h.cut_tokens,
+        h.backend == Backend::kCpu ? "cuts" : fmt::format("tiles of {} tokens", cuda::kTileTokens));
+  }
   const int64_t saved = c.unshared_kv_bytes - c.kv_bytes;
   fmt::format_to(out, "  KV read       {:>10}   {} saved ({:.1f} % of {} without sharing)\n",
                  bytes_text(static_cast<double>(c.kv_bytes)),

@@ -65,9 +65,9 @@ void check_options(const PlanOptions& options, const DeviceProfile& profile, int
           "sharing: got code {}, want auto (0), none (1) or all (2)",
           static_cast<int32_t>(options.sharing));
   if (!options.batch_invariant) return;
-  const int32_t kv_tile =
-      profile.backend == Backend::kCuda ? std::max(profile.kv_tile, cuda::kTileTokens)
-                                        : profile.kv_tile;
+  const int32_t kv_tile = profile.backend == Backend::kCuda
+                              ? std::max(profile.kv_tile, cuda::kTileTokens)
+                              : profile.kv_tile;
   require(options.cut_tokens >= 1 && options.cut_tokens % kv_tile == 0 &&
               options.cut_tokens % page_tokens == 0,
           "cut_tokens: got {}, want a positive multiple of the kv tile, {}, and of page_tokens, {}",

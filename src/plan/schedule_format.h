@@ -54,8 +54,8 @@ struct alignas(16) Run {
   int32_t token_begin;  ///< positions in the sequence
   int32_t token_end;
   int32_t page_offset;  ///< index in page_ids of the page that holds position 0
-  /// That see this run, from the list's first: begin | end << 8 | skip << kSkipShift | flags. No
-  /// row sees the first `skip` tokens, fewer than kGranule: their slots count as empty.
+  /// That see this run, from the list's first: begin | end << 8 | skip << kSkipShift | flags. The
+  /// slots of the first `skip` tokens, fewer than kGranule, count as empty.
   uint32_t rows;
   int32_t reserved[3];
 

@@ -4,11 +4,11 @@
 // 1. Every list is over a pair of blocks and has whole tiles only: one warpgroup takes a row from
 //    its first token to its last. The last pair may lack its second block.
 // 2. Positions [128 i, 128 i + 128) of a sequence are a stretch. What a row sees of a stretch lies
-//    in one tile, in order, and a token's slot is its position modulo 16: in that the kernel adds
-//    up, 16 slots at a time in the second product, 8 in turn in the softmax. Where in the tile, and
-//    what lies beside it, does not matter: other slots have weight 0, which leaves sums as they
-//    are.
-// 3. A row's stretches come in ascending order: of each unit first those of which the beginning is
+//    in one tile, in order, without any of its other stretches, and at slots that equal the
+//    positions modulo 16: the second product adds up 16 slots at a time, the softmax 8 in turn.
+//    Where in the tile it lies, and what of other rows lies beside it, does not matter: such slots
+//    have weight 0, which leaves sums as they are.
+// 3. A row's stretches come in ascending order: in each unit first those of which the beginning is
 //    missing, then the full ones, then those of which the end is missing. A run begins and ends at
 //    a multiple of 128, but for the end of a sequence.
 // 4. A unit holds all that its rows see in one cut, positions [cut_tokens i, cut_tokens i +
@@ -97,8 +97,8 @@ void Scheduler::make_invariant_layout(const Problem& p, Layout& out) {
   // block where there is little, some where there is more, so that the shares come out even.
   const int64_t share = deal_to_pairs(p) * p.kv_heads / p.thread_blocks;
   constexpr int64_t kFewTiles = 4, kUnitsAShare = 4;
-  const int64_t most_slots = std::max({int64_t{kTileTokens}, share / kUnitsAShare,
-                                       std::min(share, kFewTiles * kTileTokens)});
+  const int64_t most_slots = std::max(
+      {int64_t{kTileTokens}, share / kUnitsAShare, std::min(share, kFewTiles * kTileTokens)});
   for (int32_t i = 0; i < (p.blocks() + 1) / 2; ++i) {
     List list{};
     list.block = 2 * i;
@@ -141,9 +141,8 @@ void Scheduler::place_in_cuts(const Problem& p, int32_t list, int64_t most_slots
     int32_t row_begin = 0;
     int64_t slots = 0, common_slots = 0;
     for (size_t i = 0; i < members.size(); ++i) {
-      const VisibleRange tokens{
-          std::max(spans_[i].begin, cut_begin),
-          static_cast<int32_t>(std::min<int64_t>(spans_[i].end, cut_end))};
+      const VisibleRange tokens{std::max(spans_[i].begin, cut_begin),
+                                static_cast<int32_t>(std::min<int64_t>(spans_[i].end, cut_end))};
       if (tokens.begin >= tokens.end) continue;
       const pando::Run& run = p.runs[members[i]];
       const Part part{.run = members[i],
@@ -175,16 +174,14 @@ void Scheduler::place_unit(const Problem& p, int32_t list, int32_t cut, int32_t 
                            int32_t row_end, int64_t& slot, Layout& out) {
   const int32_t first = list * kPairRows;
   const int64_t cut_end = (int64_t{cut} + 1) * p.cut_tokens;
-  const VisibleRange within{
-      cut * p.cut_tokens,
-      static_cast<int32_t>(std::min<int64_t>(cut_end, std::numeric_limits<int32_t>::max()))};
+  const VisibleRange within{cut * p.cut_tokens, static_cast<int32_t>(std::min<int64_t>(
+                                                    cut_end, std::numeric_limits<int32_t>::max()))};
   unit_seen_.clear();
   for (const Part& part : unit_parts_) {
-    Seen seen{part.run, std::max(part.row_begin, row_begin), std::min(part.row_end, row_end), {},
-              {}};
+    Seen seen{
+        part.run, std::max(part.row_begin, row_begin), std::min(part.row_end, row_end), {}, {}};
     if (seen.row_begin >= seen.row_end) continue;  // it begins where the unit ends
-    seen.all =
-        find_seen(p, p.runs[part.run], first + seen.row_begin, first + seen.row_end, within);
+    seen.all = find_seen(p, p.runs[part.run], first + seen.row_begin, first + seen.row_end, within);
     for (const VisibleRange some : seen_) {
       seen.some = some;
       unit_seen_.push_back(seen);
@@ -195,13 +192,14 @@ void Scheduler::place_unit(const Problem& p, int32_t list, int32_t cut, int32_t 
   const auto begin = static_cast<int32_t>(slot / kTileTokens);
   const List& to = out.lists[list];
   const auto stretch_after = [](int32_t token) {
-    return static_cast<int32_t>(std::min<int64_t>(round_up(token, kTileTokens),
-                                                  std::numeric_limits<int32_t>::max()));
+    return static_cast<int32_t>(
+        std::min<int64_t>(round_up(token, kTileTokens), std::numeric_limits<int32_t>::max()));
   };
   for (const Seen& seen : unit_seen_) {
     const int32_t head_end = std::min(stretch_after(seen.some.begin), seen.some.end);
     place_stretch(p, seen, {seen.some.begin, head_end}, to, slot, out);
   }
+  slot = round_up(slot, kTileTokens);  // a row may have both a first and a last piece
   for (const Seen& seen : unit_seen_) {
     const int32_t full_begin = stretch_after(seen.some.begin);
     const int32_t full_end = seen.some.end / kTileTokens * kTileTokens;
@@ -297,9 +295,9 @@ void Scheduler::deal_units(const Problem& p, Layout& out) {
     }
   }
   int32_t most_cuts = 0;
-  for (const PlanRow& row : p.order.rows) most_cuts = std::max(most_cuts, cuts_of(row, p.cut_tokens));
-  out.predicted_us =
-      last_us + (most_cuts > 1 ? p.cost.merge_us + most_cuts * p.cost.source_us : 0);
+  for (const PlanRow& row : p.order.rows)
+    most_cuts = std::max(most_cuts, cuts_of(row, p.cut_tokens));
+  out.predicted_us = last_us + (most_cuts > 1 ? p.cost.merge_us + most_cuts * p.cost.source_us : 0);
 }
 
 /// By row of a block, how many cuts it sees, and by touch, which rows see something in its cut: the

@@ -66,9 +66,7 @@ void Scheduler::append_run(const List& list, int32_t stream, const Run& run, boo
   const auto index = static_cast<int32_t>(out.runs.size());
   const int64_t slot_end =
       run.slot_begin + round_up(run.token_end - run.token_begin, int64_t{kGranule});
-  const auto halves = [&] {
-    return static_cast<int64_t>(out.halves.size()) - list.begin[stream];
-  };
+  const auto halves = [&] { return static_cast<int64_t>(out.halves.size()) - list.begin[stream]; };
   const auto add_half = [&] {
     out.halves.push_back({static_cast<int32_t>(halves() * kHalfTokens), index, 0, 0});
     out.own.push_back(own);
@@ -95,8 +93,8 @@ void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& l
   const int32_t high = list.blocks == 2 && stream == 1 ? kBlockRows : present;
   const bool own = run.row_begin * p.group >= first && run.row_end * p.group <= first + present;
   const bool counts = run.row_begin * p.group >= first;
-  const VisibleRange all = find_seen(p, run, first + row_begin, first + row_end,
-                                     {run.token_begin, run.token_end});
+  const VisibleRange all =
+      find_seen(p, run, first + row_begin, first + row_end, {run.token_begin, run.token_end});
   const auto add = [&](int32_t begin, int32_t end) {
     const bool plain = all.begin <= begin && end <= all.end;
     const bool full = plain && row_begin == low && row_end == high;

@@ -15,6 +15,7 @@ namespace pando::testing {
 
 /// Packed rows [packed_begin, packed_end) attend to tokens of one page table at one kv head.
 struct ScheduledRead {
+  int32_t unit;
   int32_t kv_head;
   int32_t packed_begin;
   int32_t packed_end;
@@ -26,6 +27,7 @@ struct ScheduledRead {
 
 /// One packed row at one kv head is written: to out, or to a partial row.
 struct ScheduledWrite {
+  int32_t unit;
   int32_t kv_head;
   int32_t packed;
   int64_t partial;  ///< -1: to out
@@ -87,6 +89,7 @@ class ScheduleReader {
     }
     if (next != header_.units) decoded_.problem = "units without a thread block";
     for (const auto& unit : units) {
+      unit_ = static_cast<int32_t>(&unit - units.data());
       read_tiles(unit);
       for (int32_t side = 0; side < unit.blocks; ++side) {
         const cuda::Ending& ending = unit.ending[side];
@@ -96,7 +99,7 @@ class ScheduleReader {
           const int64_t partial = ending.partial + int64_t{r} - (ending.touched & 255);
           const auto packed = static_cast<int32_t>(first + r);
           if (packed >= header_.packed_rows) decoded_.problem = "a unit writes rows that are not";
-          decoded_.writes.push_back({unit.kv_head, packed, direct ? -1 : partial});
+          decoded_.writes.push_back({unit_, unit.kv_head, packed, direct ? -1 : partial});
         }
       }
     }
@@ -148,13 +151,14 @@ class ScheduleReader {
       const int32_t begin = std::max(half.slot_begin, run.slot_begin);
       const int32_t end = std::min(half.slot_begin + cuda::kHalfTokens, free_slot);
       if (begin >= end) decoded_.problem = "a half without a token of one of its runs";
+      if (run.token_begin + run.skip() >= run.token_end) decoded_.problem = "a run that is skipped";
       const bool full = (run.rows & cuda::Run::kFull) != 0;
       if (full && (row_begin != low || row_end != high))
         decoded_.problem = "full, but not all rows";
-      decoded_.reads.push_back({unit.kv_head, first + row_begin, first + row_end,
-                                run.token_begin + begin - run.slot_begin,
-                                run.token_begin + end - run.slot_begin, run.page_offset,
-                                full || (run.rows & cuda::Run::kPlain) != 0});
+      const int32_t token_begin = run.token_begin + std::max(begin - run.slot_begin, run.skip());
+      decoded_.reads.push_back({unit_, unit.kv_head, first + row_begin, first + row_end,
+                                token_begin, run.token_begin + end - run.slot_begin,
+                                run.page_offset, full || (run.rows & cuda::Run::kPlain) != 0});
     }
   }
 
@@ -182,6 +186,7 @@ class ScheduleReader {
 
   const Plan& plan_;
   cuda::ScheduleHeader header_;
+  int32_t unit_ = 0;  ///< at hand
   DecodedSchedule decoded_;
 };
 

@@ -156,11 +156,12 @@ __device__ __forceinline__ Holes mask_scores(Scores<N>& s, const RowState<C>& r,
     for (int g = 0; g < N / kGranule; ++g) {
       const uint32_t rows = info.rows[first / kGranule + g];
       const int32_t position = info.position[first / kGranule + g] + column;
+      const int32_t skip = (rows & Run::kSkip) >> Run::kSkipShift;
       const int32_t valid = rows >> 16 & 15;
       const auto two = [&](int i) {
         if (!in_rows(rows, i)) return 0u;
         const auto sees = [&](int e) {
-          return column + e < valid && position + e >= r.visible_begin[i] &&
+          return column + e >= skip && column + e < valid && position + e >= r.visible_begin[i] &&
                  position + e < r.visible_end[i];
         };
         return uint32_t{sees(0)} | uint32_t{sees(1)} << 1;
