@@ -87,27 +87,31 @@ void plan(benchmark::State& state) {
 }
 BENCHMARK(plan)->Apply(args);
 
-void plan_for_h100(benchmark::State& state) {
+void plan_for_h100(benchmark::State& state, bool batch_invariant) {
   const Table table(state.range(0), state.range(1), state.range(2));
   pando::Forest forest;
   forest.discover(table.view());
   pando::Planner planner(pando::h100_profile());
   pando::Plan plan;
-  for (auto _ : state) planner.plan(forest, llama_spec(), {}, plan);
+  pando::PlanOptions options;
+  options.batch_invariant = batch_invariant;
+  for (auto _ : state) planner.plan(forest, llama_spec(), options, plan);
 }
-BENCHMARK(plan_for_h100)->Apply(args);
+BENCHMARK_CAPTURE(plan_for_h100, default, false)->Apply(args);
+BENCHMARK_CAPTURE(plan_for_h100, batch_invariant, true)->Apply(args);
 
-void discover_and_plan(benchmark::State& state) {
+void discover_and_plan(benchmark::State& state, const pando::DeviceProfile& profile) {
   const Table table(state.range(0), state.range(1), state.range(2));
   pando::Forest forest;
-  pando::Planner planner(pando::cpu_profile(2));
+  pando::Planner planner(profile);
   pando::Plan plan;
   for (auto _ : state) {
     forest.discover(table.view());
     planner.plan(forest, llama_spec(), {}, plan);
   }
 }
-BENCHMARK(discover_and_plan)->Apply(args);
+BENCHMARK_CAPTURE(discover_and_plan, cpu, pando::cpu_profile(2))->Apply(args);
+BENCHMARK_CAPTURE(discover_and_plan, h100, pando::h100_profile())->Apply(args);
 
 }  // namespace
 

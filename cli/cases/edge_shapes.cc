@@ -54,7 +54,7 @@ Outcome empty_splits(const Kind& kind, Runner& runner) {
     fill_data(problem, {.seed = 5});
     std::vector<RunOptions> runs;
     for (int threads = 1; threads <= 8; ++threads) {
-      const std::vector<RunOptions> modes = all_modes(runner, threads);
+      const std::vector<RunOptions> modes = all_modes(threads);
       runs.insert(runs.end(), modes.begin(), modes.end());
     }
     outcome.absorb(verify_case(problem, runs, runner));
@@ -134,9 +134,9 @@ Outcome nothing_but_prefix(const Kind& kind, Runner& runner) {
       for (int s = 0; s < 8; ++s) shape.add_sequence(0, q_len);
       Case problem = edge_case(kind, edge_tables(shape), 8, 2);
       fill_data(problem, {.seed = 11});
-      outcome.absorb(verify_case(problem, all_modes(runner), runner));
+      outcome.absorb(verify_case(problem, all_modes(), runner));
       if (outcome.status != Status::kPassed) return outcome;
-      for (const RunOptions& options : all_modes(runner)) {
+      for (const RunOptions& options : all_modes()) {
         runner.attend(problem, options);
         outcome.expect(runner.forest().segments().size() == 1, "more than one segment");
         for (const WorkItem& item : runner.plan().items()) {

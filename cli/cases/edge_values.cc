@@ -53,7 +53,7 @@ Outcome large_negative_logits(const Kind& kind, Runner& runner) {
     fill_unused(problem, Unused::kMixed);
     const double score = -64.0 * 64.0 * 128.0 * problem.spec.scale_or_default();
     const double lse = score + std::log(keys);
-    for (const RunOptions& options : all_modes(runner)) {
+    for (const RunOptions& options : all_modes()) {
       const Output output = runner.attend(problem, options);
       ++outcome.runs;
       for (int64_t i = 0; i < 3 * 4 * 128; ++i) {
@@ -83,10 +83,10 @@ Outcome garbage_past_the_end(const Kind& kind, Runner& runner) {
     }
     Case problem = edge_case(kind, edge_tables(shape, page_tokens), 8, 2);
     fill_data(problem, {.seed = 6});
-    const Outcome verified = verify_case(problem, all_modes(runner), runner);
+    const Outcome verified = verify_case(problem, all_modes(), runner);
     outcome.absorb(verified);
     if (verified.status == Status::kSkipped) continue;
-    for (const RunOptions& options : all_modes(runner)) {
+    for (const RunOptions& options : all_modes()) {
       fill_unused(problem, Unused::kZero);
       const Output clean = runner.attend(problem, options);
       for (const Unused garbage :
@@ -128,7 +128,7 @@ Outcome garbage_that_others_see(const Kind& kind, Runner& runner) {
       problem.tables.kv_len[0] -= 3;
       fill_data(problem, {.seed = 6});
       const int32_t last_page = problem.tables.page_ids[3];
-      for (const RunOptions& options : all_modes(runner)) {
+      for (const RunOptions& options : all_modes()) {
         const auto attend_with = [&](float value) {
           for (int32_t i = 1; i <= 3; ++i) set_token(problem, last_page, page_tokens - i, value);
           return runner.attend(problem, options);
@@ -157,7 +157,7 @@ Outcome zero_queries(const Kind& kind, Runner& runner) {
   Case problem = edge_case(kind, edge_tables(shape), 8, 8);
   fill_data(problem, {.seed = 7});
   set_all(problem.q, kind.dtype, 0);
-  Outcome outcome = verify_case(problem, all_modes(runner), runner);
+  Outcome outcome = verify_case(problem, all_modes(), runner);
   if (outcome.status == Status::kSkipped) return outcome;
   const Output output = runner.attend(problem, {});
   for (size_t s = 0; s < lengths.size(); ++s) {
@@ -182,10 +182,10 @@ Outcome verify_duplicates(Case& problem, const std::vector<int32_t>& kind_of, Ru
   fill_data(problem, {.seed = 10});
   for (size_t s = 0; s < kind_of.size(); ++s)
     copy_query(problem, kind_of[s], static_cast<int32_t>(s));
-  Outcome outcome = verify_case(problem, all_modes(runner), runner, 1 << 24);
+  Outcome outcome = verify_case(problem, all_modes(), runner, 1 << 24);
   // On CUDA duplicates may lie in different tiles, whose tokens are cut at different places.
   if (runner.backend() == Backend::kCuda) return outcome;
-  for (const RunOptions& options : all_modes(runner)) {
+  for (const RunOptions& options : all_modes()) {
     const Output output = runner.attend(problem, options);
     for (size_t s = 0; s < kind_of.size(); ++s) {
       outcome.expect(same_row_bits(problem, output, static_cast<int32_t>(s), output, kind_of[s]),

@@ -49,10 +49,6 @@ class Runner {
   ~Runner();
 
   Backend backend() const { return backend_; }
-  /// Whether the backend can do such plans at all.
-  bool supports(const PlanOptions& options) const {
-    return backend_ == Backend::kCpu || !options.batch_invariant;
-  }
   /// `want`, or the next larger head_dim that the backend supports.
   int32_t least_head_dim(int32_t want) const;
 

@@ -50,7 +50,7 @@ Tables edge_tables(const ForestShape& shape, int32_t page_tokens) {
 
 Outcome verify_edge(Case problem, Runner& runner) {
   fill_data(problem, {.seed = 7});
-  return verify_case(problem, all_modes(runner), runner, 1 << 24);
+  return verify_case(problem, all_modes(), runner, 1 << 24);
 }
 
 void add_kinds(std::vector<SuiteCase>& to, const std::string& name, const SuiteOptions& options,

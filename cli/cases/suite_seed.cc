@@ -36,7 +36,7 @@ std::vector<SuiteCase> seed_suite(const SuiteOptions& options) {
                                                chunks, data_kind_name(kind));
           cases.push_back({"seed", name, [=](Runner& runner) {
                              return verify_case(seed_case(name, sequences, heads, chunks, kind),
-                                                all_modes(runner), runner);
+                                                all_modes(), runner);
                            }});
         }
       }

@@ -16,7 +16,7 @@ std::vector<SuiteCase> shapes_suite(const SuiteOptions& options) {
     cases.push_back({"shapes", name, [&shape, scale](Runner& runner) {
                        Case problem = shape_tables(scaled(shape, scale), DType::kBF16);
                        fill_data(problem, {.seed = 1});
-                       return verify_case(problem, all_modes(runner), runner);
+                       return verify_case(problem, all_modes(), runner);
                      }});
   }
   return cases;

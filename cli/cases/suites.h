@@ -61,12 +61,12 @@ std::vector<SuiteCase> suite(std::string_view name, const SuiteOptions& options)
 /// does not support it.
 Outcome run_case(const SuiteCase& suite_case, Runner& runner);
 
-/// Every sharing mode, in the default and, where the backend has it, in the batch-invariant way.
-std::vector<RunOptions> all_modes(const Runner& runner, int threads = 0);
+/// Every sharing mode, in the default and in the batch-invariant way.
+std::vector<RunOptions> all_modes(int threads = 0);
 
 /// Checks the forest, every given run against the oracle (on rows that cost at most `budget`), that
-/// a repeated run gives the same bits, and that all batch-invariant runs give the same bits. Leaves
-/// out runs that the backend cannot do; is skipped when it does not support the case.
+/// a repeated run gives the same bits, and that all batch-invariant runs give the same bits. Is
+/// skipped when the backend does not support the case.
 Outcome verify_case(const Case& problem, const std::vector<RunOptions>& runs, Runner& runner,
                     int64_t budget = int64_t{1} << 26);
 

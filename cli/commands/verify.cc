@@ -130,7 +130,7 @@ std::vector<SuiteCase> file_suite(const VerifyOptions& options, const ChosenBack
   const Forest forest = discover(problem->tables.batch());
   plan(forest, problem->attention(), backend.profile(options.threads));
   return {{"file", problem->name, [problem](cases::Runner& runner) {
-             return cases::verify_case(*problem, cases::all_modes(runner), runner);
+             return cases::verify_case(*problem, cases::all_modes(), runner);
            }}};
 }
 

@@ -25,8 +25,8 @@ enum class Sharing : int32_t {
 struct PlanOptions {
   Sharing sharing = Sharing::kAuto;
   /// A sequence's output is bitwise the same whoever else is in the batch and whatever is shared:
-  /// kv is cut at multiples of cut_tokens, only whole cuts are shared, partials merge left to
-  /// right.
+  /// kv is cut at multiples of cut_tokens, only whole cuts (on CUDA whole tiles of 128 tokens) are
+  /// shared, partials merge left to right.
   bool batch_invariant = false;
   int32_t cut_tokens = 512;  ///< multiple of the profile's kv_tile and of page_tokens
 };
@@ -69,7 +69,7 @@ enum class Reason : int32_t {
   kMergeCostsMore = 1,  ///< partials and merging cost more than reading again
   kPlanSlower = 2,      ///< sharing as a whole was predicted slower than no sharing
   kSharingOff = 3,      ///< PlanOptions::sharing is kNone
-  kNotWholeCut = 4,     ///< batch-invariant, and shorter than the next whole cut
+  kNotWholeCut = 4,     ///< batch-invariant, and holds no whole cut (CUDA: tile) more
   kInvisible = 5,       ///< outside every row's visible range: nobody reads it
 };
 std::string_view reason_text(Reason reason);

@@ -1,5 +1,6 @@
 #include "plan/schedule_check.h"
 
+#include <algorithm>
 #include <cstring>
 #include <span>
 
@@ -63,8 +64,9 @@ bool partials_are_sane(int32_t partial, uint32_t rows, const ScheduleHeader& h) 
 }
 
 bool unit_is_sane(const Unit& unit, const Sections& s, int64_t blocks, int32_t kv_heads) {
+  // Of a pair the second block may be missing: it has no rows then.
   if ((unit.blocks != 1 && unit.blocks != 2) ||
-      !within(unit.block, int64_t{unit.block} + unit.blocks, blocks) ||
+      !within(unit.block, int64_t{unit.block} + 1, blocks) ||
       !within(unit.kv_head, int64_t{unit.kv_head} + 1, kv_heads) || unit.whole_tiles < 0 ||
       unit.split_tiles < 0 || int64_t{unit.whole_tiles} + unit.split_tiles == 0 ||
       !within(unit.whole_begin, unit.whole_end, s.header.halves) ||
@@ -75,6 +77,9 @@ bool unit_is_sane(const Unit& unit, const Sections& s, int64_t blocks, int32_t k
     if (!within(unit.split_begin[side], unit.split_end[side], s.header.halves)) return false;
     const Ending& ending = unit.ending[side];
     if (!rows_are_sane(ending.touched) || !rows_are_sane(ending.direct)) return false;
+    const int64_t present =
+        std::max<int64_t>(0, s.header.packed_rows - (unit.block + int64_t{side}) * kBlockRows);
+    if (ending.touched >> 8 > present || ending.direct >> 8 > present) return false;
     if (ending.partial < 0 ? ending.direct != ending.touched && ending.touched != 0
                            : !partials_are_sane(ending.partial, ending.touched, s.header)) {
       return false;

@@ -4,6 +4,7 @@
 #include "cases/device_case.h"
 #include "cases/suites.h"
 #include "cuda/device_test.h"
+#include "cuda/invariance.h"
 #include "plan/cuda_shapes.h"
 
 namespace pando::cases {
@@ -78,6 +79,27 @@ TEST_F(CudaAttend, repeated_runs_give_the_same_bits) {
   const Output first = runner_.attend(problem, {});
   for (int i = 0; i < 20; ++i) {
     ASSERT_TRUE(same_bits(problem, first, runner_.attend(problem, {}))) << "run " << i;
+  }
+}
+
+TEST_F(CudaAttend, batch_invariant_bits_do_not_depend_on_the_batch) {
+  const Company company;
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const auto& [q_len, window] : {std::pair{1, 0}, {4, 0}, {70, 0}, {1, 300}, {70, 333}}) {
+      SCOPED_TRACE(::testing::Message()
+                   << dtype_name(dtype) << ", " << q_len << " rows, window " << window);
+      expect_invariant(runner_, company_case(company, q_len, window, dtype), company, 17);
+    }
+  }
+}
+
+TEST_F(CudaAttend, batch_invariant_bits_are_the_same_every_time) {
+  const Case problem = device_case(tree_shape({1, 8, 64}, {2048, 512, 128}), 64);
+  RunOptions options;
+  options.plan.batch_invariant = true;
+  const Output first = runner_.attend(problem, options);
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(same_bits(problem, first, runner_.attend(problem, options))) << "run " << i;
   }
 }
 

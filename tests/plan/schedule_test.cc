@@ -116,10 +116,13 @@ TEST(Schedule, explain_speaks_of_units) {
 
 TEST(Schedule, survives_a_move_of_its_bytes) {
   OwnedBatch batch = shared_prefix(8, 16, 4);
-  const Plan p = h100_plan(batch, spec_of(8, 2));
-  const Plan moved = Plan::from_bytes(p.bytes());
-  EXPECT_TRUE(std::ranges::equal(moved.schedule(), p.schedule()));
-  EXPECT_EQ(explain(moved), explain(p));
+  for (const bool batch_invariant : {false, true}) {
+    const Plan p = plan(discover(batch.view()), spec_of(8, 2), h100_profile(),
+                        {.sharing = Sharing::kAll, .batch_invariant = batch_invariant});
+    const Plan moved = Plan::from_bytes(p.bytes());
+    EXPECT_TRUE(std::ranges::equal(moved.schedule(), p.schedule()));
+    EXPECT_EQ(explain(moved), explain(p));
+  }
 }
 
 TEST(Schedule, spoiled_bytes_are_refused) {
@@ -147,6 +150,12 @@ TEST(Schedule, spoiled_bytes_are_refused) {
   };
   refused([&](std::byte* s, Header& h) { unit(s, h)->block = 1 << 20; });
   refused([&](std::byte* s, Header& h) { unit(s, h)->kv_head = 2; });
+  // 40 sequences x 4 are 160 rows: the last block has 32.
+  refused([&](std::byte* s, Header& h) {
+    cuda::Unit* last = unit(s, h) + h.units - 1;
+    while (last->block != 2) --last;
+    last->ending[0] = {-1, 33 << 8, 33 << 8, 0};
+  });
   refused([&](std::byte* s, Header& h) { unit(s, h)->split_end[0] = h.halves + 1; });
   refused([&](std::byte* s, Header& h) {
     unit(s, h)->ending[0] = {h.partial_rows, 64 << 8, 0, 0};
