@@ -15,7 +15,8 @@ std::string_view reason_text(Reason reason) {
     case Reason::kMergeCostsMore: return "not shared: merging costs more than reading again";
     case Reason::kPlanSlower: return "not shared: the batch as a whole is faster without sharing";
     case Reason::kSharingOff: return "not shared: sharing is off";
-    case Reason::kNotWholeCut: return "not shared: batch-invariant, and no whole cut (CUDA: tile) lies in it";
+    case Reason::kNotWholeCut:
+      return "not shared: batch-invariant, and no whole cut (CUDA: tile) lies in it";
     case Reason::kInvisible: return "not read: outside every row's visible range";
   }
   return "unknown";

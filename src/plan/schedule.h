@@ -107,6 +107,9 @@ class Scheduler {
   struct Busy {
     double until_us;
     int32_t thread_block;
+    bool operator<(const Busy& b) const {
+      return until_us != b.until_us ? until_us < b.until_us : thread_block < b.thread_block;
+    }
   };
   /// Rows of a block by the number of their sources, one bit each.
   struct RowSources {

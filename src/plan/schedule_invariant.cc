@@ -18,11 +18,8 @@
 //    more at a time. A row with one cut goes to out at once; the merge of one partial would give
 //    the same bits, its weight being exactly 1.
 #include <algorithm>
-#include <bit>
 #include <limits>
-#include <tuple>
 
-#include "core/check.h"
 #include "plan/schedule.h"
 #include "plan/scratch.h"
 
@@ -40,31 +37,6 @@ int32_t alignment_of(int32_t tokens) { return tokens > kStep ? kHalfTokens : kSt
 int32_t slots_of(VisibleRange tokens) {
   const int32_t count = tokens.end - tokens.begin / kGranule * kGranule;
   return static_cast<int32_t>(round_up(count, alignment_of(count)));
-}
-
-/// Rows of a block as one bit each: from the first to the last, as begin | end << 8.
-uint32_t packed_range(uint64_t rows) {
-  if (rows == 0) return 0;
-  const auto begin = static_cast<uint32_t>(std::countr_zero(rows));
-  return begin | static_cast<uint32_t>(kBlockRows - std::countl_zero(rows)) << 8;
-}
-
-/// The longest row of ones, the first of equals.
-uint64_t longest_stretch(uint64_t bits) {
-  uint64_t last = bits;  // bit i: from here on so many ones as were asked for so far
-  int32_t length = 0;
-  for (uint64_t left = bits; left != 0; left &= left >> 1) {
-    last = left;
-    ++length;
-  }
-  if (length == 0) return 0;
-  const uint64_t ones = length == kBlockRows ? ~uint64_t{0} : (uint64_t{1} << length) - 1;
-  return ones << std::countr_zero(last);
-}
-
-int32_t cuts_of(const PlanRow& row, int32_t cut_tokens) {
-  if (row.visible_begin >= row.visible_end) return 0;
-  return (row.visible_end - 1) / cut_tokens - row.visible_begin / cut_tokens + 1;
 }
 
 }  // namespace
@@ -248,129 +220,6 @@ void Scheduler::place_stretch(const Problem& p, const Seen& seen, VisibleRange t
   // Once for all units that share them: in the one with the run's first row.
   if (run.row_begin * p.group >= first && seen.row_begin == run.row_begin * p.group - first) {
     out.kv_tokens += int64_t{tokens.end - tokens.begin} * p.kv_heads;
-  }
-}
-
-/// Deals the units to the thread blocks: the longest first, each to the one with the least to do.
-/// Units of one length keep their order, cut by cut and list by list, so that those that read the
-/// same tokens come to run side by side.
-void Scheduler::deal_units(const Problem& p, Layout& out) {
-  std::ranges::sort(out.pieces, [](const Piece& a, const Piece& b) {
-    return std::tie(a.cut, a.list, a.begin) < std::tie(b.cut, b.list, b.begin);
-  });
-  const auto time_us = [&](const Piece& piece) {
-    const double* const until_us = out.until_us.data() + out.lists[piece.list].step_begin;
-    return p.cost.unit_us + until_us[piece.end] - until_us[piece.begin];
-  };
-  const size_t one_head = out.pieces.size();
-  by_time_.clear();
-  for (size_t i = 0; i < one_head; ++i) {
-    by_time_.push_back({static_cast<int64_t>(10 * time_us(out.pieces[i])), i});
-  }
-  std::ranges::sort(by_time_, [](const TimedPiece& a, const TimedPiece& b) {
-    return a.tenths != b.tenths ? a.tenths > b.tenths : a.piece < b.piece;
-  });
-  out.pieces.resize(one_head * p.kv_heads);
-  for (size_t i = one_head; i < out.pieces.size(); ++i) {
-    out.pieces[i] = out.pieces[i - one_head];
-    ++out.pieces[i].kv_head;
-  }
-  busy_.clear();
-  for (int32_t i = 0; i < p.thread_blocks; ++i) busy_.push_back({0, i});  // a heap
-  const auto later = [](const Busy& a, const Busy& b) {
-    return a.until_us != b.until_us ? a.until_us > b.until_us : a.thread_block > b.thread_block;
-  };
-  double last_us = 0;
-  for (size_t begin = 0, end = 0; begin < one_head; begin = end) {
-    while (end < one_head && by_time_[end].tenths == by_time_[begin].tenths) ++end;
-    for (int32_t head = 0; head < p.kv_heads; ++head) {
-      for (size_t i = begin; i < end; ++i) {
-        Piece& piece = out.pieces[head * one_head + by_time_[i].piece];
-        std::ranges::pop_heap(busy_, later);
-        piece.thread_block = busy_.back().thread_block;
-        busy_.back().until_us += time_us(piece);
-        last_us = std::max(last_us, busy_.back().until_us);
-        std::ranges::push_heap(busy_, later);
-      }
-    }
-  }
-  int32_t most_cuts = 0;
-  for (const PlanRow& row : p.order.rows)
-    most_cuts = std::max(most_cuts, cuts_of(row, p.cut_tokens));
-  out.predicted_us = last_us + (most_cuts > 1 ? p.cost.merge_us + most_cuts * p.cost.source_us : 0);
-}
-
-/// By row of a block, how many cuts it sees, and by touch, which rows see something in its cut: the
-/// same at every kv head.
-void Scheduler::find_sources(const Problem& p, int32_t block) {
-  rows_ = {};
-  const int32_t present = std::min(kBlockRows, p.packed_rows() - block * kBlockRows);
-  const auto row_of = [&](int32_t r) -> const PlanRow& {
-    return p.order.rows[(block * kBlockRows + r) / p.group];
-  };
-  for (int32_t r = 0; r < present; ++r) {
-    const int32_t cuts = cuts_of(row_of(r), p.cut_tokens);
-    (cuts == 0 ? rows_.without : cuts == 1 ? rows_.with_one : rows_.with_more) |= uint64_t{1} << r;
-  }
-  holders_.clear();
-  for (const Touch& t : touches_[static_cast<size_t>(block) * p.kv_heads]) {
-    uint64_t holders = 0;
-    for (int32_t r = t.begin; r < t.end; ++r) {
-      const PlanRow& row = row_of(r);
-      if (row.visible_begin < row.visible_end && row.visible_begin / p.cut_tokens <= t.cut &&
-          t.cut <= (row.visible_end - 1) / p.cut_tokens) {
-        holders |= uint64_t{1} << r;
-      }
-    }
-    holders_.push_back(holders);
-  }
-}
-
-/// As end_block; a merge for each set of rows that have the same sources.
-void Scheduler::end_block_in_cuts(const Problem& p, int32_t block, int32_t kv_head,
-                                  int64_t& partial_rows) {
-  const auto& touches = touches_[static_cast<size_t>(block) * p.kv_heads + kv_head];
-  if (kv_head == 0) find_sources(p, block);
-  uint64_t merged = rows_.without | rows_.with_more;
-  for (size_t i = 0; i < touches.size(); ++i) {
-    const Touch& t = touches[i];
-    Ending& ending = units_[t.unit].ending[t.side];
-    const uint64_t direct = longest_stretch(holders_[i] & rows_.with_one);
-    const uint64_t left = holders_[i] & ~direct;
-    ending.direct = packed_range(direct);
-    ending.touched = packed_range(left == 0 ? direct : holders_[i]);
-    if (left == 0) continue;
-    merged |= left;
-    ending.partial = static_cast<int32_t>(partial_rows);
-    partial_rows += (ending.touched >> 8) - (ending.touched & 255);
-  }
-  alike_.assign(merged != 0 ? 1 : 0, merged);
-  for (const uint64_t holders : holders_) {
-    for (size_t i = 0, count = alike_.size(); i < count; ++i) {
-      const uint64_t others = alike_[i] & ~holders;
-      if (others == 0 || others == alike_[i]) continue;
-      alike_[i] &= holders;
-      alike_.push_back(others);
-    }
-  }
-  for (const uint64_t rows : alike_) {
-    Merge merge{.block = block,
-                .kv_head = kv_head,
-                .source_begin = static_cast<int32_t>(sources_.size()),
-                .sources = 0,
-                .rows = {static_cast<uint32_t>(rows), static_cast<uint32_t>(rows >> 32)},
-                .reserved = {}};
-    for (size_t i = 0; i < touches.size(); ++i) {
-      if ((holders_[i] & rows) == 0) continue;
-      const Touch& t = touches[i];
-      const Ending& ending = units_[t.unit].ending[t.side];
-      sources_.push_back({.partial = ending.partial,
-                          .rows = ending.touched,
-                          .writer = t.thread_block * 2 + t.side,
-                          .ticket = t.unit - unit_begin_[t.thread_block] + 1});
-      ++merge.sources;
-    }
-    merges_.push_back(merge);
   }
 }
 
