@@ -55,6 +55,7 @@ Json plan_json(const Plan& plan, bool with_items) {
                {"scale", h.scale},
                {"page_tokens", h.page_tokens},
                {"batch_invariant", h.batch_invariant != 0},
+               {"cut_tokens", h.cut_tokens},
                {"row_tile", h.row_tile},
                {"kv_tile", h.kv_tile},
                {"items", h.items},

@@ -98,7 +98,7 @@ class Scheduler {
   struct Part {
     int32_t run;
     int32_t row_begin, row_end;  ///< packed rows, from the list's first
-    int32_t slots;               ///< that it takes
+    int64_t slots;               ///< that it takes
   };
   struct TimedPiece {
     int64_t tenths;  ///< predicted time in 0.1 us

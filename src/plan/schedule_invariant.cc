@@ -34,9 +34,9 @@ constexpr int32_t kStep = 16;  ///< tokens of one step of the second product
 int32_t alignment_of(int32_t tokens) { return tokens > kStep ? kHalfTokens : kStep; }
 
 /// Slots that tokens [begin, end) of one run take, but for what they leave free.
-int32_t slots_of(VisibleRange tokens) {
+int64_t slots_of(VisibleRange tokens) {
   const int32_t count = tokens.end - tokens.begin / kGranule * kGranule;
-  return static_cast<int32_t>(round_up(count, alignment_of(count)));
+  return round_up(count, alignment_of(count));
 }
 
 }  // namespace
@@ -194,10 +194,10 @@ void Scheduler::place_stretch(const Problem& p, const Seen& seen, VisibleRange t
   const int32_t begin = tokens.begin - skip;
   const int32_t align = alignment_of(tokens.end - begin);
   const int32_t offset = begin % align;
-  const auto slots = static_cast<int32_t>(round_up(tokens.end - begin, kGranule));
+  const int64_t slots = round_up(tokens.end - begin, kGranule);
   const auto in_tile = static_cast<int32_t>(slot % kTileTokens);
   auto at = static_cast<int32_t>(offset + round_up(std::max(in_tile - offset, 0), align));
-  if (at + std::min(slots, kTileTokens) > kTileTokens) at = kTileTokens + offset;
+  if (at + std::min<int64_t>(slots, kTileTokens) > kTileTokens) at = kTileTokens + offset;
   slot += at - in_tile;
   check_slots(slot + slots);
   const pando::Run& run = p.runs[seen.run];

@@ -184,7 +184,12 @@ TEST_F(Program, plan_says_what_is_shared_and_why) {
 TEST_F(Program, plan_options_change_the_plan) {
   make_case("--batch 64 --prefix 2048 --suffix 64");
   EXPECT_EQ(json("plan " + file() + " --json --sharing none")["decisions"][0]["shared"], false);
-  EXPECT_EQ(json("plan " + file() + " --json --batch-invariant")["batch_invariant"], true);
+  for (const char* profile : {"cpu", "h100"}) {
+    const std::string with = "plan " + file() + " --json --profile " + profile;
+    EXPECT_EQ(json(with + " --batch-invariant")["batch_invariant"], true);
+    EXPECT_EQ(json(with + " --batch-invariant --cut-tokens 1024")["cut_tokens"], 1024);
+    EXPECT_EQ(json(with)["cut_tokens"], 0);
+  }
   EXPECT_EQ(json("plan " + file() + " --json --threads 1")["workers"], 1);
   EXPECT_GT(json("plan " + file() + " --json --profile h100")["workers"], 100);
   expect_refused("plan " + file() + " --sharing some", "sharing: got \"some\"");
