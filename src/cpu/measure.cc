@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <string>
 
 #include "cpu/burst.h"
@@ -14,8 +15,34 @@
 #include "pando/cpu.h"
 #include "pando/profile.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace pando {
 namespace {
+
+constexpr int64_t kHugePage = 2 << 20;
+
+/// Zeroed memory in huge pages where the system has them, as a KV pool should be: with pages of 4
+/// KB two Zen 4 cores read 42 GB/s where they can read 58, which would be too low a roof.
+class ReadMemory {
+ public:
+  explicit ReadMemory(int64_t bytes)
+      : data_(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kHugePage}))) {
+#ifdef MADV_HUGEPAGE
+    madvise(data_.get(), bytes, MADV_HUGEPAGE);
+#endif
+    std::memset(data_.get(), 0, bytes);
+  }
+  const std::byte* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(std::byte* data) const { ::operator delete(data, std::align_val_t{kHugePage}); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+};
 
 /// Shortest time in nanoseconds of some runs of `work`: other load only ever makes it longer.
 template <typename Work>
@@ -96,10 +123,10 @@ DeviceProfile measure_cpu_profile(int threads) {
   std::strncpy(p.name.data(), name.c_str(), p.name.size() - 1);
   ThreadPool pool(p.workers);
   {
-    const auto memory = std::make_unique<std::byte[]>(kDramBytes);
-    p.dram_bytes_per_us = read_rate(pool, memory.get(), kDramBytes);
+    const ReadMemory memory(kDramBytes);
+    p.dram_bytes_per_us = read_rate(pool, memory.data(), kDramBytes);
     p.cache_bytes_per_us =
-        std::max(p.dram_bytes_per_us, read_rate(pool, memory.get(), kCacheBytes));
+        std::max(p.dram_bytes_per_us, read_rate(pool, memory.data(), kCacheBytes));
   }
   const double vector_peak = burst_rate(arithmetic_burst) * p.workers;
   const double dot_peak = dots_available() ? burst_rate(dot_burst) * p.workers : 0;
