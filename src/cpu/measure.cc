@@ -29,7 +29,7 @@ constexpr int64_t kHugePage = 2 << 20;
 class ReadMemory {
  public:
   explicit ReadMemory(int64_t bytes)
-      : data_(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kHugePage}))) {
+      : data_(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{kHugePage}))) {
 #ifdef MADV_HUGEPAGE
     madvise(data_.get(), bytes, MADV_HUGEPAGE);
 #endif
@@ -39,7 +39,9 @@ class ReadMemory {
 
  private:
   struct Free {
-    void operator()(std::byte* data) const { ::operator delete(data, std::align_val_t{kHugePage}); }
+    void operator()(std::byte* data) const {
+      ::operator delete (data, std::align_val_t{kHugePage});
+    }
   };
   std::unique_ptr<std::byte, Free> data_;
 };

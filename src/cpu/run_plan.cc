@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <span>
 #include <tuple>
 #include <utility>
 
@@ -186,6 +187,28 @@ void work(void* context, int worker) {
   }
 }
 
+/// How many of the units of few rows, at most half, take as long as the longest unit of the plan.
+int64_t units_beside_longest(const PlanHeader& h, std::span<const WorkItem> items) {
+  // Beside fewer rows than these, a token from memory takes as long as they do.
+  constexpr int64_t kRowsOfAToken = 12;
+  const auto cost = [](const WorkItem& item) {
+    const int64_t rows = item.packed_end - item.packed_begin;
+    return (item.token_end - item.token_begin) * (rows < kRowsOfAToken ? kRowsOfAToken : rows);
+  };
+  int64_t few_row_items = 0;
+  int64_t longest = 0;
+  for (const WorkItem& item : items) {
+    if (item.packed_end - item.packed_begin <= h.narrow_rows) ++few_row_items;
+    longest = std::max(longest, cost(item));
+  }
+  int64_t count = 0;
+  for (int64_t i = h.items - few_row_items; longest > 0 && count < few_row_items / 2;
+       ++i, ++count) {
+    longest -= cost(items[i]) * h.kv_heads;
+  }
+  return count * h.kv_heads;
+}
+
 }  // namespace
 
 void run_plan(const Plan& plan, const AttendArgs& args, const KernelSet& kernels,
@@ -210,8 +233,9 @@ void run_plan(const Plan& plan, const AttendArgs& args, const KernelSet& kernels
   // Shared segments come first and are bound by arithmetic, own tokens come last and are bound by
   // memory: taking them from both ends keeps both busy. The last small ones even out the threads,
   // which matters more when units are few.
-  if (units >= 32 * workers) {
-    run.items.back_limit = std::min(units - units / 8, Phase::kMostFromBack);
+  if (workers > 1 && units >= 32 * workers) {
+    const int64_t beside = kernels.tiles ? 0 : units_beside_longest(h, plan.items());
+    run.items.back_limit = std::min(units - std::max(units / 8, beside), Phase::kMostFromBack);
   }
   pool.run(workers, work, &run);
 }
