@@ -18,7 +18,8 @@ namespace {
 /// Kernel rates and peaks of one core with one instruction set.
 struct StoredRates {
   std::string_view target;
-  std::array<KernelRate, 3> rates;  // fp32, bf16, fp16
+  std::array<KernelRate, 3> rates;   // fp32, bf16, fp16
+  double cache_bytes_per_us = 22e3;  // of one core
 };
 
 // Measured on one core with KV in cache, head_dim 64 and 128, and rounded: "AVX3+BF16" on an AMD
@@ -28,7 +29,8 @@ constexpr StoredRates kStored[] = {
     {"AVX3+BF16",
      {{{12, 16, 0.060, 0.05, 0.037, 0.30, 118e3},
        {14, 16, 0.029, 0.05, 0.018, 0.27, 236e3},
-       {14, 16, 0.054, 0.14, 0.037, 0.30, 118e3}}}},
+       {14, 16, 0.054, 0.14, 0.037, 0.30, 118e3}}},
+     44e3},
     {"AVX3",
      {{{12, 16, 0.042, 0.12, 0.018, 0.30, 244e3},
        {12, 16, 0.041, 0.25, 0.018, 0.30, 244e3},
@@ -65,7 +67,6 @@ const StoredRates& stored_rates() {
 DeviceProfile cpu_profile(int threads) {
   constexpr double kCoreDramBytesPerUs = 16e3;  // as long as there are few cores
   constexpr double kMostDramBytesPerUs = 150e3;
-  constexpr double kCoreCacheBytesPerUs = 22e3;
   const StoredRates& stored = stored_rates();
   DeviceProfile p;
   const std::string name = "CPU " + std::string(cpu_simd_name());
@@ -78,7 +79,7 @@ DeviceProfile cpu_profile(int threads) {
   p.item_us = 0.4;
   p.partial_row_us = 0.2;  // from replayed traces, where much is merged for little saved
   p.dram_bytes_per_us = std::min(kCoreDramBytesPerUs * p.workers, kMostDramBytesPerUs);
-  p.cache_bytes_per_us = kCoreCacheBytesPerUs * p.workers;
+  p.cache_bytes_per_us = stored.cache_bytes_per_us * p.workers;
   p.cache_bytes = 32'000'000;
   p.rates = stored.rates;
   if (tiles_available()) p.rates[static_cast<size_t>(DType::kBF16)] = kTileRate;
