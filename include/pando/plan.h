@@ -202,5 +202,7 @@ Plan plan(const Forest& forest, const AttentionSpec& spec, const DeviceProfile& 
 
 /// What is shared, what is not and why, bytes and FLOPs saved, predicted time, share of the roof.
 std::string explain(const Plan& plan);
+/// The same and more for programs: one line of JSON; with `with_items`, the work items too.
+std::string to_json(const Plan& plan, bool with_items = false);
 
 }  // namespace pando

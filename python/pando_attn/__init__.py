@@ -1,0 +1,35 @@
+"""Attention over batches whose sequences share KV: page tables in, every shared byte read once.
+
+    plan = pando_attn.plan(q_indptr, kv_len, page_indptr, page_ids, page_tokens=16,
+                           q_heads=32, kv_heads=8, head_dim=128, dtype="bf16")
+    out = pando_attn.attend(plan, q, k_cache, v_cache)
+
+:func:`plan` and :func:`attend` are for those who hold paged KV. :func:`shared_prefix_attention` does
+it all for plain contiguous tensors. :class:`KvPool` and :class:`PrefixTree` keep page tables for
+those who have no engine.
+"""
+
+from ._attend import attend
+from ._native import OutOfPages, cuda_devices, cuda_unavailable, simd_name
+from ._native import version as _version
+from ._plan import Plan, Segment, plan
+from ._prefix import Added, Appended, KvPool, PageCopy, PageTables, PrefixTree
+
+__version__ = _version()
+
+__all__ = [
+    "Added",
+    "Appended",
+    "KvPool",
+    "OutOfPages",
+    "PageCopy",
+    "PageTables",
+    "Plan",
+    "PrefixTree",
+    "Segment",
+    "attend",
+    "cuda_devices",
+    "cuda_unavailable",
+    "plan",
+    "simd_name",
+]

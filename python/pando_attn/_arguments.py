@@ -1,0 +1,134 @@
+"""Arguments that are no tensors: integers, page tables, dtypes and devices."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+#: Names of the element types, by their code.
+DTYPES = ("fp32", "bf16", "fp16")
+_DTYPE_CODES = {
+    "fp32": 0,
+    "float32": 0,
+    "float": 0,
+    "bf16": 1,
+    "bfloat16": 1,
+    "fp16": 2,
+    "float16": 2,
+    "half": 2,
+}
+SHARING = {"auto": 0, "none": 1, "all": 2}
+LAYOUTS = {"NHD": 0, "HND": 1}
+
+_INT32 = np.iinfo(np.int32)
+
+
+def kind_name(value: Any) -> str:
+    """The type of a value, for a message."""
+    cls = type(value)
+    return cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"
+
+
+def integer(name: str, value: Any) -> int:
+    """A 32-bit integer."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: got a bool, want an integer")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {kind_name(value)}, want an integer") from None
+    if not _INT32.min <= number <= _INT32.max:
+        raise ValueError(f"{name}: got {number}, want a 32-bit integer")
+    return number
+
+
+def handle(name: str, value: Any) -> int:
+    """A 64-bit integer, such as the name of a sequence."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: got a bool, want an integer")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {kind_name(value)}, want an integer") from None
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name}: got {number}, want a 64-bit integer")
+    return number
+
+
+def number(name: str, value: Any) -> float:
+    """A floating-point number."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: got a bool, want a number")
+    try:
+        return float(operator.index(value) if hasattr(value, "__index__") else value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name}: got {kind_name(value)}, want a number") from None
+
+
+def flag(name: str, value: Any) -> bool:
+    """A bool."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name}: got {kind_name(value)}, want True or False")
+
+
+def choice(name: str, value: Any, choices: dict[str, int]) -> int:
+    """One of some names."""
+    try:
+        return choices[value]
+    except (KeyError, TypeError):
+        wanted = ", ".join(choices)
+        raise ValueError(f"{name}: got {value!r}, want one of {wanted}") from None
+
+
+def host_ints(name: str, values: Any, ndim: int = 1) -> np.ndarray:
+    """A contiguous int32 array in host memory, copied only where it must be."""
+    array = values
+    if type(array) is not np.ndarray:
+        try:
+            array = np.asarray(values)
+        except Exception as error:  # whatever the owner of the values raises
+            raise TypeError(
+                f"{name}: got {kind_name(values)}, want integers in host memory ({error})"
+            ) from None
+        if array.size == 0 and isinstance(values, (list, tuple)):
+            array = array.astype(np.int32)  # an empty list has no type of its own
+    if array.ndim != ndim:
+        raise ValueError(f"{name}: got {array.ndim} dimensions, want {ndim}")
+    if array.dtype != np.int32:
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{name}: got dtype {array.dtype}, want integers")
+        if array.size and (array.min() < _INT32.min or array.max() > _INT32.max):
+            worst = array.max() if array.max() > _INT32.max else array.min()
+            raise ValueError(f"{name}: got {worst}, want 32-bit integers")
+        return array.astype(np.int32)
+    if not array.flags.c_contiguous or not array.flags.writeable:
+        return array.copy()  # DLPack of older NumPy exports no read-only memory
+    return array
+
+
+def dtype_code(dtype: Any) -> int:
+    """0, 1 or 2 for what names fp32, bf16 or fp16 here, in NumPy, in PyTorch or in JAX."""
+    name = dtype if isinstance(dtype, str) else str(dtype)
+    code = _DTYPE_CODES.get(name.removeprefix("torch."))
+    if code is None and not isinstance(dtype, str):
+        try:
+            code = _DTYPE_CODES.get(np.dtype(dtype).name)
+        except TypeError:
+            pass
+    if code is None:
+        raise ValueError(f"dtype: got {dtype!r}, want one of {', '.join(DTYPES)}")
+    return code
+
+
+def device_of(device: Any) -> tuple[str, int]:
+    """("cpu", 0), ("cuda", index) or ("h100", 0)."""
+    text = device if isinstance(device, str) else str(device)
+    name, colon, index = text.partition(":")
+    if name in ("cpu", "h100") and (not colon or index == "0"):
+        return name, 0
+    if name == "cuda" and (not colon or index.isdecimal()):
+        return name, integer("device", int(index or 0))
+    raise ValueError(f"device: got {text!r}, want one of cpu, cuda, cuda:N, h100")

@@ -1,0 +1,312 @@
+"""Plans: what is shared, how it is split, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _arguments as arguments
+from . import _arrays, _native
+
+
+class Segment(NamedTuple):
+    """A maximal run of tokens that the same sequences hold at the same positions."""
+
+    parent: int  #: index of the segment before it, -1 at the start of a sequence
+    depth: int  #: number of segments before it
+    token_begin: int  #: position of its first token
+    token_end: int  #: one past its last token, of the longest sequence that reaches it
+    sequences: int  #: how many sequences hold it
+    shared: bool  #: whether the plan reads it once for all of them
+
+
+class Plan:
+    """The work list of one :func:`attend` call, and what it takes to make the next one.
+
+    Made by :func:`plan`. In a decode loop keep it and call :meth:`update` once a step. Any number of
+    threads may use a plan, one call at a time.
+    """
+
+    __slots__ = (
+        "_cpu",
+        "_cuda_index",
+        "_handle",
+        "_page_tokens",
+        "device",
+        "dtype",
+        "dtype_code",
+        "head_dim",
+        "kv_heads",
+        "_numbers",
+        "q_heads",
+    )
+
+    def __init__(
+        self,
+        *,
+        page_tokens: int,
+        q_heads: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: Any,
+        scale: float | None,
+        causal: bool,
+        window: int,
+        share: str,
+        batch_invariant: bool,
+        cut_tokens: int,
+        device: Any,
+        threads: int,
+    ) -> None:
+        name, index = arguments.device_of(device)
+        threads = arguments.integer("threads", threads)
+        if threads and name != "cpu":
+            raise ValueError(f"threads: got {threads}, which only the device cpu takes; want 0")
+        self._page_tokens = arguments.integer("page_tokens", page_tokens)
+        self.q_heads = arguments.integer("q_heads", q_heads)
+        self.kv_heads = arguments.integer("kv_heads", kv_heads)
+        self.head_dim = arguments.integer("head_dim", head_dim)
+        self.dtype_code = arguments.dtype_code(dtype)
+        self.dtype = arguments.DTYPES[self.dtype_code]
+        self.device = f"cuda:{index}" if name == "cuda" else name
+        self._cuda_index = index if name == "cuda" else None
+        self._handle = _native.plan_new(
+            name,
+            index,
+            threads,
+            self.q_heads,
+            self.kv_heads,
+            self.head_dim,
+            self.dtype_code,
+            None if scale is None else arguments.number("scale", scale),
+            arguments.flag("causal", causal),
+            arguments.integer("window", window),
+            arguments.choice("share", share, arguments.SHARING),
+            arguments.flag("batch_invariant", batch_invariant),
+            arguments.integer("cut_tokens", cut_tokens),
+        )
+        self._cpu = _native.cpu(threads) if name == "cpu" else None
+
+    def update(
+        self,
+        q_indptr: Any,
+        kv_len: Any,
+        page_indptr: Any,
+        page_ids: Any,
+        *,
+        visible: Any = None,
+        changed: Sequence[int] | None = None,
+    ) -> None:
+        """Plans again for another batch, or for the next step of the same one.
+
+        The batch is described as for :func:`plan`, and so is ``visible``. Without ``changed`` the
+        shared runs are found anew. With it, the cost is that of what changed since the step before:
+        a sequence that is not listed must hold the pages that it held, possibly followed by more,
+        and be at least as long; listed ones may hold anything; sequences past the old batch size
+        are new. An empty list is a decode step. That unlisted sequences hold the same pages is not
+        checked.
+
+        When it raises, the plan is what it was before. On a CUDA device the new plan is copied by
+        the next :func:`attend` or :meth:`upload`.
+        """
+        indptr, ids = _tables(page_indptr, page_ids)
+        ranges = listed = None
+        if visible is not None:
+            ranges = arguments.host_ints("visible", visible, ndim=2)
+            if ranges.shape[1] != 2:
+                raise ValueError(f"visible: got shape {ranges.shape}, want (q_rows, 2)")
+        if changed is not None:
+            listed = arguments.host_ints("changed", changed)
+        _native.plan_make(
+            self._handle,
+            arguments.host_ints("q_indptr", q_indptr),
+            arguments.host_ints("kv_len", kv_len),
+            indptr,
+            ids,
+            self._page_tokens,
+            ranges,
+            listed,
+        )
+        self._numbers = None
+
+    def upload(self, stream: Any = None) -> None:
+        """Enqueues the copies of the plan to its CUDA device.
+
+        Only needed in the capture of a CUDA graph, where it belongs before the first
+        :func:`attend`: replays then run the plan of the last :meth:`update`. ``stream`` is a stream
+        of PyTorch or CuPy or the address of a ``cudaStream_t``; by default the current stream of the
+        one that is loaded.
+        """
+        if self._cuda_index is None:
+            raise ValueError(f"plan: got one for {self.device}, want one for a CUDA device")
+        _native.upload(self._handle, _arrays.current_stream(self._cuda_index, stream))
+
+    def explain(self) -> str:
+        """What is shared, what is not and why, bytes and FLOPs saved, the predicted time."""
+        return _native.plan_explain(self._handle)
+
+    def json(self, work_items: bool = False) -> str:
+        """The same and more for programs, as one line of JSON."""
+        return _native.plan_json(self._handle, arguments.flag("work_items", work_items))
+
+    def segments(self) -> list[Segment]:
+        """The forest of the batch, parents before children; a shared segment is read once."""
+        fields = np.zeros((_native.plan_segment_count(self._handle), 6), np.int32)
+        _native.plan_segments(self._handle, fields)
+        return [Segment(*row[:5], bool(row[5])) for row in fields.tolist()]
+
+    def _number(self, index: int) -> Any:
+        if self._numbers is None:
+            self._numbers = tuple(_native.plan_numbers(self._handle))
+        return self._numbers[index]
+
+    @property
+    def page_tokens(self) -> int:
+        """Tokens of a page."""
+        return self._page_tokens
+
+    @property
+    def q_rows(self) -> int:
+        """Query rows of the batch: the first dimension of q."""
+        return self._number(0)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of the batch."""
+        return self._number(1)
+
+    @property
+    def plan_bytes(self) -> int:
+        """Size of the plan itself."""
+        return self._number(2)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Memory that the plan keeps for partial results and scratch."""
+        return self._number(3)
+
+    @property
+    def predicted_us(self) -> float:
+        """Predicted time of one :func:`attend` in microseconds."""
+        return self._number(4)
+
+    @property
+    def predicted_unshared_us(self) -> float:
+        """The same without sharing."""
+        return self._number(5)
+
+    @property
+    def roof_us(self) -> float:
+        """The time below which no implementation can be on this device, in microseconds."""
+        return self._number(6)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of K and V that the plan reads."""
+        return self._number(7)
+
+    @property
+    def unshared_kv_bytes(self) -> int:
+        """The same without sharing."""
+        return self._number(8)
+
+    def __repr__(self) -> str:
+        return (
+            f"<pando_attn.Plan for {self.device}: {self.sequences} sequences, {self.q_rows} query "
+            f"rows, heads {self.q_heads}/{self.kv_heads}, {self.head_dim} x {self.dtype}, "
+            f"{self.predicted_us:.1f} us ({self.predicted_unshared_us:.1f} us without sharing)>"
+        )
+
+
+def _tables(page_indptr: Any, page_ids: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Page tables in the one form that the library knows."""
+    if page_indptr is not None:
+        return (
+            arguments.host_ints("page_indptr", page_indptr),
+            arguments.host_ints("page_ids", page_ids),
+        )
+    ids = arguments.host_ints("page_ids", page_ids, ndim=2)
+    rows, width = ids.shape
+    if rows * width > np.iinfo(np.int32).max:
+        raise ValueError(f"page_ids: got {rows} x {width} ids, want fewer than 2^31")
+    return np.arange(rows + 1, dtype=np.int32) * np.int32(width), ids.reshape(-1)
+
+
+def plan(
+    q_indptr: Any,
+    kv_len: Any,
+    page_indptr: Any,
+    page_ids: Any,
+    page_tokens: int,
+    *,
+    q_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: Any = "bf16",
+    scale: float | None = None,
+    causal: bool = True,
+    window: int = 0,
+    visible: Any = None,
+    share: str = "auto",
+    batch_invariant: bool = False,
+    cut_tokens: int = 512,
+    device: Any = "cpu",
+    threads: int = 0,
+) -> Plan:
+    """Finds what the sequences of a batch share, from their page tables alone, and plans attention.
+
+    Sequence ``b`` of ``B`` owns query rows ``[q_indptr[b], q_indptr[b+1])`` and the first
+    ``kv_len[b]`` tokens of the pages ``page_ids[page_indptr[b] : page_indptr[b+1]]``. These four
+    are integers in host memory: lists, NumPy arrays or CPU tensors.
+
+    Args:
+        q_indptr: ``[B+1]``, starts at 0, never decreases.
+        kv_len: ``[B]`` tokens; 0 is allowed.
+        page_indptr: ``[B+1]``; or None when ``page_ids`` is a block table ``[B, width]``.
+        page_ids: pages of K and V, each in ``[0, num_pages)``. Entries past the end of a sequence
+            are never read.
+        page_tokens: tokens of a page, a power of two up to 256.
+        q_heads: query heads, a multiple of ``kv_heads``: head ``h`` reads kv head
+            ``h // (q_heads // kv_heads)``.
+        kv_heads: heads of K and V.
+        head_dim: elements of a head; CPU: a multiple of 8 up to 256; CUDA: 64 or 128.
+        dtype: of q, K, V and the output: "fp32", "bf16" or "fp16", or a dtype of NumPy, PyTorch or
+            JAX. Sums, softmax and LSE are always fp32.
+        scale: of the scores; ``1 / sqrt(head_dim)`` by default.
+        causal: query rows are the last tokens of their sequence, and see what is before them.
+        window: a row sees its last ``window`` positions; 0: all of them.
+        visible: ``[q_rows, 2]``: the kv positions ``[begin, end)`` that each row sees. Replaces
+            ``causal``.
+        share: "auto" shares a segment where the cost model says that it pays; "none"; "all".
+        batch_invariant: the bits of a sequence's output do not depend on the rest of the batch, nor
+            on what is shared.
+        cut_tokens: where batch-invariant plans cut every sequence, a multiple of ``page_tokens``.
+        device: "cpu", "cuda", "cuda:N", or "h100" for a plan that is only looked at.
+        threads: of the CPU; 0: one for each core.
+
+    Returns:
+        A :class:`Plan`, for any number of calls of :func:`attend`.
+
+    Raises:
+        ValueError: an argument is wrong; TypeError: it has the wrong type or is not in host memory;
+        NotImplementedError: it is right, but not supported. The message names the argument.
+    """
+    made = Plan(
+        page_tokens=page_tokens,
+        q_heads=q_heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+        scale=scale,
+        causal=causal,
+        window=window,
+        share=share,
+        batch_invariant=batch_invariant,
+        cut_tokens=cut_tokens,
+        device=device,
+        threads=threads,
+    )
+    made.update(q_indptr, kv_len, page_indptr, page_ids, visible=visible)
+    return made

@@ -1,0 +1,60 @@
+// pando_attn.attend and pando_attn.upload: running plans on tensors of the caller.
+#include <tvm/ffi/extra/c_env_api.h>
+
+#include "plan_object.h"
+#include "registration.h"
+#include "tensors.h"
+
+namespace pando::python {
+namespace {
+
+constexpr int64_t kFrameworksStream = -1;
+
+CudaStream stream_of(const PlanRequest& request, int64_t stream) {
+  if (!request.cuda_device) return nullptr;
+  if (stream == kFrameworksStream) return TVMFFIEnvGetStream(kDLCUDA, *request.cuda_device);
+  return reinterpret_cast<CudaStream>(stream);
+}
+
+/// Computes `plan` on tensors; lse is optional. `bits`: bf16 comes as uint16. `stream`: a
+/// cudaStream_t, or -1 for the current one of the framework whose tensors these are.
+void attend_tensors(PlanRef plan, ffi::Optional<CpuRunner> cpu, ffi::TensorView q,
+                    ffi::TensorView k, ffi::TensorView v, ffi::TensorView out,
+                    ffi::Optional<ffi::TensorView> lse, int64_t order, bool bits, int64_t stream,
+                    bool wait) {
+  const std::lock_guard lock(plan->mutex);
+  const PlanHeader& h = plan->plan().header();
+  const PlanRequest& request = plan->request();
+  const TensorRules rules{h.dtype, h.backend, request.cuda_device.value_or(0), bits};
+  const RowsView queries = rows_view("q", q, h.rows, h.q_heads, h.head_dim, rules);
+  const KvView kv = kv_view(k, v, static_cast<KvOrder>(order), h, rules);
+  AttendArgs args{.q = {queries.data, queries.row_stride, queries.head_stride},
+                  .k = kv.k,
+                  .v = kv.v,
+                  .kv = kv.layout,
+                  .page_ids = {},
+                  .out = rows_view("out", out, h.rows, h.q_heads, h.head_dim, rules),
+                  .workspace = {}};
+  if (lse.has_value()) args.lse = lse_view("lse", *lse, h.rows, h.q_heads, rules);
+  for (const void* input : {args.q.data, args.k, args.v}) {
+    require(h.rows == 0 || args.out.data != input,
+            "out: got the memory of an input, want memory of its own");
+  }
+  plan->run(args, cpu.has_value() ? cpu.value().get() : nullptr, stream_of(request, stream), wait);
+}
+
+void upload(PlanRef plan, int64_t stream) {
+  const std::lock_guard lock(plan->mutex);
+  require(plan->cuda() != nullptr, "plan: got one for the host, want one for a CUDA device");
+  plan->cuda()->upload(stream_of(plan->request(), stream));
+}
+
+}  // namespace
+
+void register_attend() {
+  ffi::reflection::GlobalDef()
+      .def("pando_attn.attend", Guarded<&attend_tensors>::call)
+      .def("pando_attn.upload", Guarded<&upload>::call);
+}
+
+}  // namespace pando::python

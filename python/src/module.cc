@@ -1,0 +1,35 @@
+// What is there as soon as Python has loaded the library.
+#include <string>
+
+#include "binding.h"
+#include "pando/cpu.h"
+#include "pando/cuda.h"
+#include "pando/version.h"
+#include "registration.h"
+
+namespace pando::python {
+namespace {
+
+ffi::String version_text() { return version(); }
+ffi::String simd_name() { return std::string(cpu_simd_name()); }
+int64_t cuda_devices() { return cuda_device_count(); }
+ffi::String cuda_why_not(int64_t device) { return cuda_unavailable(narrow("device", device)); }
+
+}  // namespace
+
+void register_info() {
+  ffi::reflection::GlobalDef()
+      .def("pando_attn.version", Guarded<&version_text>::call)
+      .def("pando_attn.simd_name", Guarded<&simd_name>::call)
+      .def("pando_attn.cuda_devices", Guarded<&cuda_devices>::call)
+      .def("pando_attn.cuda_unavailable", Guarded<&cuda_why_not>::call);
+}
+
+}  // namespace pando::python
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  pando::python::register_plans();
+  pando::python::register_attend();
+  pando::python::register_prefix();
+  pando::python::register_info();
+}
