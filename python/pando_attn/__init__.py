@@ -14,6 +14,7 @@ from ._native import OutOfPages, cuda_devices, cuda_unavailable, simd_name
 from ._native import version as _version
 from ._plan import Plan, Segment, plan
 from ._prefix import Added, Appended, KvPool, PageCopy, PageTables, PrefixTree
+from ._shared_prefix import shared_prefix_attention
 
 __version__ = _version()
 
@@ -31,5 +32,6 @@ __all__ = [
     "cuda_devices",
     "cuda_unavailable",
     "plan",
+    "shared_prefix_attention",
     "simd_name",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from ._arguments import DTYPES, kind_name
+from ._arguments import DTYPES, dtype_code, kind_name
 
 #: The stream that the framework of the tensors uses now; the library asks for it.
 FRAMEWORKS_STREAM = -1
@@ -53,13 +53,35 @@ class NumPy:
         return np.empty_like(q, subok=False)
 
     def lse_like(self, q: Any) -> Any:
-        return np.empty(q.shape[:2], np.float32)
+        return np.empty(q.shape[:-1], np.float32)
 
     def give(self, x: Any, q: Any) -> Any:
         return x
 
     def stream(self, q: Any) -> int:
         return FRAMEWORKS_STREAM
+
+
+def dtype_of(name: str, x: Any) -> int:
+    """The code of an array's dtype."""
+    try:
+        return dtype_code(x.dtype)
+    except (AttributeError, ValueError):
+        got = getattr(x, "dtype", kind_name(x))
+        raise TypeError(f"{name}: got dtype {got}, want one of {', '.join(DTYPES)}") from None
+
+
+def device_of(name: str, x: Any) -> str:
+    """"cpu" or "cuda:N", where an array is."""
+    try:
+        device, index = x.__dlpack_device__()
+    except Exception as error:  # whatever the framework raises
+        raise ValueError(f"{name}: can't be passed by DLPack: {error}") from None
+    if device in (1, 3):
+        return "cpu"
+    if device in (2, 13):
+        return f"cuda:{index}"
+    raise NotImplementedError(f"{name}: got memory of DLPack device {device}, want CPU or CUDA")
 
 
 class _Interface:
@@ -103,7 +125,7 @@ class Torch:
         return self._torch.empty_like(q)
 
     def lse_like(self, q: Any) -> Any:
-        return self._torch.empty(q.shape[:2], dtype=self._torch.float32, device=q.device)
+        return self._torch.empty(q.shape[:-1], dtype=self._torch.float32, device=q.device)
 
     def give(self, x: Any, q: Any) -> Any:
         return x
@@ -143,8 +165,8 @@ class Jax:
 
     def lse_like(self, q: Any) -> Any:
         if _on_host(q):
-            return np.empty(q.shape[:2], np.float32)
-        return self._fresh(q, q.shape[:2], np.float32)
+            return np.empty(q.shape[:-1], np.float32)
+        return self._fresh(q, q.shape[:-1], np.float32)
 
     def _fresh(self, q: Any, shape: Any, dtype: Any) -> Any:
         # Nobody else has seen this array yet, so that it may be written to.
@@ -188,7 +210,7 @@ class CuPy:
 
     def lse_like(self, q: Any) -> Any:
         with q.device:
-            return self._cupy.empty(q.shape[:2], self._cupy.float32)
+            return self._cupy.empty(q.shape[:-1], self._cupy.float32)
 
     def give(self, x: Any, q: Any) -> Any:
         return x

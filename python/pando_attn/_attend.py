@@ -91,6 +91,8 @@ def attend(
             write_out,
             write_lse,
             order,
+            "k_cache",
+            "v_cache",
             bits,
             on,
             kind.wait,

@@ -28,6 +28,7 @@ def _function(name: str) -> Any:
 
 
 attend = _function("attend")
+merge_parts = _function("merge_parts")
 upload = _function("upload")
 
 plan_new = _function("plan_new")

@@ -1,6 +1,7 @@
 // pando_attn.attend and pando_attn.upload: running plans on tensors of the caller.
 #include <tvm/ffi/extra/c_env_api.h>
 
+#include "merge_rows.h"
 #include "plan_object.h"
 #include "registration.h"
 #include "tensors.h"
@@ -20,14 +21,14 @@ CudaStream stream_of(const PlanRequest& request, int64_t stream) {
 /// cudaStream_t, or -1 for the current one of the framework whose tensors these are.
 void attend_tensors(PlanRef plan, ffi::Optional<CpuRunner> cpu, ffi::TensorView q,
                     ffi::TensorView k, ffi::TensorView v, ffi::TensorView out,
-                    ffi::Optional<ffi::TensorView> lse, int64_t order, bool bits, int64_t stream,
-                    bool wait) {
+                    ffi::Optional<ffi::TensorView> lse, int64_t order, ffi::String k_name,
+                    ffi::String v_name, bool bits, int64_t stream, bool wait) {
   const std::lock_guard lock(plan->mutex);
   const PlanHeader& h = plan->plan().header();
   const PlanRequest& request = plan->request();
   const TensorRules rules{h.dtype, h.backend, request.cuda_device.value_or(0), bits};
   const RowsView queries = rows_view("q", q, h.rows, h.q_heads, h.head_dim, rules);
-  const KvView kv = kv_view(k, v, static_cast<KvOrder>(order), h, rules);
+  const KvView kv = kv_view(k, v, static_cast<KvOrder>(order), {k_name, v_name}, h, rules);
   AttendArgs args{.q = {queries.data, queries.row_stride, queries.head_stride},
                   .k = kv.k,
                   .v = kv.v,
@@ -43,6 +44,34 @@ void attend_tensors(PlanRef plan, ffi::Optional<CpuRunner> cpu, ffi::TensorView 
   plan->run(args, cpu.has_value() ? cpu.value().get() : nullptr, stream_of(request, stream), wait);
 }
 
+/// Merges parts [n, rows, heads, head_dim] with their LSEs [n, rows, heads], all contiguous and in
+/// host memory, into out [rows, heads, head_dim] and, when given, lse [rows, heads].
+void merge_parts(ffi::TensorView parts, ffi::TensorView part_lses, ffi::TensorView out,
+                 ffi::Optional<ffi::TensorView> lse, int64_t dtype, bool bits) {
+  const TensorRules rules{static_cast<DType>(narrow("dtype", dtype)), Backend::kCpu, 0, bits};
+  check_tensor("parts", parts, rules);
+  check_tensor("part_lses", part_lses, {DType::kF32, Backend::kCpu, 0});
+  require(parts.ndim() == 4 && part_lses.ndim() == 3 && parts.IsContiguous() &&
+              part_lses.IsContiguous(),
+          "parts: got shape {}, want [n, rows, heads, head_dim], contiguous", shape_text(parts));
+  for (int32_t i = 0; i < 3; ++i) {
+    require(part_lses.size(i) == parts.size(i), "part_lses: got shape {}, want that of parts, {}",
+            shape_text(part_lses), shape_text(parts));
+  }
+  const auto size = [&](int32_t i) { return narrow("parts", parts.size(i)); };
+  const RowsView to = rows_view("out", out, size(1), size(2), size(3), rules);
+  float* const to_lse =
+      lse.has_value() ? lse_view("lse", *lse, size(1), size(2), rules) : nullptr;
+  merge_rows({.parts = parts.data_ptr(),
+              .lses = static_cast<const float*>(part_lses.data_ptr()),
+              .count = size(0),
+              .rows = size(1),
+              .heads = size(2),
+              .head_dim = size(3),
+              .dtype = rules.dtype},
+             to, to_lse);
+}
+
 void upload(PlanRef plan, int64_t stream) {
   const std::lock_guard lock(plan->mutex);
   require(plan->cuda() != nullptr, "plan: got one for the host, want one for a CUDA device");
@@ -54,6 +83,7 @@ void upload(PlanRef plan, int64_t stream) {
 void register_attend() {
   ffi::reflection::GlobalDef()
       .def("pando_attn.attend", Guarded<&attend_tensors>::call)
+      .def("pando_attn.merge_parts", Guarded<&merge_parts>::call)
       .def("pando_attn.upload", Guarded<&upload>::call);
 }
 

@@ -1,7 +1,5 @@
 #include "tensors.h"
 
-#include <array>
-
 namespace pando::python {
 namespace {
 
@@ -44,13 +42,11 @@ bool same(DLDataType a, DLDataType b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
 }
 
-template <size_t N>
-void check_shape(std::string_view argument, const ffi::TensorView& tensor,
-                 const std::array<int64_t, N>& shape, std::string_view names) {
-  bool ok = tensor.ndim() == static_cast<int32_t>(N);
-  for (size_t i = 0; ok && i < N; ++i) ok = tensor.size(i) == shape[i];
-  require(ok, "{}: got shape {}, want ({}): {}", argument, shape_text(tensor),
-          fmt::join(shape, ", "), names);
+/// Product of the first `count` sizes: rows, be they counted in one dimension or in two.
+int64_t leading(const ffi::TensorView& tensor, int32_t count) {
+  int64_t product = 1;
+  for (int32_t i = 0; i < count; ++i) product *= tensor.size(i);
+  return product;
 }
 
 void check_last_stride(std::string_view argument, const ffi::TensorView& tensor) {
@@ -66,6 +62,19 @@ void* address(const ffi::TensorView& tensor) {
 /// The stride of dimension `i`, or `contiguous` where no step is ever taken.
 int64_t stride(const ffi::TensorView& tensor, int32_t i, int64_t contiguous) {
   return tensor.size(i) <= 1 ? contiguous : tensor.stride(i);
+}
+
+std::string wanted_kv(KvOrder order, const PlanHeader& plan) {
+  switch (order) {
+    case KvOrder::kHnd:
+      return fmt::format("(num_pages, {}, {}, {}): layout HND", plan.kv_heads, plan.page_tokens,
+                         plan.head_dim);
+    case KvOrder::kPlain:
+      return fmt::format("(sequences, tokens, {}, {})", plan.kv_heads, plan.head_dim);
+    case KvOrder::kNhd: break;
+  }
+  return fmt::format("(num_pages, {}, {}, {}): layout NHD", plan.page_tokens, plan.kv_heads,
+                     plan.head_dim);
 }
 
 std::span<int32_t> ints(std::string_view argument, const ffi::TensorView& tensor) {
@@ -123,10 +132,21 @@ void check_tensor(std::string_view argument, const ffi::TensorView& tensor,
 RowsView rows_view(std::string_view argument, const ffi::TensorView& tensor, int32_t rows,
                    int32_t heads, int32_t head_dim, const TensorRules& rules) {
   check_tensor(argument, tensor, rules);
-  check_shape<3>(argument, tensor, {rows, heads, head_dim}, "q_rows, q_heads, head_dim");
+  const int32_t n = tensor.ndim();
+  const bool by_sequence = n == 4;
+  const bool ok = (n == 3 || by_sequence) && tensor.size(n - 2) == heads &&
+                  tensor.size(n - 1) == head_dim && leading(tensor, n - 2) == rows;
+  require(ok, "{}: got shape {}, want ({}, {}, {}): q_rows, q_heads, head_dim", argument,
+          shape_text(tensor), rows, heads, head_dim);
   check_last_stride(argument, tensor);
-  const int64_t head_stride = stride(tensor, 1, head_dim);
-  const int64_t row_stride = stride(tensor, 0, heads * head_stride);
+  const int64_t head_stride = stride(tensor, n - 2, head_dim);
+  int64_t row_stride = stride(tensor, n - 3, heads * head_stride);
+  if (by_sequence && tensor.size(1) <= 1) row_stride = stride(tensor, 0, row_stride);
+  require(!by_sequence || tensor.size(0) <= 1 || tensor.size(1) <= 1 ||
+              tensor.stride(0) == tensor.size(1) * row_stride,
+          "{}: got a stride of {} between sequences of {} rows that are {} apart, want them "
+          "contiguous",
+          argument, tensor.stride(0), tensor.size(1), row_stride);
   // For the library, two strides of 0 mean contiguous.
   require(head_stride != 0 && row_stride != 0,
           "{}: got a stride of 0, want rows and heads of their own", argument);
@@ -134,34 +154,43 @@ RowsView rows_view(std::string_view argument, const ffi::TensorView& tensor, int
 }
 
 KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order,
-               const PlanHeader& plan, const TensorRules& rules) {
-  const bool hnd = order == KvOrder::kHnd;
-  const int32_t heads_at = hnd ? 1 : 2;
-  const int32_t tokens_at = hnd ? 2 : 1;
-  for (const auto& [name, tensor] : {std::pair{"k_cache", k}, std::pair{"v_cache", v}}) {
+               const KvNames& names, const PlanHeader& plan, const TensorRules& rules) {
+  const int32_t heads_at = order == KvOrder::kHnd ? 1 : 2;
+  const int32_t tokens_at = order == KvOrder::kHnd ? 2 : 1;
+  const bool plain = order == KvOrder::kPlain;
+  for (const auto& [name, tensor] : {std::pair{names.k, k}, std::pair{names.v, v}}) {
     check_tensor(name, tensor, rules);
-    require(tensor.ndim() == 4 && tensor.size(tokens_at) == plan.page_tokens &&
-                tensor.size(heads_at) == plan.kv_heads && tensor.size(3) == plan.head_dim,
-            "{}: got shape {}, want (num_pages, {}, {}, {}): layout {}", name, shape_text(tensor),
-            hnd ? plan.kv_heads : plan.page_tokens, hnd ? plan.page_tokens : plan.kv_heads,
-            plan.head_dim, hnd ? "HND" : "NHD");
+    const bool tokens_ok =
+        tensor.ndim() == 4 && (plain ? tensor.size(tokens_at) % plan.page_tokens == 0
+                                     : tensor.size(tokens_at) == plan.page_tokens);
+    require(tokens_ok && tensor.size(heads_at) == plan.kv_heads && tensor.size(3) == plan.head_dim,
+            "{}: got shape {}, want {}", name, shape_text(tensor), wanted_kv(order, plan));
     check_last_stride(name, tensor);
   }
-  require(k.size(0) == v.size(0), "v_cache: got shape {}, want {}, that of k_cache", shape_text(v),
-          shape_text(k));
   for (int32_t i = 0; i < 3; ++i) {
+    require(k.size(i) == v.size(i), "{}: got shape {}, want {}, that of {}", names.v,
+            shape_text(v), shape_text(k), names.k);
     if (k.size(i) > 1 && k.stride(i) != v.stride(i)) {
-      fail(ErrorCode::kUnsupported,
-           "v_cache: got a stride of {} in dimension {}, want {}, that of k_cache", v.stride(i), i,
-           k.stride(i));
+      fail(ErrorCode::kUnsupported, "{}: got a stride of {} in dimension {}, want {}, that of {}",
+           names.v, v.stride(i), i, k.stride(i), names.k);
     }
   }
   // Steps that are never taken must still look as if nothing overlapped.
-  KvLayout layout = hnd ? KvLayout::hnd(k.size(0), plan.page_tokens, plan.kv_heads, plan.head_dim)
-                        : KvLayout::nhd(k.size(0), plan.page_tokens, plan.kv_heads, plan.head_dim);
-  layout.page_stride = stride(k, 0, layout.page_stride);
+  const int64_t pages = plain ? k.size(0) * (k.size(1) / plan.page_tokens) : k.size(0);
+  KvLayout layout = order == KvOrder::kHnd
+                        ? KvLayout::hnd(pages, plan.page_tokens, plan.kv_heads, plan.head_dim)
+                        : KvLayout::nhd(pages, plan.page_tokens, plan.kv_heads, plan.head_dim);
   layout.head_stride = stride(k, heads_at, layout.head_stride);
   layout.token_stride = stride(k, tokens_at, layout.token_stride);
+  if (!plain) {
+    layout.page_stride = stride(k, 0, layout.page_stride);
+  } else {
+    layout.page_stride = plan.page_tokens * layout.token_stride;
+    require(k.size(0) <= 1 || k.stride(0) == k.size(1) * layout.token_stride,
+            "{}: got a stride of {} between sequences of {} tokens that are {} apart, want them "
+            "contiguous",
+            names.k, k.stride(0), k.size(1), layout.token_stride);
+  }
   return {address(k), address(v), layout};
 }
 
@@ -170,7 +199,10 @@ float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_
   rules.dtype = DType::kF32;
   rules.bits = false;
   check_tensor(argument, tensor, rules);
-  check_shape<2>(argument, tensor, {rows, heads}, "q_rows, q_heads");
+  const int32_t n = tensor.ndim();
+  require((n == 2 || n == 3) && tensor.size(n - 1) == heads && leading(tensor, n - 1) == rows,
+          "{}: got shape {}, want ({}, {}): q_rows, q_heads", argument, shape_text(tensor), rows,
+          heads);
   require(tensor.IsContiguous(), "{}: got strided memory, want it contiguous", argument);
   return static_cast<float*>(address(tensor));
 }

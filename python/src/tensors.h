@@ -16,6 +16,7 @@ namespace pando::python {
 enum class KvOrder : int64_t {
   kNhd = 0,  ///< [num_pages, page_tokens, kv_heads, head_dim]
   kHnd = 1,  ///< [num_pages, kv_heads, page_tokens, head_dim]
+  kPlain = 2,  ///< [sequences, tokens, kv_heads, head_dim], contiguous over sequences and tokens
 };
 
 /// Elements of a contiguous int32 tensor in host memory. Throws kTypeMismatch or kInvalidArgument.
@@ -34,9 +35,16 @@ struct TensorRules {
 void check_tensor(std::string_view argument, const ffi::TensorView& tensor,
                   const TensorRules& rules);
 
-/// A [rows, heads, head_dim] tensor; both strides are set.
+/// A [rows, heads, head_dim] tensor, or one of [sequences, rows, heads, head_dim] whose rows lie at
+/// one distance; both strides are set.
 RowsView rows_view(std::string_view argument, const ffi::TensorView& tensor, int32_t rows,
                    int32_t heads, int32_t head_dim, const TensorRules& rules);
+
+/// What K and V are called in messages.
+struct KvNames {
+  std::string k;
+  std::string v;
+};
 
 /// K and V of one paged cache, whose strides must agree.
 struct KvView {
@@ -46,9 +54,9 @@ struct KvView {
 };
 /// Throws kUnsupported where the strides of K and V differ.
 KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order,
-               const PlanHeader& plan, const TensorRules& rules);
+               const KvNames& names, const PlanHeader& plan, const TensorRules& rules);
 
-/// A contiguous fp32 [rows, heads] tensor.
+/// A contiguous fp32 [rows, heads] tensor, or one of [sequences, rows, heads].
 float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_t rows,
                 int32_t heads, TensorRules rules);
 

@@ -1,0 +1,23 @@
+// Merging the results of several attend calls over parts of the same rows' tokens, on the host.
+#pragma once
+
+#include <cstdint>
+
+#include "pando/attention.h"
+
+namespace pando::python {
+
+struct RowParts {
+  const void* parts;  ///< contiguous [count, rows, heads, head_dim] of dtype
+  const float* lses;  ///< contiguous [count, rows, heads]
+  int32_t count;
+  int32_t rows;
+  int32_t heads;
+  int32_t head_dim;
+  DType dtype;
+};
+
+/// out = merge of the parts, in order; lse may be null, else contiguous [rows, heads].
+void merge_rows(const RowParts& from, const RowsView& out, float* lse);
+
+}  // namespace pando::python
