@@ -95,11 +95,12 @@ def host_ints(name: str, values: Any, ndim: int = 1) -> np.ndarray:
             ) from None
         if array.size == 0 and isinstance(values, (list, tuple)):
             array = array.astype(np.int32)  # an empty list has no type of its own
+    if array.dtype.kind not in "iu":
+        got = kind_name(values) if array.ndim == 0 else f"dtype {array.dtype}"
+        raise TypeError(f"{name}: got {got}, want integers")
     if array.ndim != ndim:
         raise ValueError(f"{name}: got {array.ndim} dimensions, want {ndim}")
     if array.dtype != np.int32:
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"{name}: got dtype {array.dtype}, want integers")
         if array.size and (array.min() < _INT32.min or array.max() > _INT32.max):
             worst = array.max() if array.max() > _INT32.max else array.min()
             raise ValueError(f"{name}: got {worst}, want 32-bit integers")

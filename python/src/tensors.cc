@@ -50,7 +50,7 @@ int64_t leading(const ffi::TensorView& tensor, int32_t count) {
 }
 
 void check_last_stride(std::string_view argument, const ffi::TensorView& tensor) {
-  require(tensor.size(-1) <= 1 || tensor.stride(-1) == 1,
+  require(tensor.size(-1) <= 1 || tensor.stride(-1) == 1 || tensor.numel() == 0,
           "{}: got a stride of {} in the last dimension, want head_dim contiguous", argument,
           tensor.stride(-1));
 }
@@ -59,9 +59,14 @@ void* address(const ffi::TensorView& tensor) {
   return static_cast<std::byte*>(tensor.data_ptr()) + tensor.byte_offset();
 }
 
+/// Whether an element has another before or after it in dimension `i`.
+bool steps(const ffi::TensorView& tensor, int32_t i) {
+  return tensor.size(i) > 1 && tensor.numel() > 0;
+}
+
 /// The stride of dimension `i`, or `contiguous` where no step is ever taken.
 int64_t stride(const ffi::TensorView& tensor, int32_t i, int64_t contiguous) {
-  return tensor.size(i) <= 1 ? contiguous : tensor.stride(i);
+  return steps(tensor, i) ? tensor.stride(i) : contiguous;
 }
 
 std::string wanted_kv(KvOrder order, const PlanHeader& plan) {
@@ -142,7 +147,7 @@ RowsView rows_view(std::string_view argument, const ffi::TensorView& tensor, int
   const int64_t head_stride = stride(tensor, n - 2, head_dim);
   int64_t row_stride = stride(tensor, n - 3, heads * head_stride);
   if (by_sequence && tensor.size(1) <= 1) row_stride = stride(tensor, 0, row_stride);
-  require(!by_sequence || tensor.size(0) <= 1 || tensor.size(1) <= 1 ||
+  require(!by_sequence || !steps(tensor, 0) || !steps(tensor, 1) ||
               tensor.stride(0) == tensor.size(1) * row_stride,
           "{}: got a stride of {} between sequences of {} rows that are {} apart, want them "
           "contiguous",
@@ -170,7 +175,7 @@ KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order
   for (int32_t i = 0; i < 3; ++i) {
     require(k.size(i) == v.size(i), "{}: got shape {}, want {}, that of {}", names.v,
             shape_text(v), shape_text(k), names.k);
-    if (k.size(i) > 1 && k.stride(i) != v.stride(i)) {
+    if (steps(k, i) && k.stride(i) != v.stride(i)) {
       fail(ErrorCode::kUnsupported, "{}: got a stride of {} in dimension {}, want {}, that of {}",
            names.v, v.stride(i), i, k.stride(i), names.k);
     }
@@ -186,7 +191,7 @@ KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order
     layout.page_stride = stride(k, 0, layout.page_stride);
   } else {
     layout.page_stride = plan.page_tokens * layout.token_stride;
-    require(k.size(0) <= 1 || k.stride(0) == k.size(1) * layout.token_stride,
+    require(!steps(k, 0) || k.stride(0) == k.size(1) * layout.token_stride,
             "{}: got a stride of {} between sequences of {} tokens that are {} apart, want them "
             "contiguous",
             names.k, k.stride(0), k.size(1), layout.token_stride);

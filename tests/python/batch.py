@@ -58,8 +58,7 @@ class Batch:
             q_heads=self.q_heads,
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
-            dtype=self.dtype,
-            **{**self.options, **options},
+            **{"dtype": self.dtype, **self.options, **options},
         )
 
     def caches(self) -> tuple[np.ndarray, np.ndarray]:
