@@ -3,11 +3,6 @@
 import pytest
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cuda: needs a GPU")
-    config.addinivalue_line("markers", "torch: needs PyTorch")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import pando_attn
 
