@@ -154,6 +154,9 @@ void attend_case(benchmark::State& state, Shape shape, DType dtype, Sharing shar
 }
 
 void register_shapes() {
+  // So little work that the call itself is what is measured; bench/python_calls.py has the same.
+  benchmark::RegisterBenchmark("attend/one-call/fp32/1-thread", attend_case,
+                               Shape{"one-call", 1, 1, 1, 0, 16}, DType::kF32, Sharing::kNone, 1);
   const Shape shapes[] = {{"l3-8", 8, 32, 8, 1024, 128},      {"l3-32", 32, 32, 8, 2048, 256},
                           {"mha32-a", 32, 32, 32, 1024, 128}, {"tp8", 8, 8, 1, 4000, 128},
                           {"noshare-16", 16, 32, 8, 0, 2048}, {"l3-1", 1, 32, 8, 0, 8192}};

@@ -14,6 +14,11 @@ if [[ ${1:-} == --only ]]; then
   targets=("tests_$2")
   shift 2
 fi
+# Sanitizers can't be loaded into a Python that was built without them.
+if [[ $preset == release && ${PANDO_PYTHON:-on} == on ]]; then
+  scripts/python.sh venv
+  export PANDO_PYTHON=on
+fi
 scripts/build.sh "$preset" "${targets[@]}"
 
 status=0
@@ -24,6 +29,11 @@ build=build
 # A skipped GoogleTest case prints "FILE:LINE: Skipped", its reason, and "[  SKIPPED ] NAME (0 ms)".
 awk '
   /: Skipped$/ { getline reason; next }
+  /^SKIPPED \[[0-9]+\] / {  # pytest: "SKIPPED [1] FILE:LINE: REASON"
+    sub(/^SKIPPED \[[0-9]+\] /, "")
+    if (!($0 in seen)) { seen[$0] = 1; line[++count] = "  " $0 }
+    next
+  }
   /^\[  SKIPPED \] .*ms\)$/ {
     name = $4
     if (!(name in seen)) { seen[name] = 1; line[++count] = "  " name ": " reason }

@@ -4,9 +4,9 @@
                            q_heads=32, kv_heads=8, head_dim=128, dtype="bf16")
     out = pando_attn.attend(plan, q, k_cache, v_cache)
 
-:func:`plan` and :func:`attend` are for those who hold paged KV. :func:`shared_prefix_attention` does
-it all for plain contiguous tensors. :class:`KvPool` and :class:`PrefixTree` keep page tables for
-those who have no engine.
+:func:`plan` and :func:`attend` are for those who hold paged KV. :func:`shared_prefix_attention`
+does it all for plain contiguous tensors. :class:`KvPool` and :class:`PrefixTree` keep page tables
+for those who have no engine.
 """
 
 from ._attend import attend

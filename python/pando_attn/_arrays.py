@@ -72,7 +72,7 @@ def dtype_of(name: str, x: Any) -> int:
 
 
 def device_of(name: str, x: Any) -> str:
-    """"cpu" or "cuda:N", where an array is."""
+    """ "cpu" or "cuda:N", where an array is."""
     try:
         device, index = x.__dlpack_device__()
     except Exception as error:  # whatever the framework raises
@@ -85,17 +85,18 @@ def device_of(name: str, x: Any) -> str:
 
 
 class _Interface:
-    def __init__(self, interface: dict[str, Any]) -> None:
+    """Memory of `owner` as NumPy's protocol describes it."""
+
+    def __init__(self, interface: dict[str, Any], owner: Any) -> None:
         self.__array_interface__ = interface
+        self._owner = owner
 
 
 def _writable(x: np.ndarray) -> np.ndarray:
     """The same memory as `x`, for reading: DLPack of older NumPy exports no read-only arrays."""
     interface = dict(x.__array_interface__)
     interface["data"] = (interface["data"][0], False)
-    view = np.asarray(_Interface(interface))
-    view.base.owner = x
-    return view
+    return np.asarray(_Interface(interface, x))
 
 
 class Torch:

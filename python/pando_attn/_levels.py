@@ -92,7 +92,7 @@ class Levels:
         """For each level, how many of its tokens each row sees: ``[B, q_len]``."""
         by_level = [self._of_sequences(i, per_group) for i, per_group in enumerate(lens)]
         rows = np.arange(self._key.rows_each) + 1 - self._key.rows_each
-        left = np.sum(by_level, axis=0, dtype=np.int64)[:, None] + rows
+        left = np.stack(by_level).sum(0, dtype=np.int64)[:, None] + rows
         ends = []
         for level in by_level:
             ends.append(np.clip(left, 0, level[:, None]))
@@ -100,7 +100,13 @@ class Levels:
         return ends
 
     def attend(
-        self, q: Any, kvs: list[tuple], lens: list[np.ndarray], out: Any, lse: Any, return_lse: bool
+        self,
+        q: Any,
+        kvs: list[tuple[str, Any, str, Any]],
+        lens: list[np.ndarray],
+        out: Any,
+        lse: Any,
+        return_lse: bool,
     ) -> Any:
         """What shared_prefix_attention returns."""
         key = self._key
@@ -140,20 +146,39 @@ class Levels:
         return result, result_lse if lse is not None else kind.give(result_lse, q)
 
     def _run(
-        self, i: int, q: Any, kv: tuple, out: Any, lse: Any, stream: int, wait: bool
+        self,
+        i: int,
+        q: Any,
+        kv: tuple[str, Any, str, Any],
+        out: Any,
+        lse: Any,
+        stream: int,
+        wait: bool,
     ) -> None:
         plan = self._plans[i]
         k_name, k, v_name, v = kv
         try:
             _native.attend(
-                plan._handle, plan._cpu, q, k, v, out, lse, _PLAIN, k_name, v_name, True, stream, wait
+                plan._handle,
+                plan._cpu,
+                q,
+                k,
+                v,
+                out,
+                lse,
+                _PLAIN,
+                k_name,
+                v_name,
+                True,
+                stream,
+                wait,
             )
         except (BufferError, RuntimeError):
             _arrays.check_exports({"q": q, k_name: k, v_name: v, "out": out, "lse": lse})
             raise
 
     def _room(self, q: Any) -> tuple[Any, Any]:
-        """Where the parts go: ``[levels, rows, q_heads, head_dim]`` and ``[levels, rows, q_heads]``."""
+        """Where the parts go, ``[levels, rows, q_heads, head_dim]``, and their LSEs."""
         key = self._key
         shape = (len(self._plans), key.sequences * key.rows_each, key.q_heads, key.head_dim)
         if key.device != "cpu":
@@ -167,7 +192,10 @@ class Levels:
                 torch.empty(shape[:-1], dtype=torch.float32, device=q.device),
             )
         if not self._parts:
-            self._parts = [np.empty(shape, _HOST_DTYPES[key.dtype_code]), np.empty(shape[:-1], "f4")]
+            self._parts = [
+                np.empty(shape, _HOST_DTYPES[key.dtype_code]),
+                np.empty(shape[:-1], "f4"),
+            ]
         return self._parts[0], self._parts[1]
 
     def _merge(self, parts: Any, lses: Any, out: Any, lse: Any, result: Any) -> None:

