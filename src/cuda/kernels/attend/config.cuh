@@ -34,7 +34,7 @@ struct TileInfo {
   /// row_begin | row_end << 8 | slots up to the last token << 16 | slots before the first << 20 |
   /// flags
   uint32_t rows[kGranules];
-  int32_t page[kGranules];      ///< of each granule; pages smaller than one: where its ids begin
+  int32_t page[kGranules];  ///< of each granule; pages smaller than one: where its ids begin
   int32_t kv_head;
   uint32_t state[3];  ///< of each half and of the whole: how it is masked | kHoles
   uint32_t bytes;     ///< of K, and of V, that will be loaded
