@@ -41,6 +41,11 @@ if grep -E '[1-9][0-9]* bytes (stack frame|spill stores|spill loads)' "$log"; th
   exit 1
 fi
 
+if grep -E 'Potential Performance Loss' "$log"; then
+  echo "cuda: ptxas serialises a kernel's wgmma"
+  exit 1
+fi
+
 # must_have TARGET SOURCE INSTRUCTION...: the source's kernels have them.
 must_have() {
   local source=$2 object instruction count

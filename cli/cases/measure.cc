@@ -7,6 +7,8 @@
 #include <limits>
 #include <vector>
 
+#include "cases/host_run.h"
+
 namespace pando::cases {
 namespace {
 
@@ -50,30 +52,22 @@ class KvCopies {
   size_t next_ = 0;
 };
 
+Plan make_plan(const Case& problem, const Forest& forest, Planner& planner, Sharing sharing) {
+  Plan plan;
+  planner.plan(forest, problem.attention(), {.sharing = sharing}, plan);
+  return plan;
+}
+
 /// A plan with the memory that it runs in.
 struct Prepared {
   Plan plan;
-  Output output;
-  Buffer workspace;
+  HostRun run;
   AttendArgs args;
 
-  Prepared(const Case& problem, const Forest& forest, Planner& planner, Sharing sharing) {
-    planner.plan(forest, problem.attention(), {.sharing = sharing}, plan);
-    const int64_t states = int64_t{problem.tables.q_rows()} * problem.spec.q_heads;
-    output.head_stride = problem.spec.head_dim;
-    output.row_stride = problem.spec.q_heads * output.head_stride;
-    output.out = Buffer(states * problem.spec.head_dim * dtype_bytes(problem.spec.dtype));
-    output.lse.resize(states);
-    workspace = Buffer(plan.workspace_bytes());
-    args.q = problem.q_view();
-    args.k = problem.k.data();
-    args.v = problem.v.data();
-    args.kv = problem.kv();
-    args.page_ids = problem.tables.page_ids;
-    args.out = {output.out.data(), output.row_stride, output.head_stride};
-    args.lse = output.lse.data();
-    args.workspace = workspace.span();
-  }
+  Prepared(const Case& problem, const Forest& forest, Planner& planner, Sharing sharing)
+      : plan(make_plan(problem, forest, planner, sharing)),
+        run(problem, plan, false, true),
+        args(run.args()) {}
 };
 
 }  // namespace
@@ -131,7 +125,7 @@ Measurement measure(const Case& problem, const MeasureOptions& options, Runner& 
   result.unshared = summarise(unshared_us);
 
   count_work(problem, forest, shared.plan, result);
-  result.check = Reference(problem, sample_rows(problem, kOracleBudget)).check(shared.output);
+  result.check = Reference(problem, sample_rows(problem, kOracleBudget)).check(shared.run.take());
   return result;
 }
 
