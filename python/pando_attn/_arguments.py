@@ -31,6 +31,14 @@ def kind_name(value: Any) -> str:
     return cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"
 
 
+def grad_refused(name: str) -> ValueError:
+    """What to raise for a tensor that requires grad."""
+    return ValueError(
+        f"{name}: got a tensor that requires grad, of which there is no backward pass; "
+        f"want {name}.detach(), or the call under torch.no_grad()"
+    )
+
+
 def integer(name: str, value: Any) -> int:
     """A 32-bit integer."""
     if isinstance(value, bool):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from ._arguments import DTYPES, dtype_code, kind_name
+from ._arguments import DTYPES, dtype_code, grad_refused, kind_name
 
 #: The stream that the framework of the tensors uses now; the library asks for it.
 FRAMEWORKS_STREAM = -1
@@ -111,10 +111,7 @@ class Torch:
 
     def read(self, name: str, x: Any, code: int) -> Any:
         if x.requires_grad and self._grad_enabled():
-            raise ValueError(
-                f"{name}: got a tensor that requires grad, of which there is no backward pass; "
-                f"want {name}.detach(), or the call under torch.no_grad()"
-            )
+            raise grad_refused(name)
         return x
 
     write = read

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ class Plan:
     """
 
     __slots__ = (
+        "__weakref__",
         "_cpu",
         "_cuda_index",
         "_handle",
@@ -38,6 +41,7 @@ class Plan:
         "device",
         "dtype",
         "dtype_code",
+        "handle",
         "head_dim",
         "kv_heads",
         "q_heads",
@@ -88,6 +92,9 @@ class Plan:
             arguments.integer("cut_tokens", cut_tokens),
         )
         self._cpu = _native.cpu(threads) if name == "cpu" else None
+        #: What graphs of PyTorch and JAX hold in place of the plan; no two plans have the same.
+        self.handle = next(_handles)
+        _plans[self.handle] = self
 
     def update(
         self,
@@ -221,6 +228,18 @@ class Plan:
             f"rows, heads {self.q_heads}/{self.kv_heads}, {self.head_dim} x {self.dtype}, "
             f"{self.predicted_us:.1f} us ({self.predicted_unshared_us:.1f} us without sharing)>"
         )
+
+
+_handles = itertools.count(1)
+_plans: weakref.WeakValueDictionary[int, Plan] = weakref.WeakValueDictionary()
+
+
+def plan_of_handle(handle: int) -> Plan:
+    """The plan whose ``handle`` this is; ValueError when there is none, or none any more."""
+    plan = _plans.get(handle)
+    if plan is None:
+        raise ValueError(f"plan: got handle {handle}, want that of a plan that is still alive")
+    return plan
 
 
 def _tables(page_indptr: Any, page_ids: Any) -> tuple[np.ndarray, np.ndarray]:
