@@ -143,7 +143,9 @@ class Jax:
 
     def read(self, name: str, x: Any, code: int) -> Any:
         if isinstance(x, self._jax.core.Tracer):
-            raise TypeError(f"{name}: got a tracer of JAX, want an array: call it outside of jit")
+            raise TypeError(
+                f"{name}: got a tracer of JAX, want an array; in jit, call pando_attn.jax.attend"
+            )
         if _on_host(x):
             return NUMPY.read(name, np.asarray(x), code)
         return tvm_ffi.from_dlpack(self._jax.block_until_ready(x))

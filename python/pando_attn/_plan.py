@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ class Plan:
         "_handle",
         "_numbers",
         "_page_tokens",
+        "_wait_for_programs",
         "device",
         "dtype",
         "dtype_code",
@@ -95,6 +96,8 @@ class Plan:
         #: What graphs of PyTorch and JAX hold in place of the plan; no two plans have the same.
         self.handle = next(_handles)
         _plans[self.handle] = self
+        # Set by those who look the plan up after a call has returned.
+        self._wait_for_programs: Callable[[], None] | None = None
 
     def update(
         self,
@@ -118,6 +121,8 @@ class Plan:
         When it raises, the plan is what it was before. On a CUDA device the new plan is copied by
         the next :func:`attend` or :meth:`upload`.
         """
+        if self._wait_for_programs is not None:
+            self._wait_for_programs()
         indptr, ids = _tables(page_indptr, page_ids)
         ranges = listed = None
         if visible is not None:

@@ -1,0 +1,122 @@
+"""Attention inside of programs that JAX compiles, by its foreign function interface.
+
+    from pando_attn.jax import attend
+
+    @jax.jit
+    def layer(q, k_cache, v_cache):
+        return attend(plan, q, k_cache, v_cache)
+
+The compiled program holds ``Plan.handle``, an integer, and looks the plan up when it runs. Needs
+the package jax-tvm-ffi, which hands the buffers of XLA over as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import tvm_ffi
+
+from . import _native
+from ._arguments import LAYOUTS, choice, kind_name
+from ._arrays import FRAMEWORKS_STREAM, dtype_of
+from ._plan import Plan, plan_of_handle
+
+try:
+    import jax_tvm_ffi
+except ImportError:
+    raise ImportError(
+        "pando_attn.jax: needs the package jax-tvm-ffi: pip install pando-attn[jax]"
+    ) from None
+
+_TARGET = "pando_attn.attend"
+
+
+def _run(q: Any, k: Any, v: Any, out: Any, lse: Any, handle: int, order: int) -> None:
+    plan = plan_of_handle(handle)
+    _native.attend(
+        plan._handle,
+        plan._cpu,
+        q,
+        k,
+        v,
+        out,
+        lse,
+        order,
+        "k_cache",
+        "v_cache",
+        False,
+        FRAMEWORKS_STREAM,
+        False,
+    )
+
+
+for _platform in ("cpu", "gpu"):
+    jax_tvm_ffi.register_ffi_target(
+        _TARGET,
+        tvm_ffi.convert(_run),
+        ["args", "rets", "attrs.plan", "attrs.layout"],
+        platform=_platform,
+    )
+
+
+def attend(
+    plan: Plan,
+    q: Any,
+    k_cache: Any,
+    v_cache: Any,
+    *,
+    return_lse: bool = False,
+    layout: str = "NHD",
+) -> Any:
+    """:func:`pando_attn.attend` of JAX arrays, in and outside of ``jax.jit``.
+
+    In a compiled program another batch of the same shape is ``plan.update`` alone: nothing is
+    compiled again. JAX returns before a program has run, so ``update`` waits for the programs that
+    the calling thread has started, as ``jax.effects_barrier`` does; another thread must see to
+    that itself. The plan must live as long as the program that uses it. Since the result hangs on
+    the plan too, JAX counts this as a side effect, which costs each call of a compiled program some
+    tens of microseconds. There are no rules for ``grad`` and ``vmap``: JAX refuses both.
+
+    Args:
+        plan: of :func:`pando_attn.plan`, for the device of the arrays.
+        q: ``[q_rows, q_heads, head_dim]``.
+        k_cache: ``[num_pages, page_tokens, kv_heads, head_dim]``, or with layout "HND"
+            ``[num_pages, kv_heads, page_tokens, head_dim]``.
+        v_cache: the same.
+        return_lse: return the LSE of each row too.
+        layout: "NHD" or "HND", of K and V.
+
+    Returns:
+        ``out``, of the shape and dtype of q; with ``return_lse`` ``(out, lse)``, where ``lse`` is
+        fp32 ``[q_rows, q_heads]``: the natural logarithm of each row's sum of exponentials, -inf
+        for rows that see nothing.
+
+    Raises:
+        ValueError or TypeError that names the argument, when the program is traced. What is only
+        known when it runs, such as the plan's rows, comes as JAX reports the errors of its
+        programs: ``jax.errors.JaxRuntimeError`` with the message of :func:`pando_attn.attend`,
+        at the latest when the result is waited for.
+    """
+    if type(plan) is not Plan:
+        raise TypeError(f"plan: got {kind_name(plan)}, want a pando_attn.Plan")
+    order = LAYOUTS.get(layout) if isinstance(layout, str) else None
+    if order is None:
+        choice("layout", layout, LAYOUTS)  # raises
+    for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
+        if not isinstance(x, (jax.Array, np.ndarray)):
+            raise TypeError(f"{name}: got {kind_name(x)}, want an array of JAX")
+        if dtype_of(name, x) != plan.dtype_code:
+            raise TypeError(f"{name}: got dtype {x.dtype}, want {plan.dtype}, the plan's")
+    plan._wait_for_programs = jax.effects_barrier
+    call = jax.ffi.ffi_call(
+        _TARGET,
+        (
+            jax.ShapeDtypeStruct(q.shape, q.dtype),
+            jax.ShapeDtypeStruct(q.shape[:-1], np.float32),
+        ),
+        has_side_effect=True,  # what effects_barrier waits for
+    )
+    out, lse = call(q, k_cache, v_cache, plan=plan.handle, layout=order)
+    return (out, lse) if return_lse else out
