@@ -1,4 +1,4 @@
-"""What a call from Python costs on top of C++, and levels in plain tensors against pages.
+"""What a call from Python costs on top of C++, in compiled programs too, and levels in plain tensors against pages.
 
 One JSON line for each case. The C++ side of the first ones is `attend/one-call` of
 cpu_attend_bench.
@@ -51,11 +51,16 @@ def arrays(framework: str, *shapes: tuple[int, ...]) -> list[Any]:
     return made
 
 
-def one_call(framework: str) -> None:
-    """One row, one head, 16 tokens, one thread: the call itself is what takes the time."""
+def one_row() -> tuple[list[Any], pando_attn.Plan]:
+    """One row, one head of 128, 16 tokens, one thread: the page tables and their plan."""
     tables = [np.array(x, np.int32) for x in ([0, 1], [16], [0, 1], [0])]
     heads = {"q_heads": 1, "kv_heads": 1, "head_dim": 128, "dtype": "fp32"}
-    plan = pando_attn.plan(*tables, 64, **heads, threads=1)
+    return tables, pando_attn.plan(*tables, 64, **heads, threads=1)
+
+
+def one_call(framework: str) -> None:
+    """One row, one head, 16 tokens, one thread: the call itself is what takes the time."""
+    tables, plan = one_row()
     q, k, v, out = arrays(framework, (1, 1, 128), (1, 64, 1, 128), (1, 64, 1, 128), (1, 1, 128))
     calls = {
         "attend": lambda: pando_attn.attend(plan, q, k, v),
@@ -70,6 +75,33 @@ def one_call(framework: str) -> None:
         del calls["attend, out given"]
     for name, call in calls.items():
         record(f"one-call: {name}", framework=framework, **measure(call, 2000))
+
+
+def in_programs(framework: str) -> None:
+    """The same row as an operator and in compiled programs, beside a program that adds 1 to q."""
+    tables, plan = one_row()
+    q, k, v = arrays(framework, (1, 1, 128), (1, 64, 1, 128), (1, 64, 1, 128))
+    if framework == "torch":
+        import torch
+
+        from pando_attn.torch import attend
+
+        compiled, finish = torch.compile(fullgraph=True), lambda x: x
+    else:
+        import jax
+
+        from pando_attn.jax import attend
+
+        compiled, finish = jax.jit, jax.block_until_ready
+    program, adding = compiled(lambda q: attend(plan, q, k, v)), compiled(lambda q: q + 1)
+    calls = {
+        "attend, outside of programs": lambda: finish(attend(plan, q, k, v)),
+        "attend": lambda: finish(program(q)),
+        "update and attend": lambda: (plan.update(*tables, changed=()), finish(program(q))),
+        "q + 1": lambda: finish(adding(q)),
+    }
+    for name, call in calls.items():
+        record(f"program: {name}", framework=framework, **measure(call, 500))
 
 
 def decode_step() -> None:
@@ -130,13 +162,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frameworks", nargs="*", default=["numpy", "torch", "jax"])
     parser.add_argument(
-        "--part", choices=["calls", "levels"], nargs="*", default=["calls", "levels"]
+        "--part",
+        choices=["calls", "programs", "levels"],
+        nargs="*",
+        default=["calls", "programs", "levels"],
     )
     options = parser.parse_args()
     if "calls" in options.part:
         for framework in options.frameworks:
             one_call(framework)
         decode_step()
+    if "programs" in options.part:
+        for framework in ("torch", "jax"):
+            if framework in options.frameworks:
+                in_programs(framework)
     if "levels" in options.part:
         for dtype in ("bf16", "fp32"):
             levels(dtype, 32, 2048, 256)
