@@ -1,4 +1,5 @@
-"""What a call from Python costs on top of C++, in compiled programs too, and levels in plain tensors against pages.
+"""What a call from Python costs on top of C++, by itself and in compiled programs; levels in plain
+tensors against pages.
 
 One JSON line for each case. The C++ side of the first ones is `attend/one-call` of
 cpu_attend_bench.

@@ -61,6 +61,13 @@ for _platform in ("cpu", "gpu"):
     )
 
 
+def _wait_for_programs() -> None:
+    try:
+        jax.effects_barrier()
+    except jax.errors.JaxRuntimeError:
+        pass  # A program that has failed has ended too. Its error comes with its result.
+
+
 def attend(
     plan: Plan,
     q: Any,
@@ -109,7 +116,7 @@ def attend(
             raise TypeError(f"{name}: got {kind_name(x)}, want an array of JAX")
         if dtype_of(name, x) != plan.dtype_code:
             raise TypeError(f"{name}: got dtype {x.dtype}, want {plan.dtype}, the plan's")
-    plan._wait_for_programs = jax.effects_barrier
+    plan._wait_for_programs = _wait_for_programs
     call = jax.ffi.ffi_call(
         _TARGET,
         (

@@ -80,11 +80,8 @@ def test_update_compiles_nothing_and_is_seen():
     assert len(traced) == 1
 
 
-def test_update_waits_for_programs_that_still_run():
-    batch = gqa_batch()
-    plan = batch.plan()
-    q, k, v = arrays(batch)
-    want = pando_attn.attend(plan, batch.q, batch.k, batch.v)
+def slow_program(plan, k, v):
+    """Attention of q after some work on x, so that it is still running when the call returns."""
 
     @jax.jit
     def slow(q, x):
@@ -92,13 +89,35 @@ def test_update_waits_for_programs_that_still_run():
             x = x @ x * 1e-3
         return attend(plan, q + x[0, 0] * 0, k, v)
 
+    return slow, jnp.ones((1000, 1000))
+
+
+def test_update_waits_for_programs_that_still_run():
+    batch = gqa_batch()
+    plan = batch.plan()
+    q, k, v = arrays(batch)
+    want = pando_attn.attend(plan, batch.q, batch.k, batch.v)
+    slow, x = slow_program(plan, k, v)
     fast = jax.jit(lambda q: attend(plan, q, k, v))
-    x = jnp.ones((1000, 1000))
     for program in (lambda: slow(q, x), lambda: fast(q)):
         program().block_until_ready()  # so that it is compiled
     results = [slow(q, x), fast(q), slow(q, x), fast(q)]
     update(plan, batch, [3, 2, 100])
     assert all(np.array_equal(np.asarray(result), want) for result in results)
+
+
+def test_update_after_a_program_that_failed():
+    batch = gqa_batch()
+    plan = batch.plan()
+    q, k, v = arrays(batch)
+    slow, x = slow_program(plan, k, v)
+    result = slow(q[:2], x)
+    for kv_lens in ([3, 2, 100], batch.kv_lens):
+        update(plan, batch, kv_lens)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"q: got shape \(2, 4, 64\), want"):
+        result.block_until_ready()
+    want = pando_attn.attend(plan, batch.q, batch.k, batch.v)
+    assert np.array_equal(np.asarray(slow(q, x)), want)
 
 
 def test_loops_of_jax_run_it_each_time():
