@@ -72,7 +72,8 @@ def attend(
 
     Calls go to the current stream. In the capture of a CUDA graph (also one of
     ``mode="reduce-overhead"``) each call captures the upload of its plan, so that replays run the
-    plan of the last ``update``.
+    plan of the last ``update``. Call that only when the last replay is past the upload, as a loop
+    does that has the tokens of its step.
 
     Args:
         plan: of :func:`pando_attn.plan`, for the device of the tensors.
