@@ -18,10 +18,11 @@ toolkit=$(dirname "$(command -v "${CUDACXX:-nvcc}")")
 # A package of its own in some distributions of the toolkit.
 cuobjdump=$(PATH=$toolkit:$PATH command -v cuobjdump || true)
 if [[ -z $cuobjdump ]]; then
-  tools=build-cuda/tools
-  cuobjdump=$tools/nvidia/cu13/bin/cuobjdump
-  [[ -x $cuobjdump ]] || python3 -m pip install --quiet --target "$tools" nvidia-cuda-cuobjdump || true
-  [[ -x $cuobjdump ]] || cuobjdump=
+  tools=$PWD/build-cuda/tools
+  export PATH=$tools/nvidia/cu13/bin:$PATH  # cuobjdump looks for nvdisasm there
+  command -v cuobjdump >/dev/null ||
+    python3 -m pip install --quiet --target "$tools" nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm || true
+  cuobjdump=$(command -v cuobjdump || true)
 fi
 
 # ptxas reports once, when a file is compiled: the report of an earlier build would be missing.
