@@ -39,30 +39,26 @@ def grad_refused(name: str) -> ValueError:
     )
 
 
-def integer(name: str, value: Any) -> int:
-    """A 32-bit integer."""
+def _integer(name: str, value: Any, bits: int) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name}: got a bool, want an integer")
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: got {kind_name(value)}, want an integer") from None
-    if not _INT32.min <= number <= _INT32.max:
-        raise ValueError(f"{name}: got {number}, want a 32-bit integer")
+    if not -(2 ** (bits - 1)) <= number < 2 ** (bits - 1):
+        raise ValueError(f"{name}: got {number}, want a {bits}-bit integer")
     return number
+
+
+def integer(name: str, value: Any) -> int:
+    """A 32-bit integer."""
+    return _integer(name, value, 32)
 
 
 def handle(name: str, value: Any) -> int:
     """A 64-bit integer, such as the name of a sequence."""
-    if isinstance(value, bool):
-        raise TypeError(f"{name}: got a bool, want an integer")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: got {kind_name(value)}, want an integer") from None
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name}: got {number}, want a 64-bit integer")
-    return number
+    return _integer(name, value, 64)
 
 
 def number(name: str, value: Any) -> float:
