@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -60,11 +61,29 @@ void Scheduler::build(const Problem& p) {
   if (partial_rows > std::numeric_limits<int32_t>::max()) {
     fail(ErrorCode::kUnsupported, "batch: the plan needs more than 2^31 - 1 partial rows");
   }
-  // Many rows are dealt to warps by fours instead; always where the order of sums must be the same.
-  constexpr int64_t kJobsARow = 4;
-  const int64_t jobs = static_cast<int64_t>(merge_rows_.size()) * kJobsARow;
-  if (invariant || jobs > p.thread_blocks * kWarpsAThreadBlock) merge_rows_.clear();
+  // By fours always where the order of sums must be the same.
+  if (invariant || !merges_row_by_row(p)) merge_rows_.clear();
   lay_out(p, partial_rows);
+}
+
+/// Whether each row to be merged is a job of its own for a warp, which reads 16 sources at once,
+/// and not one of four in a job, which reads two of each row. The one with fewer turns is faster.
+bool Scheduler::merges_row_by_row(const Problem& p) const {
+  const int64_t warps = p.thread_blocks * kWarpsAThreadBlock;
+  int64_t fours = 0, rows_sources = 0;
+  for (const Merge& merge : merges_) {
+    const uint64_t wanted = merge.rows[0] | uint64_t{merge.rows[1]} << 32;
+    for (int32_t four = 0; four < kBlockRows / 4; ++four) fours += (wanted >> four * 4 & 15) != 0;
+    rows_sources += std::popcount(wanted) * int64_t{merge.sources};
+  }
+  if (fours == 0) return true;
+  const auto rows = static_cast<int64_t>(merge_rows_.size());
+  const auto turns = [](int64_t count, int64_t at_once) { return (count + at_once - 1) / at_once; };
+  const int64_t sources = turns(rows_sources, rows);
+  constexpr int64_t kOpen = 2;  // dependent reads before the first source
+  const int64_t single = turns(rows, warps) * (kOpen + turns(sources, 16));
+  const int64_t by_fours = turns(fours, warps) * (kOpen + turns(sources, 2));
+  return single <= by_fours;
 }
 
 /// The unit of a piece, but for the places of its results.

@@ -31,7 +31,7 @@ struct ScheduleHeader {
   int32_t rows = 0;
   int32_t merges = 0;
   int32_t sources = 0;
-  int32_t merge_rows = 0;  ///< rows to be merged, when they are few; else 0
+  int32_t merge_rows = 0;  ///< rows to be merged, when each is a job of its own; else 0
 };
 static_assert(sizeof(ScheduleHeader) <= ScheduleHeader::kStartsOffset);
 

@@ -67,6 +67,9 @@ struct SharedPlan {
   };
   alignas(1024) Queries q[C::kConsumers];
   float handed_top[kBlockRows], handed_sum[kBlockRows];
+  Start start;                                ///< of this thread block
+  uint64_t epoch;                             ///< of this launch
+  int32_t q_rows[C::kConsumers][kBlockRows];  ///< of each warpgroup's rows
   TileInfo info[C::kInfos];
   FirstMerge first_merge[C::kConsumerWarps];
   RingBarriers<C::kSlots> ring;
@@ -85,19 +88,25 @@ __device__ __forceinline__ const T* section(const AttendParams& params, int32_t 
   return reinterpret_cast<const T*>(params.schedule + int64_t{at} * 16);
 }
 
-__device__ __forceinline__ const Start& start_of(const AttendParams& params) {
-  return reinterpret_cast<const Start*>(params.schedule +
-                                        ScheduleHeader::kStartsOffset)[blockIdx.x];
+/// Brings what all warps begin with into shared memory, by one warp in one read.
+template <class C>
+__device__ __forceinline__ void load_start(const AttendParams& params, SharedPlan<C>& shared) {
+  constexpr int kWords = sizeof(Start) / sizeof(int4);
+  static_assert(kWords < 32);
+  const int lane = threadIdx.x % 32;
+  const auto* const from = reinterpret_cast<const int4*>(
+      params.schedule + ScheduleHeader::kStartsOffset + int64_t{sizeof(Start)} * blockIdx.x);
+  if (lane < kWords) reinterpret_cast<int4*>(&shared.start)[lane] = __ldg(from + lane);
+  if (lane == kWords) {
+    shared.epoch =
+        __ldcg(reinterpret_cast<const unsigned long long*>(&params.control[Control::kEpoch]));
+  }
 }
 
 /// Where the LSE of the partials stand.
 template <class C>
-__device__ __forceinline__ float* partial_lse(const AttendParams& params) {
-  return params.partials + int64_t{__ldg(&start_of(params).partial_rows)} * C::kHeadDim;
-}
-
-__device__ __forceinline__ uint64_t epoch_now(const AttendParams& params) {
-  return __ldcg(reinterpret_cast<const unsigned long long*>(&params.control[Control::kEpoch]));
+__device__ __forceinline__ float* partial_lse(const AttendParams& params, const Start& start) {
+  return params.partials + int64_t{start.partial_rows} * C::kHeadDim;
 }
 
 }  // namespace pando::cuda

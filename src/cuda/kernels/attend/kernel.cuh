@@ -26,8 +26,8 @@ struct RowRange {
 /// Writes a block's rows: to out where nobody else has seen anything for them, else to partials.
 /// `ending` is an Ending.
 template <class C>
-__device__ void finish_block(const AttendParams& params, const Row* rows, int4 ending,
-                             int32_t block, int32_t kv_head, const RowState<C>& r) {
+__device__ void finish_block(const AttendParams& params, const SharedPlan<C>& shared, int4 ending,
+                             int32_t block, int32_t kv_head, int consumer, const RowState<C>& r) {
   using E = typename C::Element;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32 % 4;
@@ -37,12 +37,13 @@ __device__ void finish_block(const AttendParams& params, const Row* rows, int4 e
   for (int i = 0; i < 2; ++i) {
     const int32_t row = warp * 16 + lane / 4 + i * 8;
     if (!touched.has(row)) continue;
-    const float scale = r.sum[i] > 0 ? 1 / r.sum[i] : 0.0f;
-    const float lse = r.sum[i] > 0
-                          ? (r.top[i] * params.scale_log2 + log2f(r.sum[i])) * 0.6931471805599453f
-                          : -INFINITY;
+    const float scale = r.sum[i] == 0 ? 0.0f : 1 / r.sum[i];
+    const float lse = r.sum[i] == 0
+                          ? -INFINITY
+                          : (r.top[i] * params.scale_log2 + log2f(r.sum[i])) * 0.6931471805599453f;
     if (direct.has(row)) {
-      const RowPlace place = place_of(params, rows, block * kBlockRows + row, kv_head);
+      const int32_t packed = block * kBlockRows + row;
+      const RowPlace place = place_of(params, shared.q_rows[consumer][row], packed, kv_head);
       auto* out = reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(params.out) + place.out);
 #pragma unroll
       for (int j = 0; j < C::kHeadDim / 8; ++j) {
@@ -52,13 +53,14 @@ __device__ void finish_block(const AttendParams& params, const Row* rows, int4 e
       if (lane % 4 == 0 && params.lse != nullptr) params.lse[place.lse] = lse;
     } else {
       const int64_t slot = int64_t{ending.x} + row - touched.begin;
-      auto* to = reinterpret_cast<float2*>(params.partials + slot * C::kHeadDim);
+      auto* to = reinterpret_cast<float4*>(params.partials + slot * C::kHeadDim);
 #pragma unroll
-      for (int j = 0; j < C::kHeadDim / 8; ++j) {
+      for (int j = 0; j < C::kHeadDim / 16; ++j) {
+        const float* const o = &r.o[j * 8 + i * 2];
         __stcg(&to[j * 4 + lane % 4],
-               make_float2(r.o[j * 4 + i * 2] * scale, r.o[j * 4 + i * 2 + 1] * scale));
+               make_float4(o[0] * scale, o[1] * scale, o[4] * scale, o[5] * scale));
       }
-      if (lane % 4 == 0) __stcg(&partial_lse<C>(params)[slot], lse);
+      if (lane % 4 == 0) __stcg(&partial_lse<C>(params, shared.start)[slot], lse);
     }
   }
 }
@@ -132,51 +134,48 @@ __device__ void reduce_sums(RowState<C>& r) {
 
 template <class C>
 __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int consumer) {
-  mark(Stage::kBegin);
+  mark(Stage::kRole);
   TileCursor<C> cursor(shared);
   Turns::begin(consumer);
-  const Start& start = start_of(params);
-  const int32_t first = __ldg(&start.unit_begin);
-  const int32_t last = __ldg(&start.unit_end);
+  const Start& start = shared.start;
   RowState<C> r;
-  for (int32_t u = first; u < last; ++u) {
-    const Unit& unit = u == first ? start.unit : section<Unit>(params, __ldg(&start.units_at))[u];
-    const bool alone = __ldg(&unit.blocks) == 1;
+  for (int32_t done = 0; done < start.unit_end - start.unit_begin;) {
+    const Unit& unit =
+        done == 0 ? start.unit : section<Unit>(params, start.units_at)[start.unit_begin + done];
+    const bool alone = unit.blocks == 1;
     const int32_t half = alone ? 0 : consumer;
-    const int32_t block = __ldg(&unit.block) + half;
-    const int32_t kv_head = __ldg(&unit.kv_head);
-    const bool split_first = __ldg(&unit.split_first) != 0;
-    load_rows<C>(params, block, kv_head, u == first, consumer, shared, r);
+    load_rows<C>(params, unit.block + half, unit.kv_head, done == 0, consumer, shared, r);
     mark(Stage::kQueries, true);
 #pragma unroll 1
     for (int turn = 0; turn < 2; ++turn) {
-      if ((turn == 0) == split_first) {
-        attend_tiles<C, kHalfTokens>(params, r, cursor, shared, __ldg(&unit.split_tiles), consumer,
+      if (turn != unit.split_first) {
+        attend_tiles<C, kHalfTokens>(params, r, cursor, shared, unit.split_tiles, consumer,
                                      half * kBlockRows);
       } else {
-        attend_tiles<C, kTileTokens>(params, r, cursor, shared, __ldg(&unit.whole_tiles), consumer,
+        attend_tiles<C, kTileTokens>(params, r, cursor, shared, unit.whole_tiles, consumer,
                                      half * kBlockRows);
       }
     }
     mark(Stage::kTiles);
     reduce_sums<C>(r);
+    ++done;
     if (alone) {
       join_halves<C>(params, r, shared, consumer);
+      mark(Stage::kJoined);
       if (consumer == 1) continue;
     }
-    const int4 ending = __ldg(reinterpret_cast<const int4*>(&unit.ending[half]));
-    const Row* const rows = section<Row>(params, __ldg(&start.rows_at));
-    finish_block<C>(params, rows, ending, block, kv_head, r);
+    const int4 ending = *reinterpret_cast<const int4*>(&unit.ending[half]);
+    finish_block<C>(params, shared, ending, unit.block + half, unit.kv_head, consumer, r);
     mark(Stage::kWritten);
     if (ending.x >= 0) {
       ptx::bar_sync(1 + consumer, 128);
-      if (threadIdx.x % 128 == 0) publish(params, epoch_now(params), consumer, u - first + 1);
+      if (threadIdx.x % 128 == 0) publish(params, shared.epoch, consumer, done);
       mark(Stage::kPublished);
     }
   }
-  merge_all<C>(params, shared, epoch_now(params));
+  merge_all<C>(params, shared);
   mark(Stage::kEnd);
-  if (threadIdx.x % 32 == 0) leave<C>(params);
+  if (threadIdx.x % 32 == 0) leave<C>(params, shared.epoch);
 }
 
 template <class C>
@@ -185,6 +184,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
                   const __grid_constant__ TensorMaps maps) {
   auto& shared = ptx::dynamic_shared<SharedPlan<C>>();
   const int group = threadIdx.x / 128;
+  mark(Stage::kBegin);
+  if (threadIdx.x / 32 == 2) load_start<C>(params, shared);
   if (threadIdx.x == 32) {
     ptx::prefetch_tensormap(&maps.k_big);
     ptx::prefetch_tensormap(&maps.v_big);
@@ -205,7 +206,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     } else if (threadIdx.x < 64) {
       Scout<C>(params, shared).run();
     } else if (threadIdx.x < 96) {
-      prefetch_queries<C>(params);
+      prefetch_queries<C>(params, shared.start);
     } else {
       prefetch_merges<C>(params, shared);
     }

@@ -16,10 +16,10 @@ namespace pando::cuda {
 struct RowPlace {
   int64_t out, lse;
 };
-__device__ __forceinline__ RowPlace place_of(const AttendParams& params, const Row* rows,
+__device__ __forceinline__ RowPlace place_of(const AttendParams& params, int64_t q_row,
                                              int32_t packed, int32_t kv_head) {
-  const int64_t q_row = __ldg(&rows[packed / params.group].q_row);
-  const int32_t head = kv_head * params.group + packed % params.group;
+  const int32_t head =
+      kv_head * params.group + packed - params.by_group.quotient(packed) * params.group;
   return {q_row * params.out_row_stride + head * params.out_head_stride,
           q_row * params.q_heads + head};
 }
@@ -30,6 +30,12 @@ __device__ __forceinline__ void publish(const AttendParams& params, uint64_t epo
   __threadfence();
   ptx::st_relaxed(&params.control[Control::kProgress + blockIdx.x * 2 + consumer],
                   epoch << 32 | uint32_t(units));
+}
+
+/// Partials hold the columns of a row as a thread's accumulators do, so that it writes four at
+/// once: the column that stands at an even `place`; the next one follows it.
+__device__ __forceinline__ int32_t partial_column(int32_t place) {
+  return place / 16 * 16 + place / 2 % 2 * 8 + place / 4 % 4 * 2;
 }
 
 /// One lane's source of a merge.
@@ -51,47 +57,6 @@ struct LaneSource {
   int32_t writer = 0, ticket = 0;
 };
 
-/// What a merge knows of its rows so far: R rows, N columns a lane.
-template <int R, int N>
-struct Merged {
-  float top[R], sum[R], o[R][N];
-
-  __device__ Merged() {
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      top[r] = -INFINITY;
-      sum[r] = 0;
-#pragma unroll
-      for (int c = 0; c < N; ++c) o[r][c] = 0;
-    }
-  }
-  /// Takes in S partials at once; lse = -inf stands for one that is empty or not there.
-  template <int S>
-  __device__ void take(const float (&lse)[S][R], const float (&theirs)[S][R][N]) {
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      float next = top[r];
-#pragma unroll
-      for (int i = 0; i < S; ++i) next = fmaxf(next, lse[i][r]);
-      const float base = next == -INFINITY ? 0.0f : next;
-      const float shrink = __expf(top[r] - base);
-      top[r] = next;
-      sum[r] *= shrink;
-#pragma unroll
-      for (int c = 0; c < N; ++c) o[r][c] *= shrink;
-#pragma unroll
-      for (int i = 0; i < S; ++i) {
-        const float weight = __expf(lse[i][r] - base);
-        sum[r] += weight;
-#pragma unroll
-        for (int c = 0; c < N; ++c) o[r][c] += weight * theirs[i][r][c];
-      }
-    }
-  }
-  __device__ float scale(int r) const { return sum[r] > 0 ? 1 / sum[r] : 0.0f; }
-  __device__ float lse(int r) const { return sum[r] > 0 ? top[r] + logf(sum[r]) : -INFINITY; }
-};
-
 /// A warp's job: some rows of one merge.
 struct MergeJob {
   int4 merge;       ///< block, kv_head, source_begin, sources
@@ -100,87 +65,136 @@ struct MergeJob {
   int32_t q_row;  ///< of the first row
 };
 
-/// Merges the job's R rows, columns [column, column + N) for each lane; by one warp, S sources in
-/// flight at once. `mine` is the lane's source among the first 32.
-template <class C, int R, int N, int S>
-__device__ __forceinline__ Merged<R, N> merge_rows(const AttendParams& params,
-                                                   const Source* sources, const MergeJob& job,
-                                                   int4 first_source, int32_t column,
-                                                   uint64_t epoch) {
+/// R rows, merged: of each the sums, and of each lane N columns in the order of the partials.
+template <int R, int N>
+struct Merged {
+  float top[R], sum[R], o[R][N];
+
+  __device__ float scale(int r) const { return sum[r] == 0 ? 0.0f : 1 / sum[r]; }
+  __device__ float lse(int r) const { return sum[r] == 0 ? -INFINITY : top[r] + logf(sum[r]); }
+};
+
+/// Columns of a row that each lane of a warp merges.
+template <class C>
+inline constexpr int kMergeColumns = C::kHeadDim / 32;
+
+/// Merges the job's R rows, by one warp: 32 / R sources at a time. Lane s * R + r waits for source
+/// s and weighs it for row r; then all lanes add up the rows that are there, U sources in flight.
+/// `first_sources` are the merge's first 32, in shared or in global memory.
+template <class C, int R, int U>
+__device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
+    const AttendParams& params, const Start& start, const int4* first_sources,
+    const int4* all_sources, const MergeJob& job, uint64_t epoch) {
+  constexpr int N = kMergeColumns<C>;
   const int lane = threadIdx.x % 32;
-  const int32_t row = job.row;
-  const int32_t count = job.merge.w;
-  const float* const all_lse = partial_lse<C>(params);
-  Merged<R, N> merged;
-  for (int32_t first = 0; first < count; first += 32) {
+  const int32_t row = job.row + lane % R;  // that this lane weighs
+  const float* const all_lse = partial_lse<C>(params, start);
+  Merged<R, N> merged{};
+  float top = -INFINITY, sum = 0;
+  for (int32_t first = 0; first < job.merge.w; first += 32 / R) {
+    const int32_t source = first + lane / R;
     LaneSource mine;
-    if (first + lane < count)
-      mine = LaneSource(
-          first == 0 ? first_source
-                     : __ldg(reinterpret_cast<const int4*>(&sources[job.merge.z + first + lane])));
-    const bool needed = mine.holds(row, R);
+    if (source < job.merge.w) {
+      mine = LaneSource(source < 32 ? first_sources[source] : __ldg(&all_sources[source]));
+    }
+    const bool needed = mine.holds(job.row, R);
     if (needed) mine.wait(params, epoch);
     __syncwarp();
     mark(Stage::kSources);
-    for (uint32_t left = __ballot_sync(~0u, needed); left != 0;) {
-      float lse[S][R];
-      float theirs[S][R][N];
+    const bool holds = mine.holds(row, 1);
+    const int32_t slot = mine.partial + row - mine.begin;
+    const float lse = holds ? __ldcg(&all_lse[slot]) : -INFINITY;
+    const uint32_t there = __ballot_sync(~0u, holds);
+    uint32_t left = __ballot_sync(~0u, needed && lane % R == 0);
+    float weight = 0;
+    for (bool weighed = false; left != 0;) {
+      int from[U];
+      float theirs[U][R][N];
 #pragma unroll
-      for (int i = 0; i < S; ++i) {
-        const int from = left == 0 ? -1 : __ffs(left) - 1;
+      for (int u = 0; u < U; ++u) {
+        from[u] = left == 0 ? -1 : __ffs(left) - 1;
         left &= left - 1;
-        const int32_t begin = __shfl_sync(~0u, mine.begin, max(from, 0));
-        const int32_t end = __shfl_sync(~0u, mine.end, max(from, 0));
-        const int64_t slot = __shfl_sync(~0u, mine.partial, max(from, 0)) + row - begin;
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-          const bool there = from >= 0 && row + r >= begin && row + r < end;
-          lse[i][r] = there ? __ldcg(&all_lse[slot + r]) : -INFINITY;
+          const int64_t at = __shfl_sync(~0u, slot, max(from[u], 0) + r);
 #pragma unroll
-          for (int c = 0; c < N; ++c) theirs[i][r][c] = 0;
-          if (!there) continue;
-          const float* o = params.partials + (slot + r) * C::kHeadDim + column;
+          for (int c = 0; c < N; ++c) theirs[u][r][c] = 0;
+          if (from[u] < 0 || (there >> (from[u] + r) & 1) == 0) continue;
+          const float* const o = params.partials + at * C::kHeadDim + lane * N;
           if constexpr (N == 4) {
             const float4 four = __ldcg(reinterpret_cast<const float4*>(o));
-            theirs[i][r][0] = four.x;
-            theirs[i][r][1] = four.y;
-            theirs[i][r][2] = four.z;
-            theirs[i][r][3] = four.w;
+            theirs[u][r][0] = four.x;
+            theirs[u][r][1] = four.y;
+            theirs[u][r][2] = four.z;
+            theirs[u][r][3] = four.w;
           } else {
-#pragma unroll
-            for (int c = 0; c < N; ++c) theirs[i][r][c] = __ldcg(o + c);
+            const float2 two = __ldcg(reinterpret_cast<const float2*>(o));
+            theirs[u][r][0] = two.x;
+            theirs[u][r][1] = two.y;
           }
         }
       }
-      merged.take(lse, theirs);
+      if (!weighed) {  // while the first rows are on their way
+        weighed = true;
+        float next = fmaxf(top, lse);
+#pragma unroll
+        for (int step = R; step < 32; step *= 2) {
+          next = fmaxf(next, __shfl_xor_sync(~0u, next, step));
+        }
+        const float base = next == -INFINITY ? 0.0f : next;
+        const float shrink = __expf(top - base);
+        weight = __expf(lse - base);
+        top = next;
+        float added = weight;
+#pragma unroll
+        for (int step = R; step < 32; step *= 2) added += __shfl_xor_sync(~0u, added, step);
+        sum = sum * shrink + added;
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          const float s = __shfl_sync(~0u, shrink, r);
+#pragma unroll
+          for (int c = 0; c < N; ++c) merged.o[r][c] *= s;
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < U; ++u) {
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          const float w = __shfl_sync(~0u, weight, max(from[u], 0) + r);
+#pragma unroll
+          for (int c = 0; c < N; ++c) merged.o[r][c] += w * theirs[u][r][c];
+        }
+      }
     }
+  }
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    merged.top[r] = __shfl_sync(~0u, top, r);
+    merged.sum[r] = __shfl_sync(~0u, sum, r);
   }
   return merged;
 }
 
-/// How merges are cut into jobs for warps. Few rows: each row and each 32 columns of it are a job,
-/// so that most warps of the grid get one. Many: four adjacent rows of a block.
-template <class C, bool kFew>
+/// How merges are cut into jobs for warps: each row is one, with many sources in flight; or, where
+/// rows are many and sources few, four adjacent rows of a block.
+template <class C, bool kSingle>
 struct MergeShape {
-  static constexpr int kRows = kFew ? 1 : 4;
-  static constexpr int kParts = kFew ? C::kHeadDim / 32 : 1;
-  static constexpr int kColumns = C::kHeadDim / 32 / kParts;
-  static constexpr int kSources = kFew ? 16 : 2;  ///< in flight at once
+  static constexpr int kRows = kSingle ? 1 : 4;
+  static constexpr int kSources = kSingle ? 16 : 2;  ///< in flight at once
 
   const Merge* merges;
   const MergeRow* rows;
   int32_t jobs;
 
   __device__ MergeShape(const AttendParams& params, const Start& start)
-      : merges(section<Merge>(params, __ldg(&start.merges_at))),
-        rows(section<MergeRow>(params, __ldg(&start.merge_rows_at))),
-        jobs(kFew ? __ldg(&start.merge_rows) * kParts
-                  : __ldg(&start.merges) * (kBlockRows / kRows)) {}
+      : merges(section<Merge>(params, start.merges_at)),
+        rows(section<MergeRow>(params, start.merge_rows_at)),
+        jobs(kSingle ? start.merge_rows : start.merges * (kBlockRows / kRows)) {}
 
   /// The merge of a job, and its first row.
   __device__ const Merge* find(int32_t job, int32_t& row) const {
-    if constexpr (kFew) {
-      const MergeRow r = __ldg(&rows[job / kParts]);
+    if constexpr (kSingle) {
+      const MergeRow r = __ldg(&rows[job]);
       row = r & 255;
       return &merges[r >> 8];
     } else {
@@ -188,18 +202,15 @@ struct MergeShape {
       return &merges[job / (kBlockRows / kRows)];
     }
   }
-  __device__ static int32_t column_of(int32_t job) {
-    return (job % kParts * 32 + threadIdx.x % 32) * kColumns;
-  }
 };
 
 /// Fetches the first job of each consumer warp, and its sources.
-template <class C, bool kFew>
+template <class C, bool kSingle>
 __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, const Start& start,
                                                    SharedPlan<C>& shared) {
   const int lane = threadIdx.x % 32;
-  const MergeShape<C, kFew> shape(params, start);
-  const Source* const sources = section<Source>(params, __ldg(&start.sources_at));
+  const MergeShape<C, kSingle> shape(params, start);
+  const Source* const sources = section<Source>(params, start.sources_at);
   // Lane i, and the lanes that follow it in eights, for consumer warp i % 8.
   const int32_t job = blockIdx.x + gridDim.x * (lane % C::kConsumerWarps);
   const bool there = job < shape.jobs;
@@ -216,117 +227,106 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, c
   }
   if (there && lane < C::kConsumerWarps) {
     FirstMerge& first = shared.first_merge[lane];
-    const int32_t packed = min(m.x * kBlockRows + row, __ldg(&start.packed_rows) - 1);
-    const Row* const rows = section<Row>(params, __ldg(&start.rows_at));
+    const int32_t packed = min(m.x * kBlockRows + row, start.packed_rows - 1);
+    const Row* const rows = section<Row>(params, start.rows_at);
     first.merge = m;
-    first.wanted = kFew ? 1 : __ldg(&merge->rows[row / 32]) >> row % 32 & 15;
+    first.wanted = kSingle ? 1 : __ldg(&merge->rows[row / 32]) >> row % 32 & 15;
     first.row = row;
-    first.q_row = __ldg(&rows[packed / params.group].q_row);
+    first.q_row = __ldg(&rows[params.by_group.quotient(packed)].q_row);
   }
 }
 
 /// Warp 3: fetches the consumer warps' first merge jobs, and brings all lists of merges into L2.
 template <class C>
 __device__ __forceinline__ void prefetch_merges(const AttendParams& params, SharedPlan<C>& shared) {
-  const Start& start = start_of(params);
+  const Start& start = shared.start;
   const int lane = threadIdx.x % 32;
-  if (__ldg(&start.merges) == 0) return;
-  if (__ldg(&start.merge_rows) > 0) {
+  if (start.merges == 0) return;
+  if (start.merge_rows > 0) {
     fetch_first_merges<C, true>(params, start, shared);
   } else {
     fetch_first_merges<C, false>(params, start, shared);
   }
   __syncwarp();
   if (lane == 0) RingCursor<1>(shared.merge_ring).fill();
-  const auto* const begin = section<uint8_t>(params, __ldg(&start.merges_at));
-  const auto* const end = section<uint8_t>(params, __ldg(&start.end_at));
+  const auto* const begin = section<uint8_t>(params, start.merges_at);
+  const auto* const end = section<uint8_t>(params, start.end_at);
   for (const uint8_t* at = begin + (int64_t{blockIdx.x} + int64_t{gridDim.x} * lane) * 128;
        at < end; at += int64_t{gridDim.x} * 32 * 128) {
     ptx::prefetch_l2(at);
   }
 }
 
-template <class C, bool kFew>
-__device__ __forceinline__ void merge_jobs(const AttendParams& params, const Start& start,
-                                           SharedPlan<C>& shared, uint64_t epoch) {
+template <class C, bool kSingle>
+__device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPlan<C>& shared) {
   using E = typename C::Element;
-  using Shape = MergeShape<C, kFew>;
+  using Shape = MergeShape<C, kSingle>;
   constexpr int R = Shape::kRows;
-  constexpr int N = Shape::kColumns;
+  constexpr int N = kMergeColumns<C>;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32 - 4;
+  const Start& start = shared.start;
   const Shape shape(params, start);
-  const Source* const sources = section<Source>(params, __ldg(&start.sources_at));
-  const Row* const rows = section<Row>(params, __ldg(&start.rows_at));
+  const Source* const sources = section<Source>(params, start.sources_at);
+  const Row* const rows = section<Row>(params, start.rows_at);
   const FirstMerge& first = shared.first_merge[warp];
   const int32_t warps = gridDim.x * C::kConsumerWarps;
   for (int32_t index = blockIdx.x + gridDim.x * warp; index < shape.jobs; index += warps) {
-    MergeJob job;
-    int4 source;
-    if (index < warps) {
-      job = {first.merge, first.wanted, first.row, first.q_row};
-      source = first.sources[lane];
-    } else {
+    MergeJob job{first.merge, first.wanted, first.row, first.q_row};
+    const int4* first_sources = first.sources;
+    if (index >= warps) {
       const Merge* const merge = shape.find(index, job.row);
       job.merge = __ldg(reinterpret_cast<const int4*>(merge));
-      job.wanted = kFew ? 1 : __ldg(&merge->rows[job.row / 32]) >> job.row % 32 & 15;
+      job.wanted = kSingle ? 1 : __ldg(&merge->rows[job.row / 32]) >> job.row % 32 & 15;
       if (job.wanted == 0) continue;
-      job.q_row = __ldg(&rows[(job.merge.x * kBlockRows + job.row) / params.group].q_row);
-      if (lane < job.merge.w)
-        source = __ldg(reinterpret_cast<const int4*>(&sources[job.merge.z + lane]));
+      const int32_t packed = job.merge.x * kBlockRows + job.row;
+      job.q_row = __ldg(&rows[params.by_group.quotient(packed)].q_row);
+      first_sources = reinterpret_cast<const int4*>(&sources[job.merge.z]);
     }
     if (job.wanted == 0) continue;
-    const int32_t column = Shape::column_of(index);
-    const auto merged =
-        merge_rows<C, R, N, Shape::kSources>(params, sources, job, source, column, epoch);
+    const auto* const all_sources = reinterpret_cast<const int4*>(&sources[job.merge.z]);
+    const auto merged = merge_rows<C, R, Shape::kSources>(params, start, first_sources, all_sources,
+                                                          job, shared.epoch);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const float scale = merged.scale(r);
-      const float next = N == 1 ? __shfl_down_sync(~0u, merged.o[r][0], 1) : 0.0f;
       if ((job.wanted >> r & 1) == 0) continue;
       const int32_t packed = job.merge.x * kBlockRows + job.row + r;
-      const int64_t q_row = r == 0 ? job.q_row : __ldg(&rows[packed / params.group].q_row);
-      const int32_t head = job.merge.y * params.group + packed % params.group;
-      auto* const out = static_cast<uint16_t*>(params.out) + q_row * params.out_row_stride +
-                        head * params.out_head_stride + column;
-      if constexpr (N == 1) {
-        if (lane % 2 == 0)
-          *reinterpret_cast<uint32_t*>(out) =
-              ptx::cvt_pack(merged.o[r][0] * scale, next * scale, E{});
-      } else {
+      const int64_t q_row =
+          r == 0 ? job.q_row : __ldg(&rows[params.by_group.quotient(packed)].q_row);
+      const RowPlace place = place_of(params, q_row, packed, job.merge.y);
+      auto* const out = static_cast<uint16_t*>(params.out) + place.out;
 #pragma unroll
-        for (int c = 0; c < N; c += 2) {
-          *reinterpret_cast<uint32_t*>(out + c) =
-              ptx::cvt_pack(merged.o[r][c] * scale, merged.o[r][c + 1] * scale, E{});
-        }
+      for (int c = 0; c < N; c += 2) {
+        *reinterpret_cast<uint32_t*>(out + partial_column(lane * N + c)) =
+            ptx::cvt_pack(merged.o[r][c] * scale, merged.o[r][c + 1] * scale, E{});
       }
-      if (column == 0 && params.lse != nullptr)
-        params.lse[q_row * params.q_heads + head] = merged.lse(r);
+      if (lane == 0 && params.lse != nullptr) params.lse[place.lse] = merged.lse(r);
     }
   }
 }
 
 /// Every consumer warp of the grid takes its share of the merges.
 template <class C>
-__device__ void merge_all(const AttendParams& params, SharedPlan<C>& shared, uint64_t epoch) {
-  const Start& start = start_of(params);
-  if (__ldg(&start.merges) == 0) return;
+__device__ void merge_all(const AttendParams& params, SharedPlan<C>& shared) {
+  const Start& start = shared.start;
+  if (start.merges == 0) return;
   RingCursor<1>(shared.merge_ring).wait_full();
-  if (__ldg(&start.merge_rows) > 0) {
-    merge_jobs<C, true>(params, start, shared, epoch);
+  if (start.merge_rows > 0) {
+    merge_jobs<C, true>(params, shared);
   } else {
-    merge_jobs<C, false>(params, start, shared, epoch);
+    merge_jobs<C, false>(params, shared);
   }
 }
 
 /// The last consumer warp to leave begins the next epoch; by one thread of each warp, after it has
 /// read the epoch and merged.
 template <class C>
-__device__ __forceinline__ void leave(const AttendParams& params) {
+__device__ __forceinline__ void leave(const AttendParams& params, uint64_t epoch) {
   auto* const left = reinterpret_cast<unsigned long long*>(&params.control[Control::kLeft]);
   if (atomicAdd(left, 1ull) != gridDim.x * C::kConsumerWarps - 1) return;
   ptx::st_relaxed(&params.control[Control::kLeft], 0);
-  ptx::st_relaxed(&params.control[Control::kEpoch], epoch_now(params) + 1);
+  ptx::st_relaxed(&params.control[Control::kEpoch], epoch + 1);
 }
 
 }  // namespace pando::cuda

@@ -1,12 +1,29 @@
 // What a launch of the attend kernel hands over.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
 #include "plan/schedule_format.h"
 
 namespace pando::cuda {
+
+/// Divides numbers below 2^31 by `divisor` without a division: magic = ceil(2^(31 + l) / divisor)
+/// for the least l with divisor <= 2^l (Granlund and Montgomery, 1994).
+struct Divider {
+  uint32_t magic;
+  int32_t shift;
+
+  static constexpr Divider by(int32_t divisor) {
+    const int32_t shift = 31 + std::bit_width(static_cast<uint32_t>(divisor - 1));
+    const auto d = static_cast<uint64_t>(divisor);
+    return {static_cast<uint32_t>(((uint64_t{1} << shift) + d - 1) / d), shift};
+  }
+  constexpr int32_t quotient(int32_t n) const {
+    return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(n)} * magic >> shift);
+  }
+};
 
 /// Pointers into device memory, strides and constants of the AttentionSpec. A captured graph keeps
 /// these; what depends on the plan the kernel reads from `schedule`.
@@ -22,6 +39,7 @@ struct AttendParams {
   float* lse;  ///< optional [q_rows, q_heads]
   int32_t q_heads;
   int32_t group;
+  Divider by_group;    ///< divides by `group`
   int32_t page_shift;  ///< log2 page_tokens
   int32_t box_shift;   ///< log2 of the tokens of a big box
   float scale_log2;    ///< |scale| * log2(e), 1 for a scale of 0

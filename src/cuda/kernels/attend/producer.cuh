@@ -7,6 +7,7 @@
 #include <cuda/ptx>
 
 #include "cuda/kernels/attend/config.cuh"
+#include "cuda/kernels/attend/timeline.cuh"
 #include "cuda/ptx/prefetch.cuh"
 
 namespace pando::cuda {
@@ -20,10 +21,7 @@ class TileOrder {
   };
 
   __device__ TileOrder(const Unit* units, const Start& start, int lane)
-      : units_(units),
-        unit_(__ldg(&start.unit_begin)),
-        last_(__ldg(&start.unit_end)),
-        side_(lane / 8 % 2) {
+      : units_(units), unit_(start.unit_begin), last_(start.unit_end), side_(lane / 8 % 2) {
     if (unit_ < last_) open(start.unit);
   }
 
@@ -45,18 +43,16 @@ class TileOrder {
 
  private:
   __device__ void open(const Unit& unit) {
-    const bool alone = __ldg(&unit.blocks) == 1;
-    const bool split_first = __ldg(&unit.split_first) != 0;
-    kv_head_ = __ldg(&unit.kv_head);
-    left_ = __ldg(&unit.whole_tiles);
-    at_ = __ldg(&unit.whole_begin) + side_;
-    end_ = __ldg(&unit.whole_end);
+    kv_head_ = unit.kv_head;
+    left_ = unit.whole_tiles;
+    at_ = unit.whole_begin + side_;
+    end_ = unit.whole_end;
     stride_ = 2;
-    then_ = __ldg(&unit.split_tiles);
-    then_at_ = __ldg(&unit.split_begin[side_]);
-    then_end_ = __ldg(&unit.split_end[side_]);
-    then_stride_ = alone ? 2 : 1;
-    if (left_ != 0 && (!split_first || then_ == 0)) return;
+    then_ = unit.split_tiles;
+    then_at_ = unit.split_begin[side_];
+    then_end_ = unit.split_end[side_];
+    then_stride_ = unit.split_stride();
+    if (left_ != 0 && (unit.split_first == 0 || then_ == 0)) return;
     swap(left_, then_);
     swap(at_, then_at_);
     swap(end_, then_end_);
@@ -79,12 +75,13 @@ struct LaneRun {
   int4 place;     ///< slot_begin, token_begin, token_end, page_offset
   uint32_t rows;  ///< as Run::rows
 
+  /// `runs` lie in shared or in global memory.
   __device__ void load(const Run* runs, int32_t count, int lane) {
     place.x = 0x7fffffff;
     if (lane % 8 >= count) return;
     const Run* from = &runs[lane % 8];
-    place = __ldg(reinterpret_cast<const int4*>(from));
-    rows = __ldg(&from->rows);
+    place = *reinterpret_cast<const int4*>(from);
+    rows = from->rows;
   }
 };
 
@@ -185,16 +182,16 @@ class Scout {
       : params_(params),
         shared_(shared),
         lane_(threadIdx.x % 32),
-        halves_(section<Half>(params, __ldg(&start_of(params).halves_at))),
-        runs_(section<Run>(params, __ldg(&start_of(params).runs_at))),
-        order_(section<Unit>(params, __ldg(&start_of(params).units_at)), start_of(params), lane_),
+        halves_(section<Half>(params, shared.start.halves_at)),
+        runs_(section<Run>(params, shared.start.runs_at)),
+        order_(section<Unit>(params, shared.start.units_at), shared.start, lane_),
         cursor_(shared.info_ring) {}
 
   __device__ void run() {
     // The first tile goes alone and by the short way.
-    const Start& start = start_of(params_);
+    const Start& start = shared_.start;
     const int side = lane_ / 8 % 2;
-    int4 half = __ldg(reinterpret_cast<const int4*>(&start.half[side]));
+    int4 half = *reinterpret_cast<const int4*>(&start.half[side]);
     run_.load(start.runs[side], min(half.z, Start::kRuns), lane_);
     slot_ = half.x;
     Named named = name(1);
@@ -252,6 +249,7 @@ class Scout {
       if (lane_ == 0) cursor_.fill();
       cursor_.advance();
     }
+    mark_producer(Stage::kDescribed);
   }
 
   const AttendParams& params_;
@@ -303,12 +301,13 @@ __device__ void load_tiles(const AttendParams& params, const TensorMaps& maps,
   const int lane = threadIdx.x % 32;
   RingCursor<C::kSlots> cursor(shared.ring);
   RingCursor<C::kInfos> infos(shared.info_ring);
-  for (int32_t left = __ldg(&start_of(params).tile_count); left > 0; --left) {
+  for (int32_t left = shared.start.tile_count; left > 0; --left) {
     infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
     const LaneTile t{info.page[lane % kGranules], info.position[lane % kGranules],
                      lane < kGranules ? info.rows[lane % kGranules] : 0};
     load_operand<C>(params, &maps.k_big, &maps.k_small, info, t, cursor, shared, lane);
+    mark_producer(Stage::kIssued);
     load_operand<C>(params, &maps.v_big, &maps.v_small, info, t, cursor, shared, lane);
     __syncwarp();
     if (lane == 0) infos.release();
@@ -326,23 +325,21 @@ __device__ __forceinline__ void prefetch_area(const void* area, int64_t bytes) {
 /// Warp 2: brings what all units are made of into L2 while the first reads are on their way, then
 /// the rows and queries of the next units, one unit ahead of the consumers.
 template <class C>
-__device__ __forceinline__ void prefetch_queries(const AttendParams& params) {
+__device__ __forceinline__ void prefetch_queries(const AttendParams& params, const Start& start) {
   prefetch_area(params.page_ids, params.page_ids_bytes);
   prefetch_area(params.schedule, params.schedule_bytes);
   prefetch_area(params.q, params.q_bytes);
   const int lane = threadIdx.x % 32;
-  const Start& start = start_of(params);
-  const int32_t packed_rows = __ldg(&start.packed_rows);
-  const Unit* const units = section<Unit>(params, __ldg(&start.units_at));
-  const Row* const rows = section<Row>(params, __ldg(&start.rows_at));
-  const int32_t last = __ldg(&start.unit_end);
-  for (int32_t u = __ldg(&start.unit_begin) + 1; u < last; ++u) {
+  const Unit* const units = section<Unit>(params, start.units_at);
+  const Row* const rows = section<Row>(params, start.rows_at);
+  for (int32_t u = start.unit_begin + 1; u < start.unit_end; ++u) {
     const int4 unit = __ldg(reinterpret_cast<const int4*>(&units[u]));
     const int32_t begin = unit.x * kBlockRows;
-    const int32_t end = min(begin + unit.y * kBlockRows, packed_rows);
+    const int32_t end = min(begin + unit.y * kBlockRows, start.packed_rows);
     for (int32_t packed = begin + lane; packed < end; packed += 32) {
-      const int64_t q_row = __ldg(&rows[packed / params.group].q_row);
-      const int32_t head = unit.z * params.group + packed % params.group;
+      const int32_t row = params.by_group.quotient(packed);
+      const int64_t q_row = __ldg(&rows[row].q_row);
+      const int32_t head = unit.z * params.group + packed - row * params.group;
       const auto* q = static_cast<const uint16_t*>(params.q) + q_row * params.q_row_stride +
                       head * params.q_head_stride;
 #pragma unroll

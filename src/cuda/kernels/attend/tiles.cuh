@@ -27,27 +27,28 @@ template <class C>
 __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t block,
                                           int32_t kv_head, bool first_unit, int consumer,
                                           SharedPlan<C>& shared, RowState<C>& r) {
-  const Start& start = start_of(params);
-  const int32_t unit_q_row = first_unit ? __ldg(&start.q_row) : -1;
-  const int32_t unit_row = __ldg(&start.unit.block) * kBlockRows / params.group;
-  const int32_t packed_rows = __ldg(&start.packed_rows);
-  const Row* const rows = section<Row>(params, __ldg(&start.rows_at));
+  const Start& start = shared.start;
+  const int32_t unit_q_row = first_unit ? start.q_row : -1;
+  const int32_t unit_row = params.by_group.quotient(start.unit.block * kBlockRows);
+  const Row* const rows = section<Row>(params, start.rows_at);
   const int lane = threadIdx.x % 32;
   uint4 words[2][C::kHeadDim / 32];
+  int32_t q_rows[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     r.top[i] = -INFINITY;
     r.sum[i] = 0;
-    const int32_t packed = block * kBlockRows + threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
-    const bool present = packed < packed_rows;
-    const Row* const row = &rows[(present ? packed : 0) / params.group];
+    const int32_t place = threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
+    const bool present = block * kBlockRows + place < start.packed_rows;
+    const int32_t packed = present ? block * kBlockRows + place : 0;
+    const int32_t index = params.by_group.quotient(packed);
+    const Row* const row = &rows[index];
     r.visible_begin[i] = present ? __ldg(&row->visible_begin) : 0;
     r.visible_end[i] = present ? __ldg(&row->visible_end) : 0;
-    const int32_t head = kv_head * params.group + (present ? packed : 0) % params.group;
+    const int32_t head = kv_head * params.group + packed - index * params.group;
     // The short way spares a read that the query's address would wait for.
-    const int64_t q_row = unit_q_row >= 0 && present ? unit_q_row + packed / params.group - unit_row
-                                                     : __ldg(&row->q_row);
-    const auto* const q = static_cast<const uint16_t*>(params.q) + q_row * params.q_row_stride +
+    q_rows[i] = unit_q_row >= 0 && present ? unit_q_row + index - unit_row : __ldg(&row->q_row);
+    const auto* const q = static_cast<const uint16_t*>(params.q) + q_rows[i] * params.q_row_stride +
                           head * params.q_head_stride;
 #pragma unroll
     for (int k = 0; k < C::kHeadDim / 32; ++k) {
@@ -58,6 +59,7 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int32_t row = threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
+    if (lane % 4 == 0) shared.q_rows[consumer][row] = q_rows[i];
 #pragma unroll
     for (int k = 0; k < C::kHeadDim / 32; ++k) {
       const auto scaled = [&](uint32_t two) { return (two & params.q_keep) ^ params.q_flip; };

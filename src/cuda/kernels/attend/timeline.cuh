@@ -14,7 +14,7 @@ static __device__ int64_t g_timeline[kMostThreadBlocks][2][kStages];
 
 /// Keeps the last time that the warpgroup came by; `once`, the first.
 __device__ __forceinline__ void mark(Stage stage, bool once = false) {
-  if (threadIdx.x % 128 != 0) return;
+  if (threadIdx.x % 128 != 0 || threadIdx.x < 128) return;
   int64_t* const times = g_timeline[blockIdx.x][threadIdx.x / 128 - 1];
   if (stage == Stage::kBegin) {
     for (int i = 0; i < kStages; ++i) times[i] = 0;
@@ -23,9 +23,16 @@ __device__ __forceinline__ void mark(Stage stage, bool once = false) {
   if (!once || time == 0) time = clock64();
 }
 
+/// Keeps the first time that a warp of the producer came by, beside those of warpgroup 0.
+__device__ __forceinline__ void mark_producer(Stage stage) {
+  int64_t& time = g_timeline[blockIdx.x][0][static_cast<int>(stage)];
+  if (threadIdx.x % 32 == 0 && time == 0) time = clock64();
+}
+
 #else
 
 __device__ __forceinline__ void mark(Stage, bool = false) {}
+__device__ __forceinline__ void mark_producer(Stage) {}
 
 #endif
 

@@ -11,12 +11,16 @@
 namespace pando::cuda {
 
 enum class Stage : int32_t {
-  kBegin,      ///< the consumers' first instruction
+  kBegin,      ///< the kernel's first instruction
+  kRole,       ///< the consumers' first
+  kDescribed,  ///< the scout has described the first tile
+  kIssued,     ///< the loader has asked for the tile's K
   kQueries,    ///< the first unit's query rows are in shared memory
   kKeys,       ///< its first tile of K has come
   kScores,     ///< that tile's scores are there
   kWeights,    ///< and weights
   kTiles,      ///< the last tile's output is there
+  kJoined,     ///< that of the other warpgroup too, where both had the same rows
   kWritten,    ///< the last unit's rows are written, to out or to partials
   kPublished,  ///< and published
   kSources,    ///< the partials of the last merge job are there
@@ -24,8 +28,8 @@ enum class Stage : int32_t {
 };
 inline constexpr int kStages = static_cast<int>(Stage::kEnd) + 1;
 inline constexpr std::array<std::string_view, kStages> kStageNames = {
-    "begin", "queries", "keys",      "scores",  "weights",
-    "tiles", "written", "published", "sources", "end"};
+    "begin",   "role",  "described", "issued",  "queries",   "keys",    "scores",
+    "weights", "tiles", "joined",    "written", "published", "sources", "end"};
 
 /// By thread block and consumer warpgroup, cycles since kBegin of the last launch on the current
 /// device; 0: that stage was not met. Waits for the device. Empty in builds without PANDO_TIMELINE.
