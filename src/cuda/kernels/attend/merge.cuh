@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/kernels/attend/timeline.cuh"
@@ -70,6 +71,16 @@ template <int R, int N>
 struct Merged {
   float top[R], sum[R], o[R][N];
 
+  __device__ void add(int r, float weight, float4 v) {
+    o[r][0] += weight * v.x;
+    o[r][1] += weight * v.y;
+    o[r][2] += weight * v.z;
+    o[r][3] += weight * v.w;
+  }
+  __device__ void add(int r, float weight, float2 v) {
+    o[r][0] += weight * v.x;
+    o[r][1] += weight * v.y;
+  }
   __device__ float scale(int r) const { return sum[r] == 0 ? 0.0f : 1 / sum[r]; }
   __device__ float lse(int r) const { return sum[r] == 0 ? -INFINITY : top[r] + logf(sum[r]); }
 };
@@ -78,91 +89,96 @@ struct Merged {
 template <class C>
 inline constexpr int kMergeColumns = C::kHeadDim / 32;
 
-/// Merges the job's R rows, by one warp: 32 / R sources at a time. Lane s * R + r waits for source
-/// s and weighs it for row r; then all lanes add up the rows that are there, U sources in flight.
-/// `first_sources` are the merge's first 32, in shared or in global memory.
+/// Place of the n-th bit of `bits` that is set, from 0; any number below 32 when there are fewer.
+__device__ __forceinline__ int nth_bit(uint32_t bits, int n) {
+  int place = 0;
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    const int below = __popc(bits & ((1u << step) - 1));
+    if (n < below) continue;
+    n -= below;
+    bits >>= step;
+    place += step;
+  }
+  return place;
+}
+
+/// Merges the job's R rows, by one warp: up to 32 / R sources at a time. Lane s * R + r waits for
+/// one of them; then it weighs the s-th that has any of the rows for row r, and all lanes add up
+/// what is there, U sources in flight. `first_sources` are the merge's first 32, in shared or
+/// global memory.
 template <class C, int R, int U>
 __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const AttendParams& params, const Start& start, const int4* first_sources,
     const int4* all_sources, const MergeJob& job, uint64_t epoch) {
   constexpr int N = kMergeColumns<C>;
+  using Columns = std::conditional_t<N == 4, float4, float2>;
   const int lane = threadIdx.x % 32;
   const int32_t row = job.row + lane % R;  // that this lane weighs
   const float* const all_lse = partial_lse<C>(params, start);
+  const auto* const columns = reinterpret_cast<const Columns*>(params.partials) + lane;
   Merged<R, N> merged{};
   float top = -INFINITY, sum = 0;
   for (int32_t first = 0; first < job.merge.w; first += 32 / R) {
-    const int32_t source = first + lane / R;
-    LaneSource mine;
-    if (source < job.merge.w) {
-      mine = LaneSource(source < 32 ? first_sources[source] : __ldg(&all_sources[source]));
+    const int32_t listed = first + lane / R;
+    LaneSource source;
+    if (listed < job.merge.w) {
+      source = LaneSource(listed < 32 ? first_sources[listed] : __ldg(&all_sources[listed]));
     }
-    const bool needed = mine.holds(job.row, R);
-    if (needed) mine.wait(params, epoch);
+    const bool needed = source.holds(job.row, R);
+    if (needed) source.wait(params, epoch);
     __syncwarp();
     mark(Stage::kSources);
-    const bool holds = mine.holds(row, 1);
-    const int32_t slot = mine.partial + row - mine.begin;
-    const float lse = holds ? __ldcg(&all_lse[slot]) : -INFINITY;
+    const uint32_t list = __ballot_sync(~0u, needed && lane % R == 0);
+    const int count = __popc(list);
+    const int from = nth_bit(list, lane / R);
+    const int32_t partial = __shfl_sync(~0u, source.partial, from);
+    const int32_t begin = __shfl_sync(~0u, source.begin, from);
+    const int32_t end = __shfl_sync(~0u, source.end, from);
+    const bool holds = lane / R < count && row >= begin && row < end;
+    const int32_t slot = partial + row - begin;
     const uint32_t there = __ballot_sync(~0u, holds);
-    uint32_t left = __ballot_sync(~0u, needed && lane % R == 0);
+    const float lse = holds ? __ldcg(&all_lse[slot]) : -INFINITY;
     float weight = 0;
-    for (bool weighed = false; left != 0;) {
-      int from[U];
-      float theirs[U][R][N];
+    for (int s = 0; s < count; s += U) {
+      Columns theirs[U][R];
 #pragma unroll
       for (int u = 0; u < U; ++u) {
-        from[u] = left == 0 ? -1 : __ffs(left) - 1;
-        left &= left - 1;
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-          const int64_t at = __shfl_sync(~0u, slot, max(from[u], 0) + r);
-#pragma unroll
-          for (int c = 0; c < N; ++c) theirs[u][r][c] = 0;
-          if (from[u] < 0 || (there >> (from[u] + r) & 1) == 0) continue;
-          const float* const o = params.partials + at * C::kHeadDim + lane * N;
-          if constexpr (N == 4) {
-            const float4 four = __ldcg(reinterpret_cast<const float4*>(o));
-            theirs[u][r][0] = four.x;
-            theirs[u][r][1] = four.y;
-            theirs[u][r][2] = four.z;
-            theirs[u][r][3] = four.w;
-          } else {
-            const float2 two = __ldcg(reinterpret_cast<const float2*>(o));
-            theirs[u][r][0] = two.x;
-            theirs[u][r][1] = two.y;
-          }
+          const int at = (s + u) * R + r;
+          const int64_t row_at = __shfl_sync(~0u, slot, at);
+          if ((there >> at & 1) != 0) theirs[u][r] = __ldcg(&columns[row_at * 32]);
         }
       }
-      if (!weighed) {  // while the first rows are on their way
-        weighed = true;
+      if (s == 0) {  // while the first rows are on their way
         float next = fmaxf(top, lse);
+        float added, base;
 #pragma unroll
         for (int step = R; step < 32; step *= 2) {
           next = fmaxf(next, __shfl_xor_sync(~0u, next, step));
         }
-        const float base = next == -INFINITY ? 0.0f : next;
-        const float shrink = __expf(top - base);
-        weight = __expf(lse - base);
-        top = next;
-        float added = weight;
+        base = next == -INFINITY ? 0.0f : next;
+        weight = added = __expf(lse - base);
 #pragma unroll
         for (int step = R; step < 32; step *= 2) added += __shfl_xor_sync(~0u, added, step);
+        const float shrink = __expf(top - base);
         sum = sum * shrink + added;
+        top = next;
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-          const float s = __shfl_sync(~0u, shrink, r);
+          const float row_shrink = __shfl_sync(~0u, shrink, r);
 #pragma unroll
-          for (int c = 0; c < N; ++c) merged.o[r][c] *= s;
+          for (int c = 0; c < N; ++c) merged.o[r][c] *= row_shrink;
         }
       }
 #pragma unroll
       for (int u = 0; u < U; ++u) {
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-          const float w = __shfl_sync(~0u, weight, max(from[u], 0) + r);
-#pragma unroll
-          for (int c = 0; c < N; ++c) merged.o[r][c] += w * theirs[u][r][c];
+          const int at = (s + u) * R + r;
+          const float w = __shfl_sync(~0u, weight, at);
+          if ((there >> at & 1) != 0) merged.add(r, w, theirs[u][r]);
         }
       }
     }

@@ -91,9 +91,10 @@ __device__ __forceinline__ void start_scores(Scores<N>& s, const uint8_t* q, con
   const uint64_t keys = ptx::matrix_descriptor(ptx::shared_address(k + first * 128), 16, 1024);
 #pragma unroll
   for (int step = 0; step < C::kHeadDim / 16; ++step) {
-    const uint64_t q_offset = (step / 4 * kBlockRows * 128 + step % 4 * 32) >> 4;
-    const uint64_t k_offset = (step / 4 * C::kHalfBytes + step % 4 * 32) >> 4;
-    mma<N, false, typename C::Element>(s, queries + q_offset, keys + k_offset, step > 0);
+    const uint32_t q_offset = step / 4 * kBlockRows * 128 + step % 4 * 32;
+    const uint32_t k_offset = step / 4 * C::kHalfBytes + step % 4 * 32;
+    mma<N, false, typename C::Element>(s, ptx::advance(queries, q_offset),
+                                       ptx::advance(keys, k_offset), step > 0);
   }
 }
 
@@ -105,7 +106,7 @@ __device__ __forceinline__ void start_output(RowState<C>& r, const Weights<N>& p
       ptx::matrix_descriptor(ptx::shared_address(v + first * 128), C::kHalfBytes, 1024);
 #pragma unroll
   for (int step = 0; step < N / 16; ++step) {
-    mma<C::kHeadDim, true, typename C::Element>(r.o, p[step], descriptor + step * (2048 >> 4),
+    mma<C::kHeadDim, true, typename C::Element>(r.o, p[step], ptx::advance(descriptor, step * 2048),
                                                 true);
   }
 }
