@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +11,8 @@ from pathlib import Path
 import numpy as np
 
 SHAPES_FILE = Path(__file__).parents[1] / "shapes.json"
-_SEED_SWEEP = (
-    (4, 4), (4, 8), (4, 16), (4, 32), (4, 64), (16, 16), (32, 8), (8, 64),
-    (32, 16), (16, 64), (64, 16), (64, 64), (128, 64), (64, 128), (128, 128),
-)  # fmt: skip
+#: Lists of the file.
+LISTS = ("shapes", "trees", "sweep", "scale")
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ class Shape:
     def scaled(self, scale: float) -> Shape:
         """With every level's tokens multiplied by ``scale``, at least 1 where there were any."""
         tokens = tuple(max(1, round(t * scale)) if t else 0 for t in self.tokens)
-        return Shape(
-            self.name, self.q_heads, self.kv_heads, self.nodes, tokens, self.q_len, self.head_dim
-        )
+        return dataclasses.replace(self, tokens=tokens)
 
     def node_of(self, level: int) -> np.ndarray:
         """The node of each sequence at a level, ``[batch]``."""
@@ -78,39 +76,17 @@ class Shape:
         return node
 
 
-def _table() -> list[Shape]:
+@functools.cache
+def lists() -> dict[str, list[Shape]]:
+    """``scale`` has one axis at a time around 64 sequences of 4096 shared and 256 own tokens."""
     file = json.loads(SHAPES_FILE.read_text())
-    return [
-        Shape(name, q_heads, kv_heads, tuple(nodes), tuple(tokens), head_dim=file["head_dim"])
-        for name, q_heads, kv_heads, nodes, tokens in file["shapes"]
-    ]
-
-
-def _sweep() -> list[Shape]:
-    return [
-        Shape(f"sweep-{heads}x{chunks}", heads, heads, (1, 64), (64 * chunks, 0))
-        for heads, chunks in _SEED_SWEEP
-    ]
-
-
-def _scale() -> list[Shape]:
-    """One axis at a time around 64 sequences of 4096 shared and 256 own tokens, 32/8 heads."""
-    made = [Shape(f"batch-{n}", 32, 8, (1, n), (4096, 256)) for n in _powers(1, 4096)]
-    made += [Shape(f"prefix-{n}", 32, 8, (1, 64), (n, 256)) for n in _powers(128, 131072)]
-    for depth in range(1, 9):
-        nodes = [min(2**level, 64) for level in range(depth)]
-        made.append(Shape(f"depth-{depth}", 32, 8, (*nodes, 64), (*[4096 // depth] * depth, 256)))
-    for n in _powers(1, 512):
-        made.append(Shape(f"prefixes-{n}", 32, 8, (n, 512), (1024, 64)))
-    return made
-
-
-def _powers(first: int, last: int) -> list[int]:
-    return [first << i for i in range((last // first).bit_length())]
-
-
-def all_shapes() -> dict[str, Shape]:
-    return {shape.name: shape for shape in (*_table(), *_sweep(), *_scale())}
+    return {
+        each: [
+            Shape(name, q_heads, kv_heads, tuple(nodes), tuple(tokens), head_dim=file["head_dim"])
+            for name, q_heads, kv_heads, nodes, tokens in file[each]
+        ]
+        for each in LISTS
+    }
 
 
 def chosen(names: str) -> list[Shape]:
@@ -118,34 +94,20 @@ def chosen(names: str) -> list[Shape]:
 
     ``name@4`` is the shape with 4 query rows a sequence. Raises ValueError for any other name.
     """
-    known, lists = all_shapes(), _lists()
+    known = {shape.name: shape for each in lists().values() for shape in each}
     result: list[Shape] = []
     for entry in names.split(","):
         name, _, rows = entry.partition("@")
-        if name not in known and name not in lists:
-            wanted = ", ".join((*lists, *(s.name for s in _table())))
+        if name not in known and name not in LISTS:
+            wanted = ", ".join((*LISTS, *(s.name for s in lists()["shapes"] + lists()["trees"])))
             raise ValueError(f'shapes: got "{entry}", want some of {wanted}')
         if rows and (not rows.isdigit() or int(rows) < 1):
             raise ValueError(f'shapes: got "{entry}", want a number of query rows after @')
-        for shape in lists.get(name) or [known[name]]:
-            result.append(_with_rows(shape, int(rows)) if rows else shape)
+        for shape in lists().get(name) or [known[name]]:
+            if rows:
+                shape = dataclasses.replace(shape, name=f"{shape.name}@{rows}", q_len=int(rows))
+            result.append(shape)
     return result
-
-
-def _with_rows(shape: Shape, rows: int) -> Shape:
-    return Shape(
-        f"{shape.name}@{rows}", shape.q_heads, shape.kv_heads, shape.nodes, shape.tokens, rows
-    )
-
-
-def _lists() -> dict[str, list[Shape]]:
-    table = _table()
-    return {
-        "shapes": [s for s in table if len(s.nodes) == 2 and s.name != "fasttree-c"],
-        "trees": [s for s in table if len(s.nodes) != 2 or s.name == "fasttree-c"],
-        "sweep": _sweep(),
-        "scale": _scale(),
-    }
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ int64_t cuda_devices() { return cuda_device_count(); }
 ffi::String cuda_why_not(int64_t device) { return cuda_unavailable(narrow("device", device)); }
 
 /// (of the output, of the LSE): how far a result may be from the oracle; core/tolerance.h.
-ffi::Array<double> tolerance_of(int64_t dtype, double rounded_err_out,
-                                        double rounded_err_lse, double max_abs_out,
-                                        double max_abs_lse) {
+ffi::Array<double> tolerance_of(int64_t dtype, double rounded_err_out, double rounded_err_lse,
+                                double max_abs_out, double max_abs_lse) {
   const ErrorStats rounded{.max_err_out = rounded_err_out,
                            .max_err_lse = rounded_err_lse,
                            .max_abs_out = max_abs_out,
