@@ -205,6 +205,8 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "{}", app.help());
     return kBadInput;
   }
+  options.bench.command = "pando";
+  for (int i = 1; i < argc; ++i) options.bench.command += std::string(" ") + argv[i];
   return chosen();
 }
 

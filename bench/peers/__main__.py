@@ -50,7 +50,7 @@ class Output:
     """JSON lines to stdout and to a file, each written at once; a word on stderr."""
 
     def __init__(self, path: str | None) -> None:
-        self._file = open(path, "w") if path else None  # noqa: SIM115
+        self._file = open(path, "w") if path else None
         self._failed = 0
 
     def write(self, record: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ def peers() -> dict[str, Peer]:
 
 
 def chosen(names: str | None, device: str) -> list[str]:
-    """Of names with commas, by default all but one for the device; ValueError for an unknown one."""
+    """Of names with commas, by default nearly all for the device; ValueError for another name."""
     known = peers()
     if names is None:
         here = [name for name, peer in known.items() if device in peer.devices]

@@ -121,7 +121,9 @@ class FlashInferCascade(_FlashInfer):
         shape = problem.shape
         pool, tables = problem.level_pages(config["page_tokens"])
         levels = problem.levels
-        wrapper = _library().MultiLevelCascadeAttentionWrapper(len(levels), _workspace(problem.device), "NHD")
+        wrapper = _library().MultiLevelCascadeAttentionWrapper(
+            len(levels), _workspace(problem.device), "NHD"
+        )
         for one in wrapper._batch_prefill_wrappers:  # the cascade has no argument for it
             one._backend = config["backend"]
         rows = len(problem.q)

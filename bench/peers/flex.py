@@ -17,7 +17,9 @@ class Flex(Peer):
     all rows look at; the block mask leaves out the blocks that no row of a tile sees."""
 
     name = "torch-flex"
-    about = "PyTorch FlexAttention, compiled: whole contexts, or every token once under a block mask"
+    about = (
+        "PyTorch FlexAttention, compiled: whole contexts, or every token once under a block mask"
+    )
 
     def check(self, problem: Problem) -> None:
         require_module("torch", "torch.nn.attention.flex_attention")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-Part = tuple[torch.Tensor, torch.Tensor]  #: out ``[rows, heads, d]``, lse ``[rows, heads]``, natural
+Part = tuple[
+    torch.Tensor, torch.Tensor
+]  #: out ``[rows, heads, d]``, lse ``[rows, heads]``, natural
 
 
 def merge_eager(parts: list[Part]) -> torch.Tensor:

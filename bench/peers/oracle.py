@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from pando_attn import _arguments, _native
 
 from .problem import Problem

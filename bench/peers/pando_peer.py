@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import pando_attn
 import torch
+
+import pando_attn
 
 from .peer import Config, Peer, Skip
 from .problem import Problem

@@ -73,7 +73,7 @@ class Problem:
     def kv_len(self) -> np.ndarray:
         return np.full(self.shape.batch, self.shape.sequence_tokens, np.int32)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019: both live as long as the run of a shape
+    @functools.lru_cache(maxsize=2)  # noqa: B019 (release clears it)
     def paged(self, page_tokens: int) -> Paged:
         """As an engine holds it: shared pages once."""
         pages = page_tables(self.shape, page_tokens)

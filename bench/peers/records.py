@@ -12,8 +12,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pando_attn
 import torch
+
+import pando_attn
 
 from .workloads import Shape
 

@@ -145,4 +145,3 @@ class Hydragen(TorchLevels):
     def configs(self, problem: Problem) -> list[Config]:
         # PyTorch's CPU kernel takes no fewer kv heads than q heads with an LSE.
         return [{"fold_group": problem.device == "cpu", "merge": "eager"}]
-

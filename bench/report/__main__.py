@@ -37,12 +37,12 @@ def build(folder: Path) -> tuple[list[Block], dict[str, Run | list[Planning]]]:
 def _introduction() -> str:
     return (
         "Built by `make report` from the records in this folder; not to be edited. A ratio is the "
-        "time of the best other way over Pando's in the same run, so above 1 Pando is faster; 🔴 is "
-        "where it is not. The roof reads every byte of K and V once, q and the output, or multiplies "
-        "at the peak: no implementation can be faster. Every time is a median of runs whose answer "
-        "was checked against an fp64 oracle in the same process; a record of a wrong answer, or of "
-        "sources with uncommitted changes, stops the build of this page. How the peers are called, "
-        "and which configurations are tried, is in "
+        "time of the best other way over Pando's in the same run, so above 1 Pando is faster; red "
+        "(🔴) is where it is not. The roof reads every byte of K and V once, q and the output, or "
+        "multiplies at the peak: no implementation can be faster. Every time is a median of runs "
+        "whose answer was checked against an fp64 oracle in the same process; a record of a wrong "
+        "answer, or of sources with uncommitted changes, stops the build of this page. How the "
+        "peers are called, and which configurations are tried, is in "
         "[bench/peers](../../bench/peers/README.md). The newest runs come first."
     )
 
@@ -85,8 +85,8 @@ def _planning(times: list[Planning], plots: dict[str, Run | list[Planning]]) -> 
     plots["planning"] = times
     about = (
         f"Host time on one core of {first['host']}, planning for {first['planned_for']}: finding "
-        "the forest anew, updating it after a decode step, and planning. A step in a decode loop is "
-        "an update and a plan. Medians of [{0}]({0}), commit {1}, {2}. `{3}`."
+        "the forest anew, updating it after a decode step, and planning. A step in a decode loop "
+        "is an update and a plan. Medians of [{0}]({0}), commit {1}, {2}. `{3}`."
     ).format(newest, first["commit"], first["date"][:10], first.get("command", "pando bench"))
     return [
         Heading("Planning"),
@@ -101,6 +101,8 @@ def _other_files(folder: Path, records: Records) -> list[Block]:
     generated = {"index.md", "index.html", "start-project.json"}
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name not in generated)
     links = [f"[{name}]({name})" for name in names if name not in used]
+    if not links:
+        return []
     return [Heading("Other records"), Text("Not in a table here: " + ", ".join(links) + ".")]
 
 

@@ -74,6 +74,7 @@ def page(blocks: list[Block], title: str, plots: dict[str, str]) -> str:
     """One file: styles and plots are in it."""
     style = Path(__file__).with_name("style.css").read_text()
     body = "\n".join(_html(block, plots) for block in blocks)
+    body = body.replace("🔴", '<span class="loss">●</span>')
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -8,10 +8,11 @@ import re
 import matplotlib
 
 matplotlib.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .records import Planning, Run  # noqa: E402
-from .tables import best_peer  # noqa: E402
+from .records import Planning, Run
+from .tables import best_peer
 
 _STYLE = {
     "svg.hashsalt": "pando",
@@ -28,6 +29,7 @@ _STYLE = {
 }
 _PANDO, _OTHER = "#1f6f50", "#b9c3cc"
 _COLOURS = ("#8a5a00", "#2f5fa8", "#8b3f8f", "#b3261e", "#4c7a83", "#7a6a2f", "#555b62")
+_plain = FuncFormatter(lambda value, _: f"{value / 1024:g}k" if value >= 8192 else f"{value:g}")
 AXES = {
     "batch": "sequences",
     "prefix": "shared tokens",
@@ -115,7 +117,12 @@ def _panels(points: dict[str, dict[str, list[tuple[int, float]]]], unit: str) ->
                 )
             if axis != "depth":
                 axes.set_xscale("log", base=2)
+                axes.xaxis.set_major_formatter(_plain)
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            if axes.get_ylim()[1] < 60 * axes.get_ylim()[0]:  # too few powers of 10
+                axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
             axes.set_xlabel(AXES[axis])
         panels[0][0].set_ylabel(unit)
         handles = {h.get_label(): h for row in panels for a in row for h in a.get_lines()}
@@ -140,5 +147,3 @@ def _svg(figure) -> str:
 
 def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-

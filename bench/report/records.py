@@ -109,7 +109,8 @@ def read(folder: Path) -> Records:
     planning: list[Planning] = []
     others: list[str] = []
     for path in sorted(folder.glob("*.jsonl"), key=lambda path: (_date(path.name), path.name)):
-        for line in _lines(path):
+        # What has no time has no device either: it goes to the run that the other lines make.
+        for line in sorted(_lines(path), key=lambda line: "device" not in line.data):
             if "planned_for" in line.data:
                 planning.append(_planning(line))
             elif "peer" in line.data:
@@ -143,7 +144,6 @@ def _run_of(runs: dict[tuple, Run], line: Line, kind: str) -> Run:
     page = line.data.get("page_tokens") if kind == "bench" else None
     dtype, cold = line.data.get("dtype", "bf16"), line.data.get("cold", True)
     if kind == "peers" and "device" not in line.data:
-        # Of what was not measured there: that of the other lines.
         for run in runs.values():
             if (run.file, run.kind, run.dtype) == (line.file, kind, dtype):
                 return run

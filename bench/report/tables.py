@@ -31,16 +31,29 @@ def us(value: float | None) -> str:
 
 
 def described(name: str) -> str:
-    """"64 × (4096 + 256), 32/8 heads"."""
+    """ "64 × (4096 + 256)": sequences and their tokens by level, with the nodes of inner levels."""
     shape = shape_of(name)
     if shape is None:
         return ""
+    if len(shape.levels) > 4:
+        return f"{shape.batch} × {shape.sequence_tokens} in {len(shape.levels)} levels"
     parts = [
-        f"{tokens}" if nodes in (1, shape.batch) else f"{nodes}:{tokens}"
+        f"{tokens}" if nodes in (1, shape.batch) else f"{nodes} × {tokens}"
         for nodes, tokens in zip(shape.nodes, shape.tokens)
         if tokens
     ]
-    return f"{shape.batch} × ({' + '.join(parts)}), {shape.q_heads}/{shape.kv_heads}"
+    tokens = f"({' + '.join(parts)})" if len(parts) > 1 else parts[0]
+    return f"{shape.batch} × {tokens}"
+
+
+def heads(name: str) -> str:
+    shape = shape_of(name)
+    return "" if shape is None else f"{shape.q_heads}/{shape.kv_heads}"
+
+
+def times_text(ratio: float) -> str:
+    """Rounded down, so that no loss looks like a draw."""
+    return f"{math.floor(100 * ratio) / 100:.2f}×"
 
 
 def best_peer(run: Run, shape: str) -> Time | None:
@@ -89,7 +102,7 @@ def provenance(run: Run) -> str:
         *(f"{name} {version}" for name, version in sorted(versions.items())),
     ]
     commands = run.values("command")
-    told = f"`{commands[0]}`" if commands else "the record does not hold its command"
+    told = f"`{commands[0]}`" if commands else "Its command is not in the record"
     return "; ".join(facts) + f". {told}."
 
 
@@ -103,7 +116,7 @@ def beside_peers(run: Run) -> list[Block]:
     """One run with peers: every shape, its roof, all times, who wins."""
     others = [w for w in dict.fromkeys(t.who for t in run.times) if w not in OWN]
     own = [w for w in OWN[1:] if any(time.who == w for time in run.times)]
-    columns = ["shape", "sequences × tokens, heads", "roof", "Pando", "of roof", "best peer",
+    columns = ["shape", "sequences × tokens", "heads", "roof", "Pando", "of roof", "best peer",
                "ratio", "winner", *own, *others]  # fmt: skip
     rows = []
     for shape in run.shapes():
@@ -117,11 +130,12 @@ def beside_peers(run: Run) -> list[Block]:
         rows.append([
             Cell(shape),
             Cell(described(shape)),
+            Cell(heads(shape)),
             Cell(us(any_time.roof)),
             Cell(us(mine.median) if mine else "–", "loss" if lost else ""),
             Cell(f"{mine.pct_roof:.0f} %" if mine and mine.roof else ""),
             Cell(us(best.median) if best else "–"),
-            Cell(f"{ratio:.2f}×" if ratio else "", "loss" if lost else "win" if ratio else ""),
+            Cell(times_text(ratio) if ratio else "", "loss" if lost else "win" if ratio else ""),
             Cell(_winner(mine, best)),
             *(_own_cell(times.get(who), mine) for who in own),
             *(_peer_cell(times.get(who), best) for who in others),
@@ -164,7 +178,7 @@ def summary(run: Run) -> str:
         if some:
             parts.append(
                 f"{geometric_mean(some):.2f}× the best peer on {len(some)} {word} shapes"
-                f" (geometric mean; least {min(some):.2f}×)"
+                f" (geometric mean; least {times_text(min(some))})"
             )
     losses = [name for name, ratio in all_ratios.items() if ratio < 1]
     lost = f"A peer wins on {len(losses)}: {', '.join(losses)}." if losses else "No peer wins."
@@ -191,7 +205,7 @@ def _few(shapes: list[str]) -> str:
 
 def with_and_without(run: Run) -> list[Block]:
     """One run of `pando bench`."""
-    columns = ["shape", "sequences × tokens, heads", "roof", "Pando", "of roof", "no sharing",
+    columns = ["shape", "sequences × tokens", "heads", "roof", "Pando", "of roof", "no sharing",
                "ratio"]  # fmt: skip
     rows = []
     for shape in run.shapes():
@@ -202,11 +216,12 @@ def with_and_without(run: Run) -> list[Block]:
         rows.append([
             Cell(shape),
             Cell(described(shape)),
+            Cell(heads(shape)),
             Cell(us(mine.roof)),
             Cell(us(mine.median)),
             Cell(f"{mine.pct_roof:.0f} %"),
             Cell(us(other.median) if other else "–"),
-            Cell(f"{ratio:.2f}×" if ratio else "", "loss" if lost else ""),
+            Cell(times_text(ratio) if ratio else "", "loss" if lost else ""),
         ])  # fmt: skip
     return [Table(columns, rows)]
 
@@ -235,20 +250,20 @@ def start_project(folder: Path, records: Records) -> list[Block]:
         if any(row["shape"] in run.shapes() for row in data["rows"])
     }  # the newest of each card
     there, *_ = [d for d in mine if d == data["device"]] or [None]
-    columns = ["shape", "sequences × tokens, heads", *data["columns"].values()]
+    columns = ["shape", "sequences × tokens", "heads", *data["columns"].values()]
     columns += [f"Pando, {device}" for device in mine]
     if there:
         columns.append("TK over Pando, same card")
     rows = []
     for row in data["rows"]:
         times = {device: run.by_who(row["shape"]).get("pando") for device, run in mine.items()}
-        cells = [Cell(row["shape"]), Cell(described(row["shape"]))]
+        cells = [Cell(row["shape"]), Cell(described(row["shape"])), Cell(heads(row["shape"]))]
         cells += [Cell(us(row.get(key))) for key in data["columns"]]
         cells += [Cell(us(time.median) if time else "–") for time in times.values()]
         if there:
             ratio = row["tk_us"] / times[there].median if "tk_us" in row and times[there] else None
             mark = "" if ratio is None else "loss" if ratio < 1 else "win"
-            cells.append(Cell(f"{ratio:.2f}×" if ratio else "", mark))
+            cells.append(Cell(times_text(ratio) if ratio else "", mark))
         rows.append(cells)
     source = (
         f"Theirs: {data['what']}, on an {data['device']} at {data['sm_clock_mhz']} MHz, driver "

@@ -115,6 +115,7 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
                    {"date", now_utc()},
                    {"version", version()},
                    {"commit", bench.commit},
+                   {"command", options.command},
                    {"ceilings", bench.backend.is_cuda() ? "of the card's profile" : "measured now"},
                    {"bandwidth_gb_s", bench.ceilings.dram_bytes_per_us / 1e3},
                    {"peak_gflop_s", peak_flops_per_us(bench) / 1e3},

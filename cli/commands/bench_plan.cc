@@ -51,6 +51,7 @@ int run_plan_bench(const BenchOptions& options) {
     record.update(Json{{"date", now_utc()},
                        {"version", version()},
                        {"commit", commit()},
+                       {"command", options.command},
                        {"page_ids", t.page_ids},
                        {"discover_us", timing_json(t.discover)},
                        {"update_us", timing_json(t.update)},

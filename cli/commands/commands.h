@@ -84,6 +84,7 @@ struct BenchOptions : CommonOptions {
   std::string profile;  ///< of --plan-only; empty: cpu
   std::string against;
   std::string out;
+  std::string command;  ///< as it was called, for records
 };
 
 struct ReplayCommandOptions : CommonOptions {

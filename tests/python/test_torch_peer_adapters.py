@@ -1,4 +1,4 @@
-"""How the harness calls libraries that only run on a GPU, with stand-ins that check the arguments."""
+"""How the harness calls libraries that need a GPU, with stand-ins that check the arguments."""
 
 from __future__ import annotations
 
@@ -118,7 +118,9 @@ class Cascade:
     def run(self, q, kv):
         from peers.merge import merge_eager
 
-        return merge_eager([one.run(q, kv, return_lse=True) for one in self._batch_prefill_wrappers])
+        return merge_eager(
+            [one.run(q, kv, return_lse=True) for one in self._batch_prefill_wrappers]
+        )
 
 
 @pytest.fixture(params=["fa3_fwd_interface", "flash_attn_interface"])
@@ -176,5 +178,5 @@ def test_what_is_missing_is_named(monkeypatch, name):
 
     for module in ("fa3_fwd_interface", "flash_attn_interface", "flashinfer"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(Skip, match="needs (fa3-fwd|flashinfer-python)"):
+    with pytest.raises(Skip, match=r"needs (fa3-fwd|flashinfer-python)"):
         catalog.peers()[name].check(Problem(SHAPES[0], "bf16", "cpu"))
