@@ -26,6 +26,7 @@ class ChunkAttention(Peer):
     name = "chunk-attention"
     about = "ChunkAttention's two phases, written from its paper as batched matrix products"
     devices = ("cuda", "cpu")
+    rounds_levels = True  # products of PyTorch come in the input type
 
     def check(self, problem: Problem) -> None:
         peer.one_row(problem)

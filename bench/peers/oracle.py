@@ -67,41 +67,49 @@ def answer(problem: Problem, sequences: int = 3) -> Answer:
 
 
 class _Rows:
-    """The rows of one sequence as ``[kv_heads, group * q_len, ...]``, in fp64."""
+    """The rows of one sequence as ``[kv_heads, group * q_len, ...]``."""
 
     def __init__(self, problem: Problem, b: int) -> None:
         self._shape, self._element = problem.shape, problem.q.dtype
         shape = problem.shape
-        k, self._v = (x.to(torch.float64).transpose(0, 1) for x in problem.sequence(b))
+        self._k, self._v = (x.transpose(0, 1) for x in problem.sequence(b))
         rows = problem.q.view(shape.batch, shape.q_len, shape.q_heads, shape.head_dim)[b]
-        q = rows.to(torch.float64).transpose(0, 1)
-        q = q.reshape(shape.kv_heads, shape.group * shape.q_len, shape.head_dim)
-        self._scores = q @ k.transpose(1, 2) / math.sqrt(shape.head_dim)
-        # A row sees what is before it: the rows are the last tokens.
-        row = torch.arange(shape.q_len, device=q.device).repeat(shape.group)[:, None]
-        column = torch.arange(k.shape[1], device=q.device)[None]
-        self._scores.masked_fill_(column > k.shape[1] - shape.q_len + row, -torch.inf)
+        self._q = rows.transpose(0, 1).reshape(
+            shape.kv_heads, shape.group * shape.q_len, shape.head_dim
+        )
+        self._scores = self._scores_in(torch.float64)
         self.lse = torch.logsumexp(self._scores, -1, keepdim=True)
 
+    def _scores_in(self, dtype: torch.dtype) -> torch.Tensor:
+        shape = self._shape
+        scores = self._q.to(dtype) @ self._k.to(dtype).transpose(1, 2) / math.sqrt(shape.head_dim)
+        # A row sees what is before it: the rows are the last tokens.
+        row = torch.arange(shape.q_len, device=scores.device).repeat(shape.group)[:, None]
+        column = torch.arange(scores.shape[-1], device=scores.device)[None]
+        return scores.masked_fill_(column > scores.shape[-1] - shape.q_len + row, -torch.inf)
+
     def exact(self) -> torch.Tensor:
-        return self._by_row(torch.exp(self._scores - self.lse) @ self._v)
+        weights = torch.exp(self._scores - self.lse)
+        return self._by_row(weights @ self._v.to(torch.float64))
 
     def rounded(self, bounds: list[tuple[int, int]]) -> torch.Tensor:
-        """With the roundings that no implementation can avoid which computes the tokens between
-        these bounds one after another: of the weights, of each part, of the whole."""
-        merged = torch.zeros((), dtype=torch.float64, device=self._v.device)
+        """In fp32, with the roundings that no implementation can avoid which computes the tokens
+        between these bounds one after another: of the weights, of each part, of the whole."""
+        all_scores, v = self._scores_in(torch.float32), self._v.to(torch.float32)
+        lse = self.lse.to(torch.float32)
+        merged = torch.zeros((), device=v.device)
         for begin, end in bounds:
-            scores = self._scores[..., begin:end]
-            largest = scores.max(-1, keepdim=True).values.clamp(min=-1e300)
+            scores = all_scores[..., begin:end]
+            largest = scores.max(-1, keepdim=True).values.clamp(min=-1e30)
             weights = torch.exp(scores - largest)
             total = weights.sum(-1, keepdim=True)
-            part = self._round(weights) @ self._v[:, begin:end] / total.clamp(min=1e-300)
-            share = total * torch.exp(largest - self.lse)
+            part = self._round(weights) @ v[:, begin:end] / total.clamp(min=1e-30)
+            share = total * torch.exp(largest - lse)
             merged = merged + share * (self._round(part) if len(bounds) > 1 else part)
-        return self._by_row(self._round(merged))
+        return self._by_row(self._round(merged).to(torch.float64))
 
     def _round(self, x: torch.Tensor) -> torch.Tensor:
-        return x.to(torch.float32).to(self._element).to(torch.float64)
+        return x.to(self._element).to(torch.float32)
 
     def _by_row(self, x: torch.Tensor) -> torch.Tensor:
         shape = self._shape

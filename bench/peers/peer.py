@@ -39,6 +39,10 @@ class Peer:
         returns ``[batch * q_len, q_heads, head_dim]`` in memory that replays write again."""
         raise NotImplementedError
 
+    def kv_bytes(self, problem: Problem) -> int:
+        """How much of K and V one call reads, so that the next one can be given other memory."""
+        return problem.kv_bytes
+
     def plan_us(self) -> float | None:
         """Host time of the planning that ``prepare`` did last, where there is such a thing."""
         return None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +51,17 @@ class Level:
         return self.k.shape[1]
 
 
+def empty(size: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
+    """Memory for K or V; on the CPU that of NumPy, which asks for huge pages as a pool should."""
+    if device == "cuda":
+        return torch.empty(size, dtype=dtype, device=device)
+    return (
+        torch.from_numpy(np.empty(math.prod(size) * dtype.itemsize, np.uint8))
+        .view(dtype)
+        .view(size)
+    )
+
+
 class Problem:
     """Normal numbers from one seed. ``q`` is ``[batch * q_len, q_heads, head_dim]``."""
 
@@ -56,7 +70,7 @@ class Problem:
         generator = torch.Generator(device).manual_seed(seed)
 
         def normal(*size: int) -> torch.Tensor:
-            made = torch.empty(size, dtype=DTYPES[dtype], device=device)
+            made = empty(size, DTYPES[dtype], device)
             for part in made.split(max(1, 2**26 // made[0].numel())):
                 part.copy_(torch.randn(part.shape, generator=generator, device=device))
             return made
@@ -64,6 +78,22 @@ class Problem:
         self.q = normal(shape.batch * shape.q_len, shape.q_heads, shape.head_dim)
         size = (shape.unique_tokens, shape.kv_heads, shape.head_dim)
         self._k, self._v = normal(*size), normal(*size)
+
+    def clone(self) -> Problem:
+        """The same numbers, K and V in other memory."""
+        made = object.__new__(Problem)
+        made.shape, made.dtype, made.device, made.q = self.shape, self.dtype, self.device, self.q
+        made._k, made._v = (self.copied(x) for x in (self._k, self._v))
+        return made
+
+    def copied(self, x: torch.Tensor) -> torch.Tensor:
+        """A contiguous copy of K or V."""
+        return empty(tuple(x.shape), x.dtype, self.device).copy_(x)
+
+    @property
+    def kv_bytes(self) -> int:
+        """K and V, each shared token once."""
+        return 2 * self._k.numel() * self._k.element_size()
 
     @functools.cached_property
     def q_indptr(self) -> np.ndarray:
@@ -73,17 +103,21 @@ class Problem:
     def kv_len(self) -> np.ndarray:
         return np.full(self.shape.batch, self.shape.sequence_tokens, np.int32)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 (release clears it)
     def paged(self, page_tokens: int) -> Paged:
         """As an engine holds it: shared pages once."""
+        return self._made("paged", self._make_paged, page_tokens)
+
+    def _make_paged(self, page_tokens: int) -> Paged:
         pages = page_tables(self.shape, page_tokens)
         slots = torch.from_numpy(pages.slots).to(self.device)
         return Paged(page_tokens, pages.table, *self._gather(slots))
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019
     def level_pages(self, page_tokens: int) -> tuple[Paged, list[np.ndarray]]:
         """Each level in pages of its own, as FlashInfer's cascade wants it: (one pool for all,
         the page table ``[nodes, pages]`` of each level with tokens)."""
+        return self._made("level pages", self._make_level_pages, page_tokens)
+
+    def _make_level_pages(self, page_tokens: int) -> tuple[Paged, list[np.ndarray]]:
         tables, slots, used, offset = [], [], 0, 0
         for nodes, tokens in zip(self.shape.nodes, self.shape.tokens):
             if tokens == 0:
@@ -142,20 +176,25 @@ class Problem:
             raise NotImplementedError(f"{nodes} nodes over {self.shape.batch} sequences")
         return self.q.view(nodes, -1, self.shape.q_heads, self.shape.head_dim)
 
-    def release(self) -> None:
-        """Frees the forms that are made on demand."""
-        self.paged.cache_clear()
-        self.level_pages.cache_clear()
-        self.__dict__.pop("whole", None)
+    @functools.cached_property
+    def _pools(self) -> dict[tuple[str, int], Any]:
+        return {}
+
+    def _made(self, name: str, make: Callable[[int], Any], page_tokens: int) -> Any:
+        """Made once for each page size."""
+        if (name, page_tokens) not in self._pools:
+            self._pools[name, page_tokens] = make(page_tokens)
+        return self._pools[name, page_tokens]
 
     def _gather(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of tokens; zeros where the index is -1."""
-        empty = index < 0
+        no_token = index < 0
         index = index.clamp(min=0)
         result = []
         for x in (self._k, self._v):
-            made = x[index]
-            made[empty] = 0
+            made = empty((*index.shape, *x.shape[1:]), x.dtype, self.device)
+            torch.index_select(x, 0, index.flatten(), out=made.view(-1, *x.shape[1:]))
+            made[no_token] = 0
             result.append(made)
         return result[0], result[1]
 

@@ -1,6 +1,7 @@
 """Times of one call: on a GPU a replay of a CUDA graph timed by events, on the CPU a call.
 
-Before each run memory is overwritten, so that K and V are not in any cache.
+K and V are in no cache: on a GPU memory is overwritten before each run, on the CPU each run is
+given another copy of them, while code and threads stay as warm as a decode loop keeps them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-_FLUSH_BYTES = {"cuda": 256 << 20, "cpu": 640 << 20}  # more than the last cache
+_FLUSH_BYTES = 256 << 20  # more than L2
+_COLD_BYTES = 640 << 20  # more than any cache of a CPU in sight, as in pando bench
 _WARM_UPS = 3
 
 
@@ -37,9 +38,11 @@ class Timer:
         self.device = device
         self._flush_with = 0
         if device == "cuda":
-            self._memory = torch.empty(_FLUSH_BYTES["cuda"], dtype=torch.uint8, device="cuda")
-        else:
-            self._bytes = np.empty(_FLUSH_BYTES["cpu"], np.uint8)
+            self._memory = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+
+    def copies(self, kv_bytes: int) -> int:
+        """How many copies of K and V of so many bytes the runs should take in turn."""
+        return 1 if self.device == "cuda" else -(-_COLD_BYTES // max(kv_bytes, 1))
 
     def prepare(self, call: Callable[[], object]) -> Callable[[], object]:
         """Warms a call up; on a GPU captures it in a graph, and returns the replay."""
@@ -64,22 +67,22 @@ class Timer:
         torch.cuda.synchronize()
         return replay
 
-    def run(self, prepared: Callable[[], object], count: int, seconds: float = math.inf) -> Timing:
+    def run(
+        self, prepared: list[Callable[[], object]], count: int, seconds: float = math.inf
+    ) -> Timing:
         """``count`` runs, or as many as fit into ``seconds``, but 3 or more."""
         us, end = [], time.monotonic() + seconds
         while len(us) < count and (len(us) < 3 or time.monotonic() < end):
-            us.append(self._one(prepared))
+            us.append(self._one(prepared[len(us) % len(prepared)]))
         return summary(us)
 
     def _one(self, prepared: Callable[[], object]) -> float:
-        self._flush_with = (self._flush_with + 1) % 256
         if self.device == "cpu":
-            # By one thread of NumPy: the threads of PyTorch would go on spinning into the run.
-            self._bytes.fill(self._flush_with)
             start = time.perf_counter()
             prepared()
             return 1e6 * (time.perf_counter() - start)
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._flush_with = (self._flush_with + 1) % 256
         self._memory.fill_(self._flush_with)
         begin.record()
         prepared()

@@ -38,11 +38,19 @@ class TorchPlain(Peer):
             forms.append("loop")
         return [{"form": form} for form in forms]
 
+    def kv_bytes(self, problem: Problem) -> int:
+        return (
+            problem.kv_bytes
+            * problem.shape.batch
+            * problem.shape.sequence_tokens
+            // (problem.shape.unique_tokens)
+        )
+
     def prepare(self, problem: Problem, config: Config) -> Callable[[], torch.Tensor]:
         shape, whole = problem.shape, problem.whole
         k, v = whole.k.transpose(1, 2), whole.v.transpose(1, 2)
         if problem.device == "cpu":  # as PyTorch's CPU kernels want it
-            k, v = k.contiguous(), v.contiguous()
+            k, v = problem.copied(k), problem.copied(v)
         per_head = config["form"] == "heads"
         size = (shape.q_heads, 1) if per_head else (shape.kv_heads, shape.group)
         q = problem.q.view(shape.batch, *size, shape.head_dim)

@@ -52,6 +52,7 @@ class Worker:
         self._peers = catalog.peers()
         self._timer: Timer | None = None
         self._problem: Problem | None = None
+        self._clones: list[Problem] = []
         self._answer: Answer | None = None
 
     def run(self, shape: Shape, peer_name: str) -> None:
@@ -87,9 +88,8 @@ class Worker:
         if self._timer is None:
             self._timer = Timer(self._settings.device)
         if self._problem is None or self._problem.shape != shape:
-            if self._problem is not None:
-                self._problem.release()
             self._problem = self._answer = None
+            self._clones = []
             self._free()
             self._problem = Problem(shape, self._settings.dtype, self._settings.device)
             self._answer = answer(self._problem)
@@ -128,14 +128,22 @@ class Worker:
         return self._record(peer, problem, best[1], tried, timing, error, plan_us)
 
     def _prepare(self, peer: Peer, problem: Problem, config: Config) -> tuple[Any, float, Any]:
-        """(what to time, its error against the oracle, host time of planning)."""
+        """(what to time in turn, its error against the oracle, host time of planning)."""
+        copies = self._timer.copies(peer.kv_bytes(problem))
+        while len(self._clones) < copies - 1:
+            self._clones.append(problem.clone())
         out: list[torch.Tensor] = []
-        call = peer.prepare(problem, config)
 
-        def keep() -> None:
-            out[:] = [call()]
+        def keeping(call: Callable[[], torch.Tensor]) -> Callable[[], None]:
+            def keep() -> None:
+                out[:] = [call()]
 
-        prepared = self._timer.prepare(keep)
+            return keep
+
+        prepared = [
+            self._timer.prepare(keeping(peer.prepare(each, config)))
+            for each in (problem, *self._clones[: copies - 1])
+        ]
         # Of the last call that wrote it: on a GPU, of a replay.
         error = self._answer.error(out[0], peer.rounds_levels)
         return prepared, error, peer.plan_us()

@@ -76,10 +76,10 @@ class Fake(Peer):
 
 
 @pytest.fixture(autouse=True)
-def small_flush(monkeypatch):
+def few_copies(monkeypatch):
     from peers import timing
 
-    monkeypatch.setitem(timing._FLUSH_BYTES, "cpu", 1 << 20)
+    monkeypatch.setattr(timing, "_COLD_BYTES", 1 << 20)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.name)
@@ -99,6 +99,17 @@ def test_every_form_holds_the_same_tokens(shape, page_tokens):
         for node in range(level.nodes):
             tokens = pool.k[torch.from_numpy(table[node])].flatten(0, 1)[: level.tokens]
             assert torch.equal(tokens, level.k[node])
+
+
+def test_a_clone_holds_the_same_in_other_memory():
+    problem = Problem(SHAPES[2], "bf16", "cpu")
+    clone = problem.clone()
+    assert clone.q is problem.q
+    for mine, other in zip(problem.levels, clone.levels):
+        assert torch.equal(mine.k, other.k) and torch.equal(mine.v, other.v)
+        assert mine.k.data_ptr() != other.k.data_ptr()
+    assert clone.paged(16).k.data_ptr() != problem.paged(16).k.data_ptr()
+    assert clone.kv_bytes == 4 * SHAPES[2].unique_tokens * 2 * 128
 
 
 def test_pages_are_shared_as_far_as_they_are_full():
