@@ -26,7 +26,6 @@ class ChunkAttention(Peer):
     name = "chunk-attention"
     about = "ChunkAttention's two phases, written from its paper as batched matrix products"
     devices = ("cuda", "cpu")
-    rounds_levels = True  # products of PyTorch come in the input type
 
     def check(self, problem: Problem) -> None:
         peer.one_row(problem)
@@ -40,68 +39,75 @@ class ChunkAttention(Peer):
 
     def prepare(self, problem: Problem, config: Config) -> Callable[[], torch.Tensor]:
         shape = problem.shape
-        shared = [level for level in problem.levels if level.nodes < shape.batch]
-        own = [level for level in problem.levels if level.nodes == shape.batch]
-        chunked = [_chunks(level) for level in shared]
+        # Shared tokens in chunks; a sequence's own ones are one.
+        sizes = [level.tokens if level.nodes == shape.batch else _CHUNK for level in problem.levels]
+        chunked = [_chunks(level, size) for level, size in zip(problem.levels, sizes)]
 
         def call() -> torch.Tensor:
-            parts = [_chunk_first(problem, *chunks) for chunks in chunked]
-            parts += [_own(problem, level) for level in own]
+            parts = [_partials(problem, size, *kv) for size, kv in zip(sizes, chunked)]
             return _fold(problem, parts)
 
         return call
 
 
-def _chunks(level: Level) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """K and V ``[nodes, kv_heads, chunks, 64, d]`` and what to add to the scores of the slots
-    past the end, ``[chunks, 64]``."""
-    count = -(-level.tokens // _CHUNK)
-    empty = count * _CHUNK - level.tokens
+def _chunks(level: Level, chunk: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """K and V ``[nodes * kv_heads, chunks * chunk, d]`` and what to add to the scores of the slots
+    past the end, ``[chunks * chunk]``."""
+    slots = -(-level.tokens // chunk) * chunk
     made = []
     for x in (level.k, level.v):
-        padded = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, empty))
-        made.append(padded.unflatten(1, (count, _CHUNK)).permute(0, 3, 1, 2, 4).contiguous())
+        padded = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, slots - level.tokens))
+        by_head = padded.transpose(1, 2).flatten(0, 1)
+        # PyTorch's CPU gives a product in the type of its factors.
+        made.append(by_head.float() if x.device.type == "cpu" else by_head.contiguous())
     mask = None
-    if empty:
-        mask = torch.zeros(count, _CHUNK, device=level.k.device)
-        mask[-1, -empty:] = -torch.inf
+    if slots > level.tokens:
+        mask = torch.zeros(slots, device=level.k.device)
+        mask[level.tokens :] = -torch.inf
     return made[0], made[1], mask
 
 
 def _rows(problem: Problem, nodes: int) -> torch.Tensor:
-    """``[nodes, kv_heads, rows, d]``: the packed rows of each node."""
+    """``[nodes * kv_heads, rows, d]``: the packed rows of each node."""
     shape = problem.shape
     q = problem.folded(nodes).unflatten(2, (shape.kv_heads, shape.group))
-    return q.permute(0, 2, 1, 3, 4).reshape(nodes, shape.kv_heads, -1, shape.head_dim)
+    return q.permute(0, 2, 1, 3, 4).reshape(nodes * shape.kv_heads, -1, shape.head_dim)
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """In fp32, as tensor cores add up."""
+    if a.device.type == "cpu" or a.dtype == torch.float32:
+        return a.float() @ b
+    return torch.bmm(a, b, out_dtype=torch.float32)
 
 
 Partials = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """o, max, sum of ``[batch, q_heads, chunks, ...]``, fp32."""
 
 
-def _chunk_first(
-    problem: Problem, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+def _partials(
+    problem: Problem, chunk: int, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
 ) -> Partials:
-    q = _rows(problem, k.shape[0])[:, :, None]
-    scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(problem.shape.head_dim)
+    nodes = len(k) // problem.shape.kv_heads
+    q = _rows(problem, nodes)
+    scores = _product(q, k.transpose(1, 2)) / math.sqrt(problem.shape.head_dim)
     if mask is not None:
-        scores = scores + mask[:, None]
+        scores = scores + mask
+    scores = scores.unflatten(2, (-1, chunk)).transpose(1, 2)  # [heads, chunks, rows, chunk]
     largest = scores.amax(-1, keepdim=True)
     weights = torch.exp(scores - largest)
-    out = (weights.to(v.dtype) @ v).float()
-    return tuple(_by_row(problem, x) for x in (out, largest, weights.sum(-1, keepdim=True)))
+    out = _product(
+        weights.to(v.dtype).flatten(0, 1), v.unflatten(1, (-1, chunk)).flatten(0, 1)
+    ).view(*scores.shape[:3], -1)
+    parts = (out, largest, weights.sum(-1, keepdim=True))
+    return tuple(_by_row(problem, nodes, x) for x in parts)
 
 
-def _own(problem: Problem, level: Level) -> Partials:
-    """A sequence's own tokens as one chunk."""
-    k, v = (x.transpose(1, 2)[:, :, None] for x in (level.k, level.v))
-    return _chunk_first(problem, k, v, None)
-
-
-def _by_row(problem: Problem, x: torch.Tensor) -> torch.Tensor:
-    """``[nodes, kv_heads, chunks, rows, n]`` as ``[batch, q_heads, chunks, n]``."""
-    x = x.unflatten(3, (-1, problem.shape.group)).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(problem.shape.batch, problem.shape.q_heads, *x.shape[-2:])
+def _by_row(problem: Problem, nodes: int, x: torch.Tensor) -> torch.Tensor:
+    """``[nodes * kv_heads, chunks, rows, n]`` as ``[batch, q_heads, chunks, n]``."""
+    shape = problem.shape
+    x = x.unflatten(0, (nodes, shape.kv_heads)).unflatten(3, (-1, shape.group))
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(shape.batch, shape.q_heads, *x.shape[2:3], -1)
 
 
 def _fold(problem: Problem, parts: list[Partials]) -> torch.Tensor:

@@ -103,10 +103,20 @@ class _Rows:
             largest = scores.max(-1, keepdim=True).values.clamp(min=-1e30)
             weights = torch.exp(scores - largest)
             total = weights.sum(-1, keepdim=True)
-            part = self._round(weights) @ v[:, begin:end] / total.clamp(min=1e-30)
+            part = self._product(weights, v[:, begin:end]) / total.clamp(min=1e-30)
             share = total * torch.exp(largest - lse)
             merged = merged + share * (self._round(part) if len(bounds) > 1 else part)
         return self._by_row(self._round(merged).to(torch.float64))
+
+    def _product(self, weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if self._element != torch.float32:
+            return self._round(weights) @ v
+        # Where nothing else is rounded the order of the sum shows: token by token, as the
+        # project's own reference has it. A matrix product is better than that.
+        out = torch.zeros((*weights.shape[:2], v.shape[2]), device=v.device)
+        for token in range(v.shape[1]):
+            out += weights[..., token : token + 1] * v[:, token : token + 1]
+        return out
 
     def _round(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self._element).to(torch.float32)

@@ -133,6 +133,12 @@ def test_cpu_peers_give_the_right_answer(name, shape):
     assert record["run_us"]["min"] <= record["run_us"]["median"] <= record["run_us"]["max"]
 
 
+@pytest.mark.parametrize("name", ["pando", "torch-flash", "chunk-attention"])
+def test_fp32_is_held_to_fp32(name):
+    record = run(name, Shape("long", 8, 2, (1, 4), (2048, 256)), dtype="fp32")
+    assert record["max_err"] <= record["tolerance"] < 1e-5
+
+
 @pytest.mark.parametrize("name", ["pando", "pando-unshared", "pando-invariant"])
 def test_several_rows_see_what_is_before_them(name):
     record = run(name, Shape("verify", 8, 2, (1, 4), (64, 9), q_len=4))
