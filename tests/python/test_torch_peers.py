@@ -108,6 +108,8 @@ def test_a_clone_holds_the_same_in_other_memory():
     for mine, other in zip(problem.levels, clone.levels):
         assert torch.equal(mine.k, other.k) and torch.equal(mine.v, other.v)
         assert mine.k.data_ptr() != other.k.data_ptr()
+    for x in (problem.levels[0].k, clone.levels[0].k, problem.paged(16).k):
+        assert x.data_ptr() % 4096 == 0
     assert clone.paged(16).k.data_ptr() != problem.paged(16).k.data_ptr()
     assert clone.kv_bytes == 4 * SHAPES[2].unique_tokens * 2 * 128
 
