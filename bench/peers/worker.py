@@ -107,8 +107,9 @@ class Worker:
                 tried.append({**config, "skipped": "the time budget was spent"})
                 continue
             try:
-                prepared, _, _ = self._prepare(peer, problem, config)
+                prepared, check, _ = self._prepare(peer, problem, config)
                 us = self._timer.run(prepared, _SEARCH_RUNS, self._settings.seconds_a_config).median
+                check()
             except Exception as error:
                 if broken_device(error):
                     raise
@@ -116,19 +117,23 @@ class Worker:
                 last_error = error
                 continue
             finally:
-                prepared = None
+                prepared = check = None
                 self._make_room()
             tried.append({**config, "us": round(us, 3)})
             if best is None or us < best[0]:
                 best = (us, config)
         if best is None:
             raise last_error
-        prepared, error, plan_us = self._prepare(peer, problem, best[1])
+        prepared, check, plan_us = self._prepare(peer, problem, best[1])
+        error = check()
         timing = self._timer.run(prepared, self._settings.reps, 4 * self._settings.seconds_a_config)
+        error = max(error, check())  # the last of the timed runs has overwritten it
         return self._record(peer, problem, best[1], tried, timing, error, plan_us)
 
-    def _prepare(self, peer: Peer, problem: Problem, config: Config) -> tuple[Any, float, Any]:
-        """(what to time in turn, its error against the oracle, host time of planning)."""
+    def _prepare(
+        self, peer: Peer, problem: Problem, config: Config
+    ) -> tuple[list[Callable[[], object]], Callable[[], float], float | None]:
+        """(what to time in turn, the error of what it wrote last, host time of planning)."""
         copies = self._timer.copies(peer.kv_bytes(problem))
         while len(self._clones) < copies - 1:
             self._clones.append(problem.clone())
@@ -144,9 +149,12 @@ class Worker:
             self._timer.prepare(keeping(peer.prepare(each, config)))
             for each in (problem, *self._clones[: copies - 1])
         ]
-        # Of the last call that wrote it: on a GPU, of a replay.
-        error = self._answer.error(out[0], peer.rounds_levels)
-        return prepared, error, peer.plan_us()
+        answer_of = self._answer
+        return (
+            prepared,
+            lambda: answer_of.error(out[0], peer.rounds_levels),
+            peer.plan_us(),
+        )
 
     def _record(
         self,

@@ -157,6 +157,16 @@ def test_a_nan_is_a_wrong_answer():
     assert "wrong answer" in run(Fake(lambda out, config: out * float("nan")))["failed"]
 
 
+def test_an_answer_that_turns_wrong_is_no_time():
+    calls = []
+
+    def call(out, config):
+        calls.append(out)
+        return out + (len(calls) > 2)
+
+    assert "wrong answer" in run(Fake(call), reps=5)["failed"]
+
+
 def test_a_wrong_configuration_is_left_out():
     def call(out, config):
         return out + config["add"]
