@@ -1,6 +1,6 @@
 # Front door: each target is one line that calls the script which does the work.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-python wheel bench cuda asan tsan fuzz format tidy setup install clean
+.PHONY: help demo test test-python wheel bench report cuda asan tsan fuzz format tidy setup install clean
 
 SECONDS ?= 60
 PREFIX ?= /usr/local
@@ -28,6 +28,10 @@ wheel: ## Build the Python wheel into build-wheel/
 bench: ## Build and run the benchmarks
 	@scripts/setup.sh build
 	@scripts/bench.sh
+
+report: ## Build the benchmark report, docs/benchmarks/index.html, from the records beside it
+	@scripts/setup.sh build python
+	@scripts/python.sh report
 
 asan: ## Run every test under AddressSanitizer and UndefinedBehaviorSanitizer
 	@scripts/setup.sh build

@@ -127,11 +127,17 @@ void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
                      ->delimiter(',');
   auto* trees =
       command->add_flag("--trees", o.trees, "The trees instead of the shapes")->excludes(shapes);
+  auto* sweep = command
+                    ->add_flag("--seed-sweep", o.seed_sweep,
+                               "64 sequences on one prefix, 4 to 128 heads, instead")
+                    ->excludes(shapes)
+                    ->excludes(trees);
   command
-      ->add_flag("--seed-sweep", o.seed_sweep,
-                 "64 sequences on one prefix, 4 to 128 heads, instead")
+      ->add_flag("--scale-axes", o.scale_axes,
+                 "Sequences, prefix, depth and number of prefixes, one at a time, instead")
       ->excludes(shapes)
-      ->excludes(trees);
+      ->excludes(trees)
+      ->excludes(sweep);
   command->add_option("--scale", o.scale, "Factor on all tokens: auto, or such as 1/4")
       ->capture_default_str();
   command->add_option("--dtype", o.dtype, "fp32, bf16 or fp16")->capture_default_str();
@@ -140,6 +146,13 @@ void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
   command->add_option("--reps", o.reps, "Timed runs of each kind; 10, on CUDA 25");
   command->add_flag("--warm", o.warm, "Leave the caches as the run before left them");
   command->add_option("--out", o.out, "Also write the JSON lines to a file");
+  auto* against = command->add_option(
+      "--against", o.against, "Fail where a time is over 5 % above that of an earlier --out");
+  auto* plan_only = command
+                        ->add_flag("--plan-only", o.plan_only,
+                                   "Time discover, update and plan on the host, at full size")
+                        ->excludes(against);
+  command->add_option("--profile", o.profile, "Plan for: cpu or h100")->needs(plan_only);
 }
 
 void add_replay(CLI::App& app, ReplayCommandOptions& o, Command& chosen) {
@@ -192,6 +205,8 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "{}", app.help());
     return kBadInput;
   }
+  options.bench.command = "pando";
+  for (int i = 1; i < argc; ++i) options.bench.command += std::string(" ") + argv[i];
   return chosen();
 }
 

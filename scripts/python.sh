@@ -3,6 +3,7 @@
 # usage: scripts/python.sh venv        makes build/venv with what building and testing it needs
 #        scripts/python.sh test [...]  installs PyTorch and Transformers there, runs every Python test
 #        scripts/python.sh wheel       build-wheel/*.whl, tagged manylinux where the system allows it
+#        scripts/python.sh report      docs/benchmarks/index.md, index.html and plots/, from the records there
 #        scripts/python.sh check       the wheel in an environment of its own: demo and NumPy tests
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -60,6 +61,11 @@ case ${1:-} in
     rm -f build-wheel/*.whl
     wheel "$@"
     ;;
+  report)
+    install venv tests/python/requirements.txt
+    install report tests/python/requirements.txt bench/report/requirements.txt
+    PYTHONPATH=bench PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m report
+    ;;
   check)
     # Without CUDA, whose parts take minutes, and with the flags of build/, whose objects are cached.
     rm -f build-wheel/*.whl
@@ -75,7 +81,7 @@ case ${1:-} in
     "$venv/bin/auditwheel" show build-wheel/*.whl 2>&1 | tr '\n' ' ' | grep -oE 'platform tag to [^ ]+'
     ;;
   *)
-    sed -n '2,7p' "$0" >&2
+    sed -n '2,8p' "$0" >&2
     exit 2
     ;;
 esac

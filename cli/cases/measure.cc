@@ -85,6 +85,35 @@ Timing summarise(std::vector<double> us) {
   return {median, us.front(), static_cast<int>(us.size())};
 }
 
+PlanningTimes measure_planning(const Case& problem, int reps, Planner& planner, Plan& plan) {
+  const BatchView batch = problem.tables.batch();
+  // The step before: every sequence has one token fewer.
+  std::vector<int32_t> before = problem.tables.kv_len;
+  for (int32_t& tokens : before) tokens = std::max(tokens - 1, 0);
+  BatchView batch_before = batch;
+  batch_before.kv_len = before;
+
+  PlanningTimes times;
+  times.page_ids = static_cast<int64_t>(problem.tables.page_ids.size());
+  Forest forest;
+  std::vector<double> discover_us, update_us, plan_us;
+  for (int i = -1; i < reps; ++i) {
+    const double discovered = microseconds([&] { forest.discover(batch); });
+    forest.discover(batch_before);
+    const double updated = microseconds([&] { forest.update(batch); });
+    const double planned =
+        microseconds([&] { planner.plan(forest, problem.attention(), {}, plan); });
+    if (i < 0) continue;  // memory grows: not counted
+    discover_us.push_back(discovered);
+    update_us.push_back(updated);
+    plan_us.push_back(planned);
+  }
+  times.discover = summarise(discover_us);
+  times.update = summarise(update_us);
+  times.plan = summarise(plan_us);
+  return times;
+}
+
 void count_work(const Case& problem, const Forest& forest, const Plan& plan, Measurement& result) {
   int64_t unique_tokens = 0;
   for (const Segment& segment : forest.segments()) unique_tokens += segment.tokens();

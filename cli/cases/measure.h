@@ -44,6 +44,17 @@ struct Measurement {
 /// without data is given normal numbers on the device (CUDA only).
 Measurement measure(const Case& problem, const MeasureOptions& options, Runner& runner);
 
+/// What a step costs the host before attend.
+struct PlanningTimes {
+  int64_t page_ids = 0;
+  Timing discover;
+  Timing update;  ///< of the forest, after a decode step
+  Timing plan;
+};
+
+/// Of a case without data; `plan` is the one that was made last.
+PlanningTimes measure_planning(const Case& problem, int reps, Planner& planner, Plan& plan);
+
 /// Median, least and count.
 Timing summarise(std::vector<double> us);
 /// The least time of a few calls.

@@ -1,4 +1,4 @@
-// The shapes and trees that the project is measured on.
+// The shapes and trees that the project is measured on; bench/shapes.json holds them.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,6 @@ struct Shape {
   int32_t kv_heads;
   std::vector<int32_t> nodes;   ///< per level
   std::vector<int32_t> tokens;  ///< per node of each level
-  bool tree;                    ///< of the trees, not of the prefix-and-suffix table
 
   int32_t batch() const { return nodes.back(); }
   int64_t unique_tokens() const;    ///< each shared token once
@@ -31,12 +30,14 @@ struct Shape {
   int64_t flops() const;
 };
 
-/// All of them: first the prefix-and-suffix shapes, then the trees.
-std::span<const Shape> shapes();
-/// 64 sequences that are nothing but one prefix, with 4 to 128 heads and 4 to 128 chunks of 64
-/// tokens.
-std::span<const Shape> seed_sweep();
-/// A shape of either list; throws kInvalidArgument with the names of the first.
+enum class ShapeList : uint8_t {
+  kShapes,  ///< a prefix and suffixes
+  kTrees,
+  kSweep,  ///< 64 sequences that are nothing but one prefix, 4 to 128 heads, chunks of 64 tokens
+  kScale,  ///< one axis at a time: sequences, prefix, depth, distinct prefixes
+};
+std::span<const Shape> shapes(ShapeList list);
+/// A shape of any list; throws kInvalidArgument with the names of shapes and trees.
 const Shape& find_shape(std::string_view name);
 
 /// The shape with every level's tokens multiplied by `scale`, at least 1 where there were any.

@@ -11,6 +11,7 @@
 #include "cases/files.h"
 #include "cases/measure.h"
 #include "cases/shapes_table.h"
+#include "commands/bench_parts.h"
 #include "commands/commands.h"
 #include "commands/common.h"
 #include "core/check.h"
@@ -104,29 +105,17 @@ Row run_shape(const cases::Shape& shape, const Bench& bench, const BenchOptions&
   return row;
 }
 
-Json timing_json(const cases::Timing& t) {
-  return {{"median", t.median_us}, {"min", t.min_us}, {"count", t.count}};
-}
-
 Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
   const cases::Shape shape = cases::scaled(*row.shape, row.scale);
   const cases::Measurement& m = row.m;
-  Json json = {{"shape", shape.name},
-               {"batch", shape.batch()},
-               {"q_heads", shape.q_heads},
-               {"kv_heads", shape.kv_heads},
-               {"head_dim", cases::kShapeHeadDim},
-               {"dtype", dtype_name(bench.dtype)},
-               {"layout", options.layout},
-               {"page_tokens", options.page_tokens},
-               {"nodes", shape.nodes},
-               {"tokens", shape.tokens},
-               {"scale", row.scale}};
+  Json json = shape_json(shape, options);
+  json["scale"] = row.scale;
   json.update(bench.backend.device_json(bench.ceilings.workers));
   json.update(Json{{"cold", !options.warm},
                    {"date", now_utc()},
                    {"version", version()},
                    {"commit", bench.commit},
+                   {"command", options.command},
                    {"ceilings", bench.backend.is_cuda() ? "of the card's profile" : "measured now"},
                    {"bandwidth_gb_s", bench.ceilings.dram_bytes_per_us / 1e3},
                    {"peak_gflop_s", peak_flops_per_us(bench) / 1e3},
@@ -154,17 +143,25 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
   return json;
 }
 
-void print_row(const Row& row, const term::Style& style) {
+/// "1.02×" of an earlier time; nothing where there is none.
+std::string against_text(std::optional<double> ratio, const term::Style& style) {
+  if (!ratio) return "";
+  const std::string text = fmt::format("  {:.2f}× the earlier time", *ratio);
+  return *ratio > EarlierRecords::kMostSlower ? style.bad(text) : text;
+}
+
+void print_row(const Row& row, std::optional<double> against, const term::Style& style) {
   const cases::Measurement& m = row.m;
   const std::string name = row.scale == 1
                                ? row.shape->name
                                : fmt::format("{} ×1/{:.3g}", row.shape->name, 1 / row.scale);
   const std::string ratio = fmt::format("{:>6.2f}×", m.ratio());
-  fmt::print("{:<19} {:>9} {:>9} {:>9} {:>9} {} {:>9} {:>5.0f} %  {:<9} {:.1e}\n", name,
+  fmt::print("{:<19} {:>9} {:>9} {:>9} {:>9} {} {:>9} {:>5.0f} %  {:<9} {:.1e}{}\n", name,
              term::time_text(m.discover_us), term::time_text(m.plan_us),
              term::time_text(m.shared.median_us), term::time_text(m.unshared.median_us),
              m.ratio() > 1.05 ? style.good(ratio) : ratio, term::time_text(row.roof_us),
-             row.pct_roof(), row.bandwidth_bound ? "bandwidth" : "flops", m.check.got.max_err_out);
+             row.pct_roof(), row.bandwidth_bound ? "bandwidth" : "flops", m.check.got.max_err_out,
+             against_text(against, style));
 }
 
 void print_head(const Bench& bench, const term::Style& style) {
@@ -177,31 +174,47 @@ void print_head(const Bench& bench, const term::Style& style) {
                                     "of roof", "bound", "max err")));
 }
 
+}  // namespace
+
 std::vector<const cases::Shape*> chosen_shapes(const BenchOptions& options) {
   std::vector<const cases::Shape*> chosen;
-  if (options.seed_sweep) {
-    for (const cases::Shape& shape : cases::seed_sweep()) chosen.push_back(&shape);
-    return chosen;
-  }
-  if (options.shapes.empty()) {
-    for (const cases::Shape& shape : cases::shapes()) {
-      if (shape.tree == options.trees) chosen.push_back(&shape);
-    }
-  }
   for (const std::string& name : options.shapes) chosen.push_back(&cases::find_shape(name));
+  if (!chosen.empty()) return chosen;
+  const cases::ShapeList list = options.trees        ? cases::ShapeList::kTrees
+                                : options.seed_sweep ? cases::ShapeList::kSweep
+                                : options.scale_axes ? cases::ShapeList::kScale
+                                                     : cases::ShapeList::kShapes;
+  for (const cases::Shape& shape : cases::shapes(list)) chosen.push_back(&shape);
   return chosen;
 }
 
-}  // namespace
+Json shape_json(const cases::Shape& shape, const BenchOptions& options) {
+  return {{"shape", shape.name},
+          {"batch", shape.batch()},
+          {"q_heads", shape.q_heads},
+          {"kv_heads", shape.kv_heads},
+          {"head_dim", cases::kShapeHeadDim},
+          {"dtype", dtype_name(dtype_from_name(options.dtype))},
+          {"layout", options.layout},
+          {"page_tokens", options.page_tokens},
+          {"nodes", shape.nodes},
+          {"tokens", shape.tokens}};
+}
+
+Json timing_json(const cases::Timing& t) {
+  return {{"median", t.median_us}, {"min", t.min_us}, {"count", t.count}};
+}
 
 int run_bench(const BenchOptions& options) {
-  const ChosenBackend backend = choose_backend(options.backend);
-  check_threads(backend, options.threads);
-  const int reps = options.reps.value_or(backend.is_cuda() ? kDefaultDeviceReps : kDefaultReps);
-  require(reps >= 1 && reps <= 10000, "reps: got {}, want a number in [1, 10000]", reps);
+  require(!options.reps || (*options.reps >= 1 && *options.reps <= 10000),
+          "reps: got {}, want a number in [1, 10000]", options.reps.value_or(0));
   require(options.page_tokens >= 1 && options.page_tokens <= 256 &&
               (options.page_tokens & (options.page_tokens - 1)) == 0,
           "page-tokens: got {}, want a power of two in [1, 256]", options.page_tokens);
+  if (options.plan_only) return run_plan_bench(options);
+  const ChosenBackend backend = choose_backend(options.backend);
+  check_threads(backend, options.threads);
+  const int reps = options.reps.value_or(backend.is_cuda() ? kDefaultDeviceReps : kDefaultReps);
   Bench bench{.backend = backend,
               .dtype = dtype_from_name(options.dtype),
               .order = order_from_name(options.layout),
@@ -210,7 +223,10 @@ int run_bench(const BenchOptions& options) {
               .reps = reps,
               .commit = commit()};
   const std::vector<const cases::Shape*> shapes = chosen_shapes(options);
-  std::optional<cases::AtomicFile> file;  // opened first: a bad path should not cost an hour
+  // Both are opened first: a bad path should not cost an hour.
+  std::optional<EarlierRecords> earlier;
+  if (!options.against.empty()) earlier.emplace(options.against);
+  std::optional<cases::AtomicFile> file;
   if (!options.out.empty()) file.emplace(options.out);
   bench.ceilings = backend.is_cuda() ? cuda_profile() : measure_cpu_profile(options.threads);
 
@@ -230,17 +246,20 @@ int run_bench(const BenchOptions& options) {
                  shape->name, row.m.check.got.max_err_out, row.m.check.allowed.out);
       continue;
     }
-    const std::string line = row_json(row, bench, options).dump() + "\n";
+    Json record = row_json(row, bench, options);
+    const std::optional<double> against = earlier ? earlier->compare(record) : std::nullopt;
+    const std::string line = record.dump() + "\n";
     if (file) file->write(line);
     if (options.json) {
       fmt::print("{}", line);
     } else {
-      print_row(row, style);
+      print_row(row, against, style);
     }
     std::fflush(stdout);
   }
   if (file) file->commit();
-  return wrong > 0 ? 1 : 0;
+  const int slower = earlier ? earlier->report() : 0;
+  return wrong > 0 || slower > 0 ? 1 : 0;
 }
 
 }  // namespace pando::cli

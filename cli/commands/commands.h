@@ -73,13 +73,18 @@ struct BenchOptions : CommonOptions {
   std::vector<std::string> shapes;
   bool trees = false;
   bool seed_sweep = false;
+  bool scale_axes = false;
   std::string scale = "auto";
   std::string dtype = "bf16";
   std::string layout = "hnd";
   int32_t page_tokens = 64;
   std::optional<int> reps;  ///< absent: as many as the backend needs
   bool warm = false;
+  bool plan_only = false;
+  std::string profile;  ///< of --plan-only; empty: cpu
+  std::string against;
   std::string out;
+  std::string command;  ///< as it was called, for records
 };
 
 struct ReplayCommandOptions : CommonOptions {

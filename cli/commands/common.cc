@@ -69,6 +69,13 @@ Json ChosenBackend::device_json(int32_t workers) const {
   return json;
 }
 
+DeviceProfile profile_of_name(std::string_view name, int threads) {
+  if (name == "cpu") return cpu_profile(threads);
+  require(name == "h100", "profile: got \"{}\", want one of cpu, h100", name);
+  require(threads == 0, "threads: got {}, which only the profile cpu takes", threads);
+  return h100_profile();
+}
+
 std::string cuda_version_text(int32_t version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }

@@ -29,6 +29,9 @@ struct ChosenBackend {
 /// Throws kInvalidArgument for another word, kUnsupported for a backend that is not there.
 ChosenBackend choose_backend(std::string_view name);
 
+/// The stored profile "cpu" or "h100": plans for a device can be made without it.
+DeviceProfile profile_of_name(std::string_view name, int threads);
+
 /// Throws kInvalidArgument for negative or absurd numbers, and for any with CUDA.
 void check_threads(const ChosenBackend& backend, int threads);
 

@@ -20,15 +20,6 @@ Sharing parse_sharing(std::string_view name) {
   fail(ErrorCode::kInvalidArgument, "sharing: got \"{}\", want one of auto, none, all", name);
 }
 
-/// "cpu", "h100" or that of the backend. Plans for a device can be made without it.
-DeviceProfile parse_profile(const std::string& name, const ChosenBackend& backend, int threads) {
-  if (name.empty()) return backend.profile(threads);
-  if (name == "cpu") return cpu_profile(threads);
-  require(name == "h100", "profile: got \"{}\", want one of cpu, h100", name);
-  require(threads == 0, "threads: got {}, which only the profile cpu takes", threads);
-  return h100_profile();
-}
-
 void print_items(const Plan& plan) {
   if (plan.header().backend == Backend::kCuda) {
     fmt::print("\n  plans for CUDA have a schedule instead of items\n");
@@ -55,7 +46,9 @@ int run_plan(const PlanCommandOptions& options) {
   const PlanOptions how{.sharing = parse_sharing(options.sharing),
                         .batch_invariant = options.batch_invariant,
                         .cut_tokens = options.cut_tokens};
-  const DeviceProfile profile = parse_profile(options.profile, backend, options.threads);
+  const DeviceProfile profile = options.profile.empty()
+                                    ? backend.profile(options.threads)
+                                    : profile_of_name(options.profile, options.threads);
   const cases::Case problem = cases::read_case(options.file);
   const Forest forest = discover(problem.tables.batch());
   const Plan plan = pando::plan(forest, problem.attention(), profile, how);

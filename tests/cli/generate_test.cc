@@ -105,9 +105,11 @@ TEST(Discover, finds_the_expected_forest_of_every_random_case) {
 }
 
 TEST(Discover, finds_the_expected_forest_of_every_shape) {
-  for (const Shape& shape : shapes()) {
-    const Tables tables = shape_tables(scaled(shape, 0.25), DType::kBF16).tables;
-    EXPECT_EQ(as_expected(discover(tables.batch())), expected_forest(tables)) << shape.name;
+  for (const ShapeList list : {ShapeList::kShapes, ShapeList::kTrees}) {
+    for (const Shape& shape : shapes(list)) {
+      const Tables tables = shape_tables(scaled(shape, 0.25), DType::kBF16).tables;
+      EXPECT_EQ(as_expected(discover(tables.batch())), expected_forest(tables)) << shape.name;
+    }
   }
 }
 
@@ -186,7 +188,22 @@ TEST(Shapes, sizes_are_those_of_the_table) {
   EXPECT_EQ(shape.unique_tokens(), 32768 + 64 * 128);
   EXPECT_EQ(shape.sequence_tokens(), 32768 + 128);
   EXPECT_EQ(shape.kv_bytes(DType::kBF16), int64_t{32768 + 64 * 128} * 8 * 128 * 4);
-  EXPECT_EQ(shapes().size(), 28u);
+  EXPECT_EQ(shapes(ShapeList::kShapes).size(), 23u);
+  EXPECT_EQ(shapes(ShapeList::kTrees).size(), 5u);
+  EXPECT_EQ(shapes(ShapeList::kSweep).size(), 15u);
+}
+
+TEST(Shapes, every_name_is_of_one_shape) {
+  std::set<std::string> names;
+  for (const ShapeList list :
+       {ShapeList::kShapes, ShapeList::kTrees, ShapeList::kSweep, ShapeList::kScale}) {
+    for (const Shape& shape : shapes(list)) {
+      EXPECT_TRUE(names.insert(shape.name).second) << shape.name;
+      EXPECT_EQ(&find_shape(shape.name), &shape);
+      EXPECT_EQ(shape.nodes.size(), shape.tokens.size()) << shape.name;
+      EXPECT_EQ(shape.q_heads % shape.kv_heads, 0) << shape.name;
+    }
+  }
 }
 
 TEST(Shapes, scaling_keeps_the_ratio_of_prefix_and_suffix) {

@@ -247,6 +247,7 @@ TEST_F(Program, bench_writes_one_json_line_a_case) {
       EXPECT_TRUE(line.contains(key)) << key;
     }
     EXPECT_EQ(line["scale"], 1.0 / 16);
+    EXPECT_EQ(line["command"].get<std::string>().find("pando bench --shapes l3-8,tree-8x8"), 0u);
     EXPECT_EQ(line["run_us"]["count"], 2);
     EXPECT_LE(line["run_us"]["min"], line["run_us"]["median"]);
     EXPECT_LE(line["max_err"], line["tolerance"]);
@@ -265,8 +266,88 @@ TEST_F(Program, bench_refuses_bad_options_and_writes_nothing) {
   expect_refused("bench --reps 0" + out, "reps: got 0");
   expect_refused("bench --page-tokens 48" + out, "page-tokens: got 48");
   expect_refused("bench --dtype fp8" + out, "fp8");
+  expect_refused("bench --scale-axes --trees" + out, "--scale-axes");
+  expect_refused("bench --profile h100" + out, "--profile");
+  expect_refused("bench --plan-only --against x" + out, "--plan-only");
+  expect_refused("bench --plan-only --profile v100" + out, "profile: got \"v100\"");
+  expect_refused("bench --plan-only --profile h100 --threads 2" + out, "threads: got 2");
+  expect_refused("bench --plan-only --reps 0" + out, "reps: got 0");
   EXPECT_TRUE(dir_.empty());
   expect_refused("bench --out /nonexistent/x", "/nonexistent/x: cannot create");
+}
+
+/// The record of one small case, with its time multiplied, in a file of its own.
+class BenchAgainst : public Program {
+ protected:
+  std::string record_times(double factor) {
+    nlohmann::json record = json(bench_);
+    record["run_us"]["median"] = record["run_us"]["median"].get<double>() * factor;
+    return write(record.dump() + "\n");
+  }
+  std::string write(const std::string& text) {
+    std::ofstream(dir_ / "earlier.jsonl") << text;
+    return dir_ / "earlier.jsonl";
+  }
+  const std::string bench_ = "bench --shapes l3-8 --scale 1/32 --reps 3 --threads 1 --json";
+};
+
+TEST_F(BenchAgainst, a_slower_case_fails_and_is_named) {
+  const std::string earlier = record_times(0.01);
+  const Ran ran = run(bench_ + " --against " + earlier);
+  EXPECT_EQ(ran.exit_code, 1);
+  EXPECT_NE(ran.err.find("l3-8: "), std::string::npos) << ran.err;
+  EXPECT_NE(ran.err.find("% slower than"), std::string::npos) << ran.err;
+  EXPECT_GT(nlohmann::json::parse(ran.out)["against_ratio"], 1.05);
+  const Ran table =
+      run("bench --shapes l3-8 --scale 1/32 --reps 3 --threads 1 --against " + earlier);
+  EXPECT_EQ(table.exit_code, 1);
+  EXPECT_NE(table.out.find("× the earlier time"), std::string::npos) << table.out;
+}
+
+TEST_F(BenchAgainst, a_faster_case_passes) {
+  const Ran ran = run(bench_ + " --against " + record_times(100));
+  EXPECT_EQ(ran.exit_code, 0) << ran.err;
+  EXPECT_EQ(ran.err, "");
+  EXPECT_LT(nlohmann::json::parse(ran.out)["against_ratio"], 1);
+}
+
+TEST_F(BenchAgainst, only_the_same_case_on_the_same_device_counts) {
+  for (const auto& [field, other] : {std::pair<std::string, nlohmann::json>{"device", "another"},
+                                     {"dtype", "fp32"},
+                                     {"threads", 77},
+                                     {"cold", false},
+                                     {"tokens", {32, 5}}}) {
+    nlohmann::json record = json(bench_);
+    record[field] = other;
+    const Ran ran = run(bench_ + " --against " + write(record.dump() + "\n"));
+    EXPECT_EQ(ran.exit_code, 2) << field;
+    EXPECT_NE(ran.err.find("has none of these cases on this device"), std::string::npos) << field;
+  }
+}
+
+TEST_F(BenchAgainst, a_file_that_holds_no_records_is_refused) {
+  expect_refused(bench_ + " --against /nonexistent/x", "/nonexistent/x");
+  expect_refused(bench_ + " --against " + write(""), "which is empty");
+  expect_refused(bench_ + " --against " + write("{\"run_us\":3}\n"), "against: got line 1 of");
+  expect_refused(bench_ + " --against " + write("\n[1]\n"), "against: got line 2 of");
+  expect_refused(bench_ + " --against " + write("no json"), "want a record of pando bench");
+}
+
+TEST_F(Program, bench_plan_only_times_the_host_for_any_profile) {
+  for (const char* profile : {"cpu", "h100"}) {
+    const nlohmann::json record = json(
+        "bench --plan-only --shapes depth-3 --reps 2 --json --profile " + std::string(profile));
+    EXPECT_EQ(record["planned_for"], profile);
+    EXPECT_EQ(record["page_ids"], 64 * ((3 * 1365 + 256 + 63) / 64));
+    for (const char* key : {"discover_us", "update_us", "plan_us"}) {
+      EXPECT_GT(record[key]["median"], 0) << key;
+      EXPECT_EQ(record[key]["count"], 2) << key;
+    }
+    EXPECT_GE(record["predicted_us"], record["roof_us"]);
+  }
+  const Ran table = run("bench --plan-only --shapes l3-8 --reps 1");
+  EXPECT_EQ(table.exit_code, 0) << table.err;
+  EXPECT_NE(table.out.find("l3-8"), std::string::npos);
 }
 
 TEST_F(Program, replay_decodes_a_trace) {

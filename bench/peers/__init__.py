@@ -1,0 +1,1 @@
+"""Pando beside its peers: the same tensors, one process, every answer checked."""

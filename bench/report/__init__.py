@@ -1,0 +1,1 @@
+"""Builds docs/benchmarks/index.md and index.html from the records beside them."""

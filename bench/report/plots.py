@@ -1,0 +1,149 @@
+"""The plots, as SVG that is the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from .records import Planning, Run
+from .tables import best_peer
+
+_STYLE = {
+    "svg.hashsalt": "pando",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e3e7eb",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+_PANDO, _OTHER = "#1f6f50", "#b9c3cc"
+_COLOURS = ("#8a5a00", "#2f5fa8", "#8b3f8f", "#b3261e", "#4c7a83", "#7a6a2f", "#555b62")
+_plain = FuncFormatter(lambda value, _: f"{value / 1024:g}k" if value >= 8192 else f"{value:g}")
+AXES = {
+    "batch": "sequences",
+    "prefix": "shared tokens",
+    "depth": "shared levels",
+    "prefixes": "distinct prefixes",
+}
+
+
+def axis_of(shape: str) -> tuple[str, int] | None:
+    """("batch", 64) of "batch-64"; None for shapes that are on no axis."""
+    found = re.fullmatch(r"(batch|prefix|depth|prefixes)-(\d+)", shape)
+    return (found.group(1), int(found.group(2))) if found else None
+
+
+def of_roof(run: Run) -> str:
+    """Bars of every shape: part of the roof that Pando reaches, and the best other way."""
+    names = [s for s in run.shapes() if "pando" in run.by_who(s) and axis_of(s) is None]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(11, 3.6))
+        mine = [run.by_who(name)["pando"].pct_roof for name in names]
+        others = [_other(run, name) for name in names]
+        word = "best peer" if run.kind == "peers" else "Pando without sharing"
+        at = range(len(names))
+        axes.bar([x + 0.2 for x in at], others, 0.38, color=_OTHER, label=word)
+        axes.bar([x - 0.2 for x in at], mine, 0.38, color=_PANDO, label="Pando")
+        axes.set_xticks(list(at), names, rotation=55, ha="right", rotation_mode="anchor")
+        axes.set_ylabel("% of the roof")
+        axes.set_xlim(-0.7, len(names) - 0.3)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2)
+        return _svg(figure)
+
+
+def _other(run: Run, name: str) -> float:
+    time = best_peer(run, name) or run.by_who(name).get("pando-unshared")
+    return time.pct_roof if time else 0
+
+
+def along_axes(run: Run) -> str | None:
+    """Time against sequences, prefix, depth and number of prefixes; None without such shapes."""
+    points: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for time in run.times:
+        axis = axis_of(time.shape)
+        if axis is not None:
+            lines = points.setdefault(axis[0], {})
+            lines.setdefault(time.who, []).append((axis[1], time.median))
+            if time.who == "pando":
+                lines.setdefault("roof", []).append((axis[1], time.roof))
+    return _panels(points, "µs") if points else None
+
+
+def planning(times: list[Planning]) -> str | None:
+    """Host time of a decode step and of its parts along the same axes."""
+    points: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for time in times:
+        axis = axis_of(time.shape)
+        if axis is None or time.line.data["page_tokens"] != 64:
+            continue
+        lines = points.setdefault(axis[0], {})
+        for name in ("discover", "update", "plan"):
+            lines.setdefault(name, []).append((axis[1], getattr(time, name)))
+    return _panels(points, "µs on the host") if points else None
+
+
+def _panels(points: dict[str, dict[str, list[tuple[int, float]]]], unit: str) -> str:
+    names = list(dict.fromkeys(name for lines in points.values() for name in lines))
+    others = [name for name in names if name not in ("pando", "roof", "plan")]
+    with plt.rc_context(_STYLE):
+        figure, panels = plt.subplots(1, len(points), figsize=(2.9 * len(points), 3), squeeze=False)
+        for axes, (axis, lines) in zip(panels[0], points.items()):
+            for name in names:
+                if name not in lines:
+                    continue
+                x, y = zip(*sorted(lines[name]))
+                strong = name in ("pando", "plan")
+                colour = _PANDO if strong else "#222222" if name == "roof" else ""
+                axes.plot(
+                    x,
+                    y,
+                    label=name,
+                    color=colour or _COLOURS[others.index(name) % len(_COLOURS)],
+                    linewidth=2.2 if strong else 1.2,
+                    linestyle=":" if name == "roof" else "-",
+                    marker="o",
+                    markersize=2.5,
+                )
+            if axis != "depth":
+                axes.set_xscale("log", base=2)
+                axes.xaxis.set_major_formatter(_plain)
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            if axes.get_ylim()[1] < 60 * axes.get_ylim()[0]:  # too few powers of 10
+                axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+            axes.set_xlabel(AXES[axis])
+        panels[0][0].set_ylabel(unit)
+        handles = {h.get_label(): h for row in panels for a in row for h in a.get_lines()}
+        figure.legend(handles.values(), handles.keys(), loc="upper center", ncols=6)
+        figure.tight_layout(rect=(0, 0, 1, 0.88))
+        return _svg(figure)
+
+
+def _svg(figure) -> str:
+    file = io.StringIO()
+    figure.savefig(
+        file,
+        format="svg",
+        bbox_inches="tight",
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
+    plt.close(figure)
+    # Lines of SVG end in blanks that git complains about.
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,275 @@
+"""Tables and sentences of the report."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from peers.workloads import Shape, lists
+
+from .document import Block, Cell, Heading, Table, Text
+from .records import Planning, Records, Run, Time
+
+OWN = ("pando", "pando-unshared", "pando-invariant")
+
+
+def shape_of(name: str) -> Shape | None:
+    """By the name in a record, which may have query rows or a scale at its end."""
+    plain = name.partition("@")[0].partition(" ×1/")[0]
+    return next((s for each in lists().values() for s in each if s.name == plain), None)
+
+
+def us(value: float | None) -> str:
+    if value is None:
+        return ""
+    if value >= 1e4:
+        return f"{value / 1e3:.1f} ms"
+    if value >= 1e3:
+        return f"{value / 1e3:.2f} ms"
+    return f"{value:.0f} µs" if value >= 100 else f"{value:.1f} µs"
+
+
+def described(name: str) -> str:
+    """ "64 × (4096 + 256)": sequences and their tokens by level, with the nodes of inner levels."""
+    shape = shape_of(name)
+    if shape is None:
+        return ""
+    if len(shape.levels) > 4:
+        return f"{shape.batch} × {shape.sequence_tokens} in {len(shape.levels)} levels"
+    parts = [
+        f"{tokens}" if nodes in (1, shape.batch) else f"{nodes} × {tokens}"
+        for nodes, tokens in zip(shape.nodes, shape.tokens)
+        if tokens
+    ]
+    tokens = f"({' + '.join(parts)})" if len(parts) > 1 else parts[0]
+    return f"{shape.batch} × {tokens}"
+
+
+def heads(name: str) -> str:
+    shape = shape_of(name)
+    return "" if shape is None else f"{shape.q_heads}/{shape.kv_heads}"
+
+
+def times_text(ratio: float) -> str:
+    """Rounded down, so that no loss looks like a draw."""
+    return f"{math.floor(100 * ratio) / 100:.2f}×"
+
+
+def best_peer(run: Run, shape: str) -> Time | None:
+    peers = [time for who, time in run.by_who(shape).items() if who not in OWN]
+    return min(peers, key=lambda time: time.median, default=None)
+
+
+def ratios(run: Run) -> dict[str, float]:
+    """Time of the best peer over Pando's, where there are both."""
+    made = {}
+    for shape in run.shapes():
+        mine, best = run.by_who(shape).get("pando"), best_peer(run, shape)
+        if mine and best:
+            made[shape] = best.median / mine.median
+    return made
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def titled(run: Run) -> str:
+    state = "" if run.cold else ", warm caches"
+    page = f", pages of {run.page_tokens}" if run.page_tokens not in (None, 64) else ""
+    return f"{run.device}, {run.dtype}{page}{state}"
+
+
+def provenance(run: Run) -> str:
+    """Where it comes from: file, date, commit, versions, clock, command."""
+    dates = sorted({value[:10] for value in run.values("date")})
+    versions: dict[str, str] = {}
+    for time in run.times:
+        versions.update(time.line.data.get("versions", {}))
+        for key, name in (("version", "pando"), ("torch", "torch")):
+            if isinstance(time.line.data.get(key), str):
+                versions[name] = time.line.data[key]
+    clocks = run.values("sm_clock_mhz") or run.values("clock_mhz")
+    facts = [
+        f"[{run.file}]({run.file})",
+        " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "no date",
+        f"commit {', '.join(run.values('commit'))}",
+        *(f"driver {x}" for x in run.values("driver")),
+        *(f"CUDA runtime {x}" for x in run.values("runtime")),
+        *([_range(clocks) + " MHz"] if clocks else []),
+        *(f"{x} threads" for x in run.values("threads")),
+        *(f"{name} {version}" for name, version in sorted(versions.items())),
+    ]
+    commands = run.values("command")
+    told = f"`{commands[0]}`" if commands else "Its command is not in the record"
+    return "; ".join(facts) + f". {told}."
+
+
+def _range(numbers: list[str]) -> str:
+    values = sorted(map(float, numbers))
+    low, high = (f"{value:.0f}" for value in (values[0], values[-1]))
+    return low if low == high else f"{low}–{high}"
+
+
+def beside_peers(run: Run) -> list[Block]:
+    """One run with peers: every shape, its roof, all times, who wins."""
+    others = [w for w in dict.fromkeys(t.who for t in run.times) if w not in OWN]
+    own = [w for w in OWN[1:] if any(time.who == w for time in run.times)]
+    columns = ["shape", "sequences × tokens", "heads", "roof", "Pando", "of roof", "best peer",
+               "ratio", "winner", *own, *others]  # fmt: skip
+    rows = []
+    for shape in run.shapes():
+        times, best = run.by_who(shape), best_peer(run, shape)
+        mine = times.get("pando")
+        any_time = mine or best
+        if any_time is None:
+            continue
+        ratio = best.median / mine.median if mine and best else None
+        lost = ratio is not None and ratio < 1
+        rows.append([
+            Cell(shape),
+            Cell(described(shape)),
+            Cell(heads(shape)),
+            Cell(us(any_time.roof)),
+            Cell(us(mine.median) if mine else "–", "loss" if lost else ""),
+            Cell(f"{mine.pct_roof:.0f} %" if mine and mine.roof else ""),
+            Cell(us(best.median) if best else "–"),
+            Cell(times_text(ratio) if ratio else "", "loss" if lost else "win" if ratio else ""),
+            Cell(_winner(mine, best)),
+            *(_own_cell(times.get(who), mine) for who in own),
+            *(_peer_cell(times.get(who), best) for who in others),
+        ])  # fmt: skip
+    return [Text(summary(run)), Table(columns, rows), *_missing(run)]
+
+
+def _winner(mine: Time | None, best: Time | None) -> str:
+    if best is None:
+        return "no peer"
+    return "Pando" if mine and mine.median <= best.median else best.who
+
+
+def _own_cell(time: Time | None, mine: Time | None) -> Cell:
+    """Red where sharing made it slower."""
+    if time is None:
+        return Cell("–")
+    slower = mine is not None and time.median < mine.median
+    return Cell(us(time.median), "loss" if slower and time.who == "pando-unshared" else "")
+
+
+def _peer_cell(time: Time | None, best: Time | None) -> Cell:
+    if time is None:
+        return Cell("–")
+    return Cell(us(time.median), "best" if best is not None and time.who == best.who else "")
+
+
+def summary(run: Run) -> str:
+    """Geometric means of best peer over Pando, and the losses."""
+    all_ratios = ratios(run)
+    if not all_ratios:
+        return "Nothing was measured beside a peer in this run."
+    parts = []
+    for shares, word in ((True, "shared"), (False, "unshared")):
+        some = [
+            ratio
+            for name, ratio in all_ratios.items()
+            if (shape := shape_of(name)) is not None and shape.shares == shares
+        ]
+        if some:
+            parts.append(
+                f"{geometric_mean(some):.2f}× the best peer on {len(some)} {word} shapes"
+                f" (geometric mean; least {times_text(min(some))})"
+            )
+    losses = [name for name, ratio in all_ratios.items() if ratio < 1]
+    lost = f"A peer wins on {len(losses)}: {', '.join(losses)}." if losses else "No peer wins."
+    return f"Pando is {', and '.join(parts)}. {lost}"
+
+
+def _missing(run: Run) -> list[Block]:
+    """Why there is no time, once for each peer and reason."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for shape, who, why in run.missing:
+        reasons.setdefault((who, why), []).append(shape)
+    if not reasons:
+        return []
+    rows = [
+        [Cell(who), Cell(why, "loss" if why.startswith("failed") else ""), Cell(_few(shapes))]
+        for (who, why), shapes in reasons.items()
+    ]
+    return [Table(["no time of", "why", "shapes"], rows)]
+
+
+def _few(shapes: list[str]) -> str:
+    return ", ".join(shapes) if len(shapes) <= 4 else f"{shapes[0]} and {len(shapes) - 1} more"
+
+
+def with_and_without(run: Run) -> list[Block]:
+    """One run of `pando bench`."""
+    columns = ["shape", "sequences × tokens", "heads", "roof", "Pando", "of roof", "no sharing",
+               "ratio"]  # fmt: skip
+    rows = []
+    for shape in run.shapes():
+        times = run.by_who(shape)
+        mine, other = times["pando"], times.get("pando-unshared")
+        ratio = other.median / mine.median if other else None
+        lost = ratio is not None and ratio < 1
+        rows.append([
+            Cell(shape),
+            Cell(described(shape)),
+            Cell(heads(shape)),
+            Cell(us(mine.roof)),
+            Cell(us(mine.median)),
+            Cell(f"{mine.pct_roof:.0f} %"),
+            Cell(us(other.median) if other else "–"),
+            Cell(times_text(ratio) if ratio else "", "loss" if lost else ""),
+        ])  # fmt: skip
+    return [Table(columns, rows)]
+
+
+def planning(times: list[Planning]) -> list[Block]:
+    columns = ["shape", "pages of", "page ids", "discover", "update", "plan", "a decode step"]
+    rows = [
+        [
+            Cell(t.shape),
+            Cell(str(t.line.data["page_tokens"])),
+            Cell(f"{t.page_ids:,}"),
+            *(Cell(us(x)) for x in (t.discover, t.update, t.plan, t.update + t.plan)),
+        ]
+        for t in times
+    ]
+    return [Table(columns, rows)]
+
+
+def start_project(folder: Path, records: Records) -> list[Block]:
+    """Its table beside ours, card by card."""
+    data = json.loads((folder / "start-project.json").read_text())
+    mine = {
+        run.device: run
+        for run in records.runs
+        if run.device.startswith("NVIDIA") and run.page_tokens in (None, 64)
+        if any(row["shape"] in run.shapes() for row in data["rows"])
+    }  # the newest of each card
+    there, *_ = [d for d in mine if d == data["device"]] or [None]
+    columns = ["shape", "sequences × tokens", "heads", *data["columns"].values()]
+    columns += [f"Pando, {device}" for device in mine]
+    if there:
+        columns.append("TK over Pando, same card")
+    rows = []
+    for row in data["rows"]:
+        times = {device: run.by_who(row["shape"]).get("pando") for device, run in mine.items()}
+        cells = [Cell(row["shape"]), Cell(described(row["shape"])), Cell(heads(row["shape"]))]
+        cells += [Cell(us(row.get(key))) for key in data["columns"]]
+        cells += [Cell(us(time.median) if time else "–") for time in times.values()]
+        if there:
+            ratio = row["tk_us"] / times[there].median if "tk_us" in row and times[there] else None
+            mark = "" if ratio is None else "loss" if ratio < 1 else "win"
+            cells.append(Cell(times_text(ratio) if ratio else "", mark))
+        rows.append(cells)
+    source = (
+        f"Theirs: {data['what']}, on an {data['device']} at {data['sm_clock_mhz']} MHz, driver "
+        f"{data['driver']}; {data['provenance']}. Ours is complete attention, of "
+        + " and ".join(f"[{run.file}]({run.file})" for run in mine.values())
+        + "."
+    )
+    return [Heading("The kernels that this project starts from"), Text(source),
+            Table(columns, rows)]  # fmt: skip

@@ -1,0 +1,276 @@
+"""The harness that runs Pando beside its peers: its logic, and its CPU peers against the oracle."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs PyTorch")
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+
+from peers import catalog, worker, workloads  # noqa: E402
+from peers.oracle import WrongAnswer, answer  # noqa: E402
+from peers.peer import Peer, Skip  # noqa: E402
+from peers.problem import Problem  # noqa: E402
+from peers.supervisor import Supervisor, Task  # noqa: E402
+from peers.workloads import Shape  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+SHAPES = [
+    Shape("two", 8, 2, (1, 6), (100, 7)),
+    Shape("mha", 4, 4, (1, 3), (64, 64)),
+    Shape("tree", 8, 2, (1, 2, 8), (70, 33, 5)),
+    Shape("forest", 4, 1, (2, 4), (90, 1)),
+    Shape("no prefix", 8, 2, (1, 3), (0, 50)),
+    Shape("no suffix", 4, 4, (1, 5), (65, 0)),
+    Shape("one", 2, 2, (1, 1), (0, 129)),
+]
+
+
+def settings(**changed):
+    values = {
+        "device": "cpu",
+        "dtype": "bf16",
+        "reps": 2,
+        "commit": "c",
+        "command": "x",
+        "deadline": 1e12,
+        "seconds_a_config": 0.1,
+    }
+    return worker.Settings(**{**values, **changed})
+
+
+def run(peer: Peer | str, shape: Shape = SHAPES[0], **changed) -> dict:
+    records: list[dict] = []
+    made = worker.Worker(settings(**changed), records.append)
+    name = peer if isinstance(peer, str) else peer.name
+    if not isinstance(peer, str):
+        made._peers[name] = peer
+    made.run(shape, name)
+    (record,) = records
+    json.dumps(record)
+    return record
+
+
+class Fake(Peer):
+    name, about, devices = "fake", "for tests", ("cpu",)
+
+    def __init__(self, call=None, check=None, configs=({},)):
+        self._call, self._check, self._configs = call, check, list(configs)
+
+    def check(self, problem):
+        if self._check:
+            raise self._check
+
+    def configs(self, problem):
+        return self._configs
+
+    def prepare(self, problem, config):
+        right = next(iter(catalog.peers().values())).prepare(problem, {"page_tokens": 16})
+        return lambda: self._call(right(), config)
+
+
+@pytest.fixture(autouse=True)
+def few_copies(monkeypatch):
+    from peers import timing
+
+    monkeypatch.setattr(timing, "_COLD_BYTES", 1 << 20)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.name)
+@pytest.mark.parametrize("page_tokens", [1, 16, 64])
+def test_every_form_holds_the_same_tokens(shape, page_tokens):
+    problem = Problem(shape, "fp32", "cpu")
+    paged = problem.paged(page_tokens)
+    for b in range(shape.batch):
+        k, v = problem.sequence(b)
+        assert len(k) == shape.sequence_tokens
+        for mine, form in ((k, paged.k), (v, paged.v)):
+            tokens = form[torch.from_numpy(paged.table[b])].flatten(0, 1)
+            assert torch.equal(tokens[: shape.sequence_tokens], mine)
+        assert torch.equal(problem.whole.k[b], k) and torch.equal(problem.whole.v[b], v)
+    pool, tables = problem.level_pages(page_tokens)
+    for level, table in zip(problem.levels, tables):
+        for node in range(level.nodes):
+            tokens = pool.k[torch.from_numpy(table[node])].flatten(0, 1)[: level.tokens]
+            assert torch.equal(tokens, level.k[node])
+
+
+def test_a_clone_holds_the_same_in_other_memory():
+    problem = Problem(SHAPES[2], "bf16", "cpu")
+    clone = problem.clone()
+    assert clone.q is problem.q
+    for mine, other in zip(problem.levels, clone.levels):
+        assert torch.equal(mine.k, other.k) and torch.equal(mine.v, other.v)
+        assert mine.k.data_ptr() != other.k.data_ptr()
+    for x in (problem.levels[0].k, clone.levels[0].k, problem.paged(16).k):
+        assert x.data_ptr() % 4096 == 0
+    assert clone.paged(16).k.data_ptr() != problem.paged(16).k.data_ptr()
+    assert clone.kv_bytes == 4 * SHAPES[2].unique_tokens * 2 * 128
+
+
+def test_pages_are_shared_as_far_as_they_are_full():
+    table = workloads.page_tables(Shape("x", 1, 1, (1, 3), (100, 7)), 16).table
+    assert all(len(np.unique(column)) == 1 for column in table.T[:6])
+    assert len(np.unique(table.T[6])) == 3
+    assert len(np.unique(table)) == 6 + 3
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "name", [name for name, peer in catalog.peers().items() if "cpu" in peer.devices]
+)
+def test_cpu_peers_give_the_right_answer(name, shape):
+    record = run(name, shape)
+    if name in ("torch-flash-levels", "hydragen", "chunk-attention") and not shape.shares:
+        assert record["skipped"] == "nothing is shared in this shape"
+        return
+    assert record["max_err"] <= record["tolerance"]
+    assert record["run_us"]["count"] >= 2
+    assert record["run_us"]["min"] <= record["run_us"]["median"] <= record["run_us"]["max"]
+
+
+@pytest.mark.parametrize("name", ["pando", "torch-flash", "chunk-attention"])
+def test_fp32_is_held_to_fp32(name):
+    record = run(name, Shape("long", 8, 2, (1, 4), (2048, 256)), dtype="fp32")
+    assert record["max_err"] <= record["tolerance"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["pando", "pando-unshared", "pando-invariant"])
+def test_several_rows_see_what_is_before_them(name):
+    record = run(name, Shape("verify", 8, 2, (1, 4), (64, 9), q_len=4))
+    assert record["max_err"] <= record["tolerance"]
+
+
+def test_a_wrong_answer_is_no_time():
+    record = run(Fake(lambda out, config: out + 1))
+    assert record["failed"].startswith("wrong answer: largest error 1")
+    assert "run_us" not in record
+
+
+def test_a_nan_is_a_wrong_answer():
+    assert "wrong answer" in run(Fake(lambda out, config: out * float("nan")))["failed"]
+
+
+def test_an_answer_that_turns_wrong_is_no_time():
+    calls = []
+
+    def call(out, config):
+        calls.append(out)
+        return out + (len(calls) > 2)
+
+    assert "wrong answer" in run(Fake(call), reps=5)["failed"]
+
+
+def test_a_wrong_configuration_is_left_out():
+    def call(out, config):
+        return out + config["add"]
+
+    record = run(Fake(call, configs=({"add": 1}, {"add": 0})))
+    assert record["config"] == {"add": 0}
+    assert record["tried"][0]["failed"].startswith("wrong answer")
+
+
+def test_an_exception_is_recorded():
+    def call(out, config):
+        raise ValueError("no\nsuch thing")
+
+    assert run(Fake(call))["failed"] == "ValueError: no"
+
+
+def test_a_skip_says_why():
+    assert run(Fake(check=Skip("needs x")))["skipped"] == "needs x"
+    assert run("fa3")["skipped"] == "does not run on cpu"
+
+
+def test_nothing_starts_after_the_budget():
+    assert "budget" in run("pando", deadline=0)["skipped"]
+
+
+def test_the_oracle_refuses_a_small_error():
+    problem = Problem(SHAPES[0], "bf16", "cpu")
+    wanted = answer(problem)
+    exact = torch.zeros(problem.q.shape, dtype=torch.float64)
+    by_sequence = exact.view(problem.shape.batch, 1, *exact.shape[1:])
+    by_sequence[wanted.sequences] = wanted.out
+    assert wanted.error(exact) == 0
+    with pytest.raises(WrongAnswer):
+        wanted.error(exact + 1.01 * wanted.allowed)
+
+
+# A worker as the supervisor sees it: one line per task, as told by the name of the peer.
+SCRIPT = """
+import json, os, sys, time
+job = json.loads(sys.stdin.readline())
+for task in job["tasks"]:
+    print(json.dumps({"start": task["id"]}), flush=True)
+    if task["peer"] == "dies":
+        os.kill(os.getpid(), 11)
+    if task["peer"] == "exits":
+        sys.exit(7)
+    if task["peer"] == "hangs":
+        time.sleep(60)
+    record = {"shape": task["shape"]["name"], "peer": task["peer"]}
+    print(json.dumps({"record": record}), flush=True)
+    if task["peer"] == "breaks":
+        sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("dies", "crashed: signal 11"),
+        ("exits", "crashed: exit code 7"),
+        ("hangs", "crashed: still running after 1.5 s"),
+        ("breaks", None),
+    ],
+)
+def test_a_crash_ends_one_task_only(bad, why):
+    records: list[dict] = []
+    names = ["good", bad, bad, "after"]
+    tasks = [Task(i, SHAPES[0], name) for i, name in enumerate(names)]
+    known = {"dtype": "bf16", "commit": "c", "command": "x"}
+    worker_command = (sys.executable, "-c", SCRIPT)
+    Supervisor(known, records.append, 1.5, worker_command).run(tasks)
+    assert [record["peer"] for record in records] == names
+    assert [record.get("failed") for record in records] == [None, why, why, None]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match='got "nothing"'):
+        workloads.chosen("l3-8,nothing")
+    with pytest.raises(ValueError, match='got "l3-8@0"'):
+        workloads.chosen("l3-8@0")
+    with pytest.raises(ValueError, match='got "fa9"'):
+        catalog.chosen("fa9", "cpu")
+
+
+def test_names_and_lists_of_shapes():
+    assert [s.name for s in workloads.chosen("tp8,l3-8@4")] == ["tp8", "l3-8@4"]
+    assert workloads.chosen("l3-8@4")[0].q_len == 4
+    assert len(workloads.chosen("shapes,trees")) == 28
+    assert len(workloads.chosen("sweep")) == 15
+    names = [s.name for s in workloads.chosen("scale")]
+    assert "batch-4096" in names and "prefix-131072" in names
+    assert "depth-8" in names and "prefixes-512" in names
+
+
+def test_triton_merge_is_the_eager_one(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    sys.modules.pop("peers.merge_kernel", None)
+    from peers.merge import merge_eager, merge_triton
+
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for _ in range(3):
+        out = torch.randn(4, 5, 128, generator=generator).transpose(0, 1).to(torch.bfloat16)
+        parts.append((out, 3 * torch.randn(4, 5, generator=generator).t()))
+    error = (merge_triton(parts).float() - merge_eager(parts).float()).abs().max()
+    assert error <= 2**-6  # one rounding of bf16 each, of numbers below 4
