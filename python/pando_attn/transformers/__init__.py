@@ -21,9 +21,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ._attention import attention_forward
 from ._continuous import paged_attention_forward, plug_in
+from ._generate import Generated, generate
+from ._kv_cache import KvCache
 from ._masks import visible_ranges
 
-__all__ = ["attention_forward", "visible_ranges"]
+__all__ = ["Generated", "KvCache", "attention_forward", "generate", "visible_ranges"]
 
 AttentionInterface.register("pando", attention_forward)
 AttentionInterface.register("paged|pando", paged_attention_forward)
