@@ -158,6 +158,7 @@ class _Batch:
                 added.append(self._cache.tree.add(ids[p]))
                 self._sequences.add(added[-1].sequence)
             logits = self._prefill([ids[p] for p in prompts], added, prefill_tokens, result)
+            result.kv_bytes = max(result.kv_bytes, self._cache.used_bytes)
             rows = [prompts.index(p) for p in jobs]
             samples = []
             for row in rows:
@@ -170,9 +171,9 @@ class _Batch:
             live = self._sample(samples, logits)
             prefilled = time.perf_counter()
             while live:
-                live = self._sample(live, self._decode(live))
+                logits = self._decode(live)
                 result.kv_bytes = max(result.kv_bytes, self._cache.used_bytes)
-            result.kv_bytes = max(result.kv_bytes, self._cache.used_bytes)
+                live = self._sample(live, logits)
             result.prefill_seconds += prefilled - start
             result.decode_seconds += time.perf_counter() - prefilled
         except BaseException:

@@ -21,8 +21,9 @@ def visible_ranges(
     """What Transformers' mask interface asks for; the mask that :func:`attention_forward` gets.
 
     Returns:
-        int32 in host memory, ``[batch_size, q_length, 2]``: row ``i`` of a sequence sees the
-        columns ``[begin, end)`` of its K and V.
+        int32 in host memory, ``[batch_size, 1, q_length, 2]``: row ``i`` of a sequence sees the
+        columns ``[begin, end)`` of its K and V. Of four dimensions, so that Transformers takes it
+        for a mask that is ready.
 
     Raises:
         NotImplementedError: what a row sees is no range.
@@ -39,7 +40,7 @@ def visible_ranges(
             **options,
         )
         parts.append(_ranges(mask[:, 0]))
-    return torch.cat(parts, dim=1)
+    return torch.cat(parts, dim=1)[:, None]
 
 
 def _ranges(mask: torch.Tensor) -> torch.Tensor:
@@ -77,13 +78,13 @@ def ranges_of_mask(
             ends = np.maximum(np.arange(1 + columns - rows, 1 + columns, dtype=np.int32), 0)
         one = np.stack((np.zeros_like(ends), ends), -1)
         return np.tile(one, (batch, 1, 1))
-    if mask.ndim == 3 and mask.dtype == torch.int32:
-        ranges = mask
+    if mask.dtype == torch.int32 and mask.shape[1:] == (1, rows, 2):
+        ranges = mask[:, 0]
     elif mask.ndim == 4 and mask.shape[1] == 1 and mask.shape[2:] == (rows, columns):
         ranges = _ranges(_seen(mask)[:, 0])
     else:
         ranges = None
-    if ranges is None or ranges.shape[0] not in (1, batch) or ranges.shape[1] != rows:
+    if ranges is None or ranges.shape[0] not in (1, batch):
         raise NotImplementedError(
             f"attention_mask: got shape {tuple(mask.shape)} of {mask.dtype}, want "
             f"({batch}, 1, {rows}, {columns}), the same for all heads"

@@ -112,7 +112,7 @@ def forward(
         return torch.tensor(numbers, dtype=torch.int64, device=model.device)
 
     rows = on_device(wanted)
-    keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+    keeps = _keeps_logits(model)
     options = {"logits_to_keep": rows} if keeps else {}
     logits = model(
         input_ids=on_device(tokens)[None],
@@ -124,3 +124,8 @@ def forward(
         **options,
     ).logits[0]
     return (logits if keeps else logits[rows]).float()
+
+
+def _keeps_logits(model: PreTrainedModel) -> bool:
+    """Whether the model can leave out the logits of tokens that nobody asks for."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
