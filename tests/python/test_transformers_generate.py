@@ -1,5 +1,6 @@
 """pando_attn.generate: samples and prompts that share KV, against Transformers' own generate."""
 
+import itertools
 import random
 
 import pytest
@@ -98,7 +99,8 @@ def test_any_forest_of_prompts_gives_the_tokens_of_each():
     for seed in range(12):
         stems = [prompt(choice.randrange(1, 40), seed * 100 + i) for i in range(3)]
         prompts = [
-            sum(choice.sample(stems, choice.randrange(1, 4)), []) for _ in range(choice.randrange(1, 9))
+            [*itertools.chain(*choice.sample(stems, choice.randrange(1, 4)))]
+            for _ in range(choice.randrange(1, 9))
         ]
         tokens = choice.choice((1, 2, 17, 33))
         got = pando_attn.generate(
@@ -221,7 +223,9 @@ def test_a_plan_is_made_once_a_step_for_each_kind_of_layer(monkeypatch):
     made = []
     update = pando_attn.Plan.update
     monkeypatch.setattr(
-        pando_attn.Plan, "update", lambda *args, **options: (made.append(1), update(*args, **options))
+        pando_attn.Plan,
+        "update",
+        lambda *args, **options: (made.append(1), update(*args, **options)),
     )
     pando_attn.generate(tiny("gemma3", layers=8), prompt(20), num_samples=4, max_new_tokens=6)
     assert len(made) == 2 * 6  # full and sliding; the prompt's pass gives the first token
@@ -271,7 +275,12 @@ def test_the_prompt_is_read_once_for_all_samples(monkeypatch):
     ],
 )
 def test_bad_arguments_are_refused_by_name(options, error, message):
-    arguments = {"model": tiny("llama", layers=2), "prompts": [1, 2], "max_new_tokens": 2, **options}
+    arguments = {
+        "model": tiny("llama", layers=2),
+        "prompts": [1, 2],
+        "max_new_tokens": 2,
+        **options,
+    }
     with pytest.raises(error, match=message):
         pando_attn.generate(**arguments)
 

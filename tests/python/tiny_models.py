@@ -32,7 +32,7 @@ _SIZES = {
 
 
 def tiny(style: str, seed: int = 0, layers: int = 4, **options: Any) -> Any:
-    """A model in fp32 on the CPU: grouped heads, norms of q and k, sliding windows, by its style."""
+    """A model in fp32 on the CPU: grouped heads, norms of q and k, windows, by its style."""
     sizes = {**_SIZES, "num_hidden_layers": layers, "num_key_value_heads": 2, **options}
     torch.manual_seed(seed)
     if style == "llama":
@@ -67,8 +67,8 @@ def greedy(model: Any, ids: list[int], tokens: int) -> list[int]:
 
 
 def regret(model: Any, ids: list[int], chosen: list[int]) -> float:
-    """How much smaller than the largest logit those of the chosen tokens are at the most, by sdpa, as
-    a part of the largest: greedy tokens of another order of sums differ where logits tie."""
+    """How much smaller than the largest logit that of a chosen token is at the most, by sdpa, as a
+    part of the largest: greedy tokens of another order of sums differ where logits tie."""
     model.set_attn_implementation("sdpa")
     with torch.no_grad():
         logits = model(torch.tensor([ids + chosen], device=model.device)).logits[0].float()

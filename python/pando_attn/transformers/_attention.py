@@ -25,9 +25,8 @@ class Paged(Protocol):
         scale: float,
         window: int,
     ) -> torch.Tensor:
-        """Keeps the new ``key`` and ``value`` ``[1, kv_heads, tokens, head_dim]``, and returns the
-        attention of ``query`` ``[1, q_heads, tokens, head_dim]``, ``[1, tokens, q_heads, head_dim]``.
-        """
+        """Keeps the new ``key`` and ``value`` ``[1, kv_heads, tokens, head_dim]``, and returns
+        ``[1, tokens, q_heads, head_dim]`` for ``query`` ``[1, q_heads, tokens, head_dim]``."""
 
 
 _mask_plans = MaskPlans()
@@ -69,7 +68,8 @@ def attention_forward(
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     if pando is not None:
         window = sliding_window or getattr(module, "sliding_window", None) or 0
-        return pando.attend(module.layer_idx, query, key, value, scale, window), None
+        layer: Any = module.layer_idx
+        return pando.attend(layer, query, key, value, scale, window), None
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     return under_mask(query, key, value, attention_mask, scale, bool(causal)), None
 

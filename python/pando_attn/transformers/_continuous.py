@@ -43,8 +43,8 @@ def layer_pages(cache: Any, layer: int) -> LayerPages:
         k, v = cache.key_cache[index].view(shape), cache.value_cache[index].view(shape)
         return LayerPages(group, k, v, cache.block_size, cache.sliding_windows[layer] != 1)
     raise NotImplementedError(
-        "cache: got a PagedAttentionCache of an unknown version of Transformers, want one of 5.17 to "
-        "5.24"
+        "cache: got the PagedAttentionCache of an unknown version of Transformers, want that of "
+        "5.17 to 5.24"
     )
 
 
@@ -249,26 +249,26 @@ def paged_attention_forward(
     cache: Any = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Registered as "paged|pando", for versions of Transformers in which the attention keeps K and V
-    of continuous batching; otherwise :func:`attention_forward`."""
+    """Registered as "paged|pando", for versions of Transformers in which the attention keeps K and
+    V of continuous batching; in others that is "pando"."""
     if not isinstance(cache, PagedAttentionCache):
         raise ValueError(
             "attn_implementation: got paged|pando without continuous batching, want pando"
         )
     step = _engines.step(cache, kwargs)
-    if step.gathers(module.layer_idx):
-        indices = kwargs["read_index"], kwargs["write_index"]
-        key, value = (
-            x.transpose(0, 1).unsqueeze(0)
-            for x in cache.update(key, value, module.layer_idx, *indices)
-        )
+    layer: Any = module.layer_idx
+    if step.gathers(layer):
+        gathered = cache.update(key, value, layer, kwargs["read_index"], kwargs["write_index"])
+        key, value = (x.transpose(0, 1).unsqueeze(0) for x in gathered)
     return attention_forward(module, query, key, value, None, pando=step, **kwargs)
 
 
 def plug_in() -> None:
     """Lets continuous batching take "pando", for which Transformers has no hook of its own."""
-    switch = ContinuousBatchingManager.switch_to_cb_friendly_attn
-    update = PagedAttentionCache.update
+    manager: Any = ContinuousBatchingManager
+    paged_cache: Any = PagedAttentionCache
+    switch = manager.switch_to_cb_friendly_attn
+    update = paged_cache.update
     if hasattr(switch, "pando"):
         return
     model_updates = "kwargs" in inspect.signature(update).parameters  # or the attention does
@@ -298,7 +298,7 @@ def plug_in() -> None:
         kwargs["pando"] = step
         return key_states, value_states
 
-    switch_with_pando.pando = True  # type: ignore[attr-defined]
-    ContinuousBatchingManager.switch_to_cb_friendly_attn = switch_with_pando
+    manager.switch_to_cb_friendly_attn = switch_with_pando
+    manager.switch_to_cb_friendly_attn.pando = True
     if model_updates:
-        PagedAttentionCache.update = torch.compiler.disable(update_with_pando)
+        paged_cache.update = torch.compiler.disable(update_with_pando)

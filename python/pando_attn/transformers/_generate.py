@@ -23,8 +23,8 @@ class Generated:
 
     #: ``tokens[p][s]``: new tokens of sample ``s`` of prompt ``p``, a stop token included.
     tokens: list[list[list[int]]]
-    #: ``logprobs[p][s]``: sum of the natural logarithms of their probabilities under the model, before
-    #: temperature and the like; None without ``return_logprobs``.
+    #: ``logprobs[p][s]``: sum of the natural logarithms of their probabilities under the model,
+    #: before temperature and the like; None without ``return_logprobs``.
     logprobs: list[list[float]] | None
     prompt_tokens: int = 0  #: of all prompts
     computed_prompt_tokens: int = 0  #: those whose KV was not there yet
@@ -83,7 +83,7 @@ def generate(
         generator: of random numbers; by default the global one of PyTorch.
         batch_size: at most so many samples at once; the others follow.
         prefill_tokens: at most so many tokens of prompts in one forward pass.
-        cache: keeps KV for later calls; by default there is one for this call, of the size it needs.
+        cache: keeps KV for later calls; by default there is one for this call, as large as it needs.
 
     Returns:
         A :class:`Generated`.
@@ -160,7 +160,7 @@ class _Batch:
             logits = self._prefill([ids[p] for p in prompts], added, prefill_tokens, result)
             result.kv_bytes = max(result.kv_bytes, self._cache.used_bytes)
             rows = [prompts.index(p) for p in jobs]
-            samples = []
+            samples: list[_Sample] = []
             for row in rows:
                 sequence = added[row].sequence
                 if samples and samples[-1].prompt == prompts[row]:

@@ -16,7 +16,7 @@ from ._plans import StepPlans, Tables, shape_of
 
 
 class KvCache:
-    """KV of one model's sequences, in pages of a pool; what several of them begin with is kept once.
+    """KV of one model's sequences, in pages; what several of them begin with is kept once.
 
     Whole pages stay after their sequences have ended, until room is needed, and are found again by
     their tokens: a cache that is given to several calls of :func:`generate` computes nothing twice.
@@ -25,7 +25,7 @@ class KvCache:
     Args:
         model: whose KV it holds; see :func:`generate` for what is supported.
         num_tokens: room for so many; memory for all of them is taken now.
-        page_tokens: tokens of a page, a power of two up to 256. What sequences share is whole pages.
+        page_tokens: tokens of a page, a power of two up to 256; sequences share whole pages.
 
     Raises:
         ValueError, TypeError or NotImplementedError that names the argument.
@@ -85,7 +85,11 @@ class KvCache:
             self._kv[:, :, targets] = self._kv[:, :, sources]
 
     def step(
-        self, sequences: Iterable[int], ends: Sequence[int], rows: Sequence[int], kept: Sequence[int]
+        self,
+        sequences: Iterable[int],
+        ends: Sequence[int],
+        rows: Sequence[int],
+        kept: Sequence[int],
     ) -> KvStep:
         """A forward pass over the ``rows[b]`` tokens before position ``ends[b]`` of each sequence.
 
@@ -150,6 +154,6 @@ class KvStep:
         """Raises when a layer did not come here."""
         if len(self._layers) != self._cache.shape.layers:
             raise NotImplementedError(
-                f"model: got {len(self._layers)} layers that take their attention from Transformers' "
-                f"AttentionInterface, want all {self._cache.shape.layers}"
+                f"model: got {len(self._layers)} layers that take their attention from "
+                f"Transformers' AttentionInterface, want all {self._cache.shape.layers}"
             )

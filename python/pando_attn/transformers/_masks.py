@@ -32,7 +32,7 @@ def visible_ranges(
     parts = [torch.zeros((batch_size, 0, 2), dtype=torch.int32)]
     for begin in range(0, q_length, _ROWS_AT_ONCE):
         rows = min(_ROWS_AT_ONCE, q_length - begin)
-        mask = sdpa_mask(
+        mask: Any = sdpa_mask(
             batch_size=batch_size,
             q_length=rows,
             kv_length=kv_length,

@@ -52,8 +52,8 @@ def model_shape(model: Any) -> ModelShape:
     for rope in _rope_types(getattr(config, "rope_parameters", None)):
         if rope in _ROPES_BY_LENGTH:
             raise NotImplementedError(
-                f"model: got {name} with rope_type {rope}, whose keys depend on the longest sequence "
-                "of a batch; want another"
+                f"model: got {name} with rope_type {rope}, whose keys depend on the longest "
+                "sequence of a batch; want another"
             )
     if model.training:
         raise ValueError("model: got one in training mode, want model.eval()")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import (
     LogitsProcessorList,
@@ -60,7 +62,8 @@ class Sampler:
         if self._greedy:
             return logits.argmax(-1)
         # None of these looks at the tokens so far.
-        scores = self._processors(torch.empty((len(logits), 0), dtype=torch.int64), logits)
+        before: Any = torch.empty((len(logits), 0), dtype=torch.int64)
+        scores = self._processors(before, logits)
         probabilities = torch.softmax(scores, dim=-1)
         return torch.multinomial(probabilities, 1, generator=self._generator)[:, 0]
 
