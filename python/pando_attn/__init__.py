@@ -21,7 +21,7 @@ from ._prefix import Added, Appended, KvPool, PageCopy, PageTables, PrefixTree
 from ._shared_prefix import shared_prefix_attention
 
 if TYPE_CHECKING:
-    from .transformers import generate
+    from .transformers import generate as generate
 
 __version__ = _version()
 
@@ -38,7 +38,6 @@ __all__ = [
     "attend",
     "cuda_devices",
     "cuda_unavailable",
-    "generate",
     "plan",
     "shared_prefix_attention",
     "simd_name",

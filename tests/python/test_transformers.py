@@ -191,6 +191,17 @@ def test_masks_of_four_dimensions_are_taken(kind):
     torch.testing.assert_close(got, want.transpose(1, 2), atol=1e-5, rtol=1e-5)
 
 
+def test_a_mask_that_was_written_to_is_another():
+    query, key = torch.randn(1, 2, 1, 16), torch.randn(1, 2, 9, 16)
+    mask = torch.ones(1, 1, 1, 9, dtype=torch.bool)
+    before = under_mask(query, key, key, mask, 0.25, True)
+    mask[..., 4:] = False
+    got = under_mask(query, key, key, mask, 0.25, True)
+    want = under_mask(query, key[:, :, :4], key[:, :, :4], None, 0.25, True)
+    torch.testing.assert_close(got, want)
+    assert not torch.equal(got, before)
+
+
 @pytest.mark.parametrize(
     "mask, message",
     [

@@ -365,6 +365,10 @@ def test_models_without_logits_to_keep_are_taken(monkeypatch):
     assert got.tokens == [[want] * 2]
 
 
+def test_importing_all_needs_no_transformers():
+    assert "generate" not in pando_attn.__all__
+
+
 def test_generate_is_found_in_the_package():
     assert pando_attn.generate is pando_attn.transformers.generate
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

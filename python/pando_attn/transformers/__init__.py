@@ -18,6 +18,11 @@ Needs Transformers 5.17 or later; tried with 5.17 and 5.24.
 
 from __future__ import annotations
 
+import transformers
+
+if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 17):
+    raise ImportError(f"transformers: got version {transformers.__version__}, want 5.17 or later")
+
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from ._attention import attention_forward

@@ -83,7 +83,7 @@ def generate(
         generator: of random numbers; by default the global one of PyTorch.
         batch_size: at most so many samples at once; the others follow.
         prefill_tokens: at most so many tokens of prompts in one forward pass.
-        cache: keeps KV for later calls; by default there is one for this call, as large as it needs.
+        cache: keeps KV for later calls; by default there is one for this call alone.
 
     Returns:
         A :class:`Generated`.
