@@ -147,6 +147,8 @@ void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
   command->add_option("--page-tokens", o.page_tokens, "Tokens of a page")->capture_default_str();
   command->add_option("--reps", o.reps, "Timed runs of each kind; 10, on CUDA 25");
   command->add_flag("--warm", o.warm, "Leave the caches as the run before left them");
+  command->add_flag("--batch-invariant", o.batch_invariant,
+                    "Plans whose bits do not depend on who else is in the batch");
   command->add_option("--out", o.out, "Also write the JSON lines to a file");
   auto* against = command->add_option(
       "--against", o.against, "Fail where a time is over 5 % above that of an earlier --out");

@@ -52,9 +52,10 @@ class KvCopies {
   size_t next_ = 0;
 };
 
-Plan make_plan(const Case& problem, const Forest& forest, Planner& planner, Sharing sharing) {
+Plan make_plan(const Case& problem, const Forest& forest, Planner& planner,
+               const PlanOptions& how) {
   Plan plan;
-  planner.plan(forest, problem.attention(), {.sharing = sharing}, plan);
+  planner.plan(forest, problem.attention(), how, plan);
   return plan;
 }
 
@@ -64,8 +65,8 @@ struct Prepared {
   HostRun run;
   AttendArgs args;
 
-  Prepared(const Case& problem, const Forest& forest, Planner& planner, Sharing sharing)
-      : plan(make_plan(problem, forest, planner, sharing)),
+  Prepared(const Case& problem, const Forest& forest, Planner& planner, const PlanOptions& how)
+      : plan(make_plan(problem, forest, planner, how)),
         run(problem, plan, false, true),
         args(run.args()) {}
 };
@@ -134,10 +135,10 @@ Measurement measure(const Case& problem, const MeasureOptions& options, Runner& 
   Forest forest;
   const BatchView batch = problem.tables.batch();
   result.discover_us = best_of(kHostReps, [&] { forest.discover(batch); });
-  Prepared shared(problem, forest, planner, Sharing::kAuto);
-  Prepared unshared(problem, forest, planner, Sharing::kNone);
-  result.plan_us =
-      best_of(kHostReps, [&] { planner.plan(forest, problem.attention(), {}, shared.plan); });
+  Prepared shared(problem, forest, planner, options.plan);
+  Prepared unshared(problem, forest, planner, {.sharing = Sharing::kNone});
+  result.plan_us = best_of(
+      kHostReps, [&] { planner.plan(forest, problem.attention(), options.plan, shared.plan); });
 
   // The first runs touch fresh memory and wake the threads: not counted.
   attend(shared.plan, shared.args, executor);

@@ -23,6 +23,7 @@ struct MeasureOptions {
   int threads = 0;  ///< 0: the runner's default
   int reps = 10;
   bool cold = true;  ///< every run takes another copy of K and V, more of them than caches hold
+  PlanOptions plan = {};  ///< of the run with sharing
 };
 
 struct Measurement {

@@ -52,8 +52,9 @@ Measurement measure_on_device(const Case& problem, const MeasureOptions& options
   Planner& planner = runner.planner(options.threads);
   Plan plan, unshared_plan;
   planner.plan(forest, problem.attention(), {.sharing = Sharing::kNone}, unshared_plan);
-  planner.plan(forest, problem.attention(), {}, plan);
-  result.plan_us = best_of(kHostReps, [&] { planner.plan(forest, problem.attention(), {}, plan); });
+  planner.plan(forest, problem.attention(), options.plan, plan);
+  result.plan_us =
+      best_of(kHostReps, [&] { planner.plan(forest, problem.attention(), options.plan, plan); });
 
   const DeviceStream& stream = runner.cuda().stream;
   const DeviceCase inputs(problem);

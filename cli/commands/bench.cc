@@ -97,7 +97,11 @@ Row run_shape(const cases::Shape& shape, const Bench& bench, const BenchOptions&
   if (!bench.backend.is_cuda()) {
     cases::fill_data(problem, {.unused = cases::Unused::kZero, .seed = 1});
   }
-  row.m = cases::measure(problem, {.reps = bench.reps, .cold = !options.warm}, runner);
+  row.m = cases::measure(problem,
+                         {.reps = bench.reps,
+                          .cold = !options.warm,
+                          .plan = {.batch_invariant = options.batch_invariant}},
+                         runner);
   const double bytes_us = static_cast<double>(row.m.bytes) / bench.ceilings.dram_bytes_per_us;
   const double flops_us = static_cast<double>(row.m.flops) / peak_flops_per_us(bench);
   row.bandwidth_bound = bytes_us >= flops_us;
@@ -112,6 +116,7 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
   json["scale"] = row.scale;
   json.update(bench.backend.device_json(bench.ceilings.workers));
   json.update(Json{{"cold", !options.warm},
+                   {"batch_invariant", options.batch_invariant},
                    {"date", now_utc()},
                    {"version", version()},
                    {"commit", bench.commit},

@@ -80,6 +80,7 @@ struct BenchOptions : CommonOptions {
   int32_t page_tokens = 64;
   std::optional<int> reps;  ///< absent: as many as the backend needs
   bool warm = false;
+  bool batch_invariant = false;
   bool plan_only = false;
   std::string profile;  ///< of --plan-only; empty: cpu
   std::string against;

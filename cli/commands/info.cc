@@ -29,7 +29,7 @@ Lines supported(const ChosenBackend& backend) {
           {"layouts", cuda ? "hnd, nhd, any strides of multiples of 8 with contiguous head_dim"
                            : "hnd, nhd, any strides with contiguous head_dim"},
           {"masks", "causal, window, a visible range for each query row"},
-          {"batch_invariant", cuda ? "yes (not yet run on a GPU)" : "yes"}};
+          {"batch_invariant", "yes"}};
 }
 
 Lines device_lines(const ChosenBackend& backend, int32_t workers) {

@@ -6,8 +6,12 @@
 
 :func:`plan` and :func:`attend` are for those who hold paged KV. :func:`shared_prefix_attention`
 does it all for plain contiguous tensors. :class:`KvPool` and :class:`PrefixTree` keep page tables
-for those who have no engine.
+for those who have no engine. :func:`generate` samples from models of Hugging Face Transformers.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from ._attend import attend
 from ._native import OutOfPages, cuda_devices, cuda_unavailable, simd_name
@@ -15,6 +19,9 @@ from ._native import version as _version
 from ._plan import Plan, Segment, plan
 from ._prefix import Added, Appended, KvPool, PageCopy, PageTables, PrefixTree
 from ._shared_prefix import shared_prefix_attention
+
+if TYPE_CHECKING:
+    from .transformers import generate as generate
 
 __version__ = _version()
 
@@ -35,3 +42,11 @@ __all__ = [
     "shared_prefix_attention",
     "simd_name",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "generate":  # needs PyTorch and Transformers, which nothing else here does
+        from .transformers import generate
+
+        return generate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -67,7 +67,7 @@ void Scheduler::build(const Problem& p) {
 }
 
 /// Whether each row to be merged is a job of its own for a warp, which reads 16 sources at once,
-/// and not one of four in a job, which reads two of each row. The one with fewer turns is faster.
+/// and not one of four in a job, which reads four of each row. The one with fewer turns is faster.
 bool Scheduler::merges_row_by_row(const Problem& p) const {
   const int64_t warps = p.thread_blocks * kWarpsAThreadBlock;
   int64_t fours = 0, rows_sources = 0;
@@ -82,7 +82,7 @@ bool Scheduler::merges_row_by_row(const Problem& p) const {
   const int64_t sources = turns(rows_sources, rows);
   constexpr int64_t kOpen = 2;  // dependent reads before the first source
   const int64_t single = turns(rows, warps) * (kOpen + turns(sources, 16));
-  const int64_t by_fours = turns(fours, warps) * (kOpen + turns(sources, 2));
+  const int64_t by_fours = turns(fours, warps) * (kOpen + turns(sources, 4));
   return single <= by_fours;
 }
 

@@ -53,7 +53,7 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
       }
     }
   }
-  const double merge_us = parts > 1 ? p.cost.merge_us + parts * p.cost.source_us : 0;
+  const double merge_us = parts > 1 ? p.cost.merging_us(parts) : 0;
   return *std::ranges::max_element(loads_) + merge_us;
 }
 
@@ -97,7 +97,7 @@ double Scheduler::cut_by_share(const Problem& p, Layout& out) {
   }
   const auto lists = static_cast<double>(std::max<size_t>(1, out.lists.size())) * p.kv_heads;
   const double sources = static_cast<double>(out.pieces.size()) / lists;
-  return std::max(most_us, share_us - left_us) + p.cost.merge_us + sources * p.cost.source_us;
+  return std::max(most_us, share_us - left_us) + p.cost.merging_us(sources + 1);
 }
 
 /// The cut with the least predicted time.

@@ -4,13 +4,35 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "cases/suites.h"
 #include "cuda/device_test.h"
 #include "cuda/invariance.h"
+#include "cuda/kernels/attend/params.h"
 #include "plan/cuda_shapes.h"
 
 namespace pando::cases {
 namespace {
+
+TEST(Divider, divides_every_number_below_two_to_the_31st) {
+  for (int32_t divisor = 1; divisor <= 300; ++divisor) {
+    const cuda::Divider by = cuda::Divider::by(divisor);
+    const auto check = [&](int64_t n) {
+      if (n < 0 || n > std::numeric_limits<int32_t>::max()) return;
+      const auto number = static_cast<int32_t>(n);
+      ASSERT_EQ(by.quotient(number), number / divisor) << number << " / " << divisor;
+    };
+    // Around multiples of the divisor, and of powers of two.
+    for (int64_t factor = 1; factor < int64_t{1} << 31; factor = factor * 3 / 2 + 1) {
+      for (int64_t near = -2; near <= 2; ++near) {
+        check(factor * divisor + near);
+        check(factor + near);
+      }
+    }
+    check(std::numeric_limits<int32_t>::max());
+  }
+}
 
 class EmulatedAttend : public ::testing::Test {
  protected:

@@ -50,8 +50,7 @@ struct FirstMerge {
   int4 merge;  ///< block, kv_head, source_begin, sources
   uint32_t wanted;
   int32_t row;
-  int32_t q_row;
-  int32_t reserved;
+  int32_t reserved[2];
   int4 sources[32];
 };
 

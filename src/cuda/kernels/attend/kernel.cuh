@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   auto& shared = ptx::dynamic_shared<SharedPlan<C>>();
   const int group = threadIdx.x / 128;
   mark(Stage::kBegin);
-  if (threadIdx.x / 32 == 2) load_start<C>(params, shared);
+  if (threadIdx.x / 32 == 3) load_start<C>(params, shared);
   if (threadIdx.x == 32) {
     ptx::prefetch_tensormap(&maps.k_big);
     ptx::prefetch_tensormap(&maps.v_big);
@@ -194,21 +194,21 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   }
   if (threadIdx.x == 0) {
     shared.ring.init(1, C::kConsumers * 4);
-    shared.info_ring.init(1, C::kConsumers * 4 + 1);
+    shared.info_ring.init(1, C::kConsumers * 4 + 2);
     shared.merge_ring.init(1, 1);
     ::cuda::ptx::fence_mbarrier_init(::cuda::ptx::sem_release, ::cuda::ptx::scope_cluster);
   }
   __syncthreads();
   if (group == 0) {
     ptx::setmaxnreg_dec<56>();
-    if (threadIdx.x < 32) {
-      load_tiles<C>(params, maps, shared);
-    } else if (threadIdx.x < 64) {
-      Scout<C>(params, shared).run();
-    } else if (threadIdx.x < 96) {
-      prefetch_queries<C>(params, shared.start);
-    } else {
-      prefetch_merges<C>(params, shared);
+    switch (threadIdx.x / 32) {
+      case 0: load_tiles<C>(params, &maps.k_big, &maps.k_small, 0, shared); break;
+      case 1: Scout<C>(params, shared).run(); break;
+      case 2: load_tiles<C>(params, &maps.v_big, &maps.v_small, 1, shared); break;
+      default:
+        prefetch_plan(params);
+        prefetch_merges<C>(params, shared);
+        prefetch_queries<C>(params, shared.start);
     }
   } else {
     ptx::setmaxnreg_inc<224>();

@@ -63,13 +63,13 @@ struct MergeJob {
   int4 merge;       ///< block, kv_head, source_begin, sources
   uint32_t wanted;  ///< of the job's rows
   int32_t row;
-  int32_t q_row;  ///< of the first row
 };
 
-/// R rows, merged: of each the sums, and of each lane N columns in the order of the partials.
+/// R rows, merged: of all of them N columns a lane, in the order of the partials, and what belongs
+/// to a whole row of row `lane` % R.
 template <int R, int N>
 struct Merged {
-  float top[R], sum[R], o[R][N];
+  float top, sum, o[R][N];
 
   __device__ void add(int r, float weight, float4 v) {
     o[r][0] += weight * v.x;
@@ -81,8 +81,8 @@ struct Merged {
     o[r][0] += weight * v.x;
     o[r][1] += weight * v.y;
   }
-  __device__ float scale(int r) const { return sum[r] == 0 ? 0.0f : 1 / sum[r]; }
-  __device__ float lse(int r) const { return sum[r] == 0 ? -INFINITY : top[r] + logf(sum[r]); }
+  __device__ float scale() const { return sum == 0 ? 0.0f : 1 / sum; }
+  __device__ float lse() const { return sum == 0 ? -INFINITY : top + logf(sum); }
 };
 
 /// Columns of a row that each lane of a warp merges.
@@ -118,7 +118,7 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
   const float* const all_lse = partial_lse<C>(params, start);
   const auto* const columns = reinterpret_cast<const Columns*>(params.partials) + lane;
   Merged<R, N> merged{};
-  float top = -INFINITY, sum = 0;
+  merged.top = -INFINITY;
   for (int32_t first = 0; first < job.merge.w; first += 32 / R) {
     const int32_t listed = first + lane / R;
     LaneSource source;
@@ -152,7 +152,7 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
         }
       }
       if (s == 0) {  // while the first rows are on their way
-        float next = fmaxf(top, lse);
+        float next = fmaxf(merged.top, lse);
         float added, base;
 #pragma unroll
         for (int step = R; step < 32; step *= 2) {
@@ -162,9 +162,9 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
         weight = added = __expf(lse - base);
 #pragma unroll
         for (int step = R; step < 32; step *= 2) added += __shfl_xor_sync(~0u, added, step);
-        const float shrink = __expf(top - base);
-        sum = sum * shrink + added;
-        top = next;
+        const float shrink = __expf(merged.top - base);
+        merged.sum = merged.sum * shrink + added;
+        merged.top = next;
 #pragma unroll
         for (int r = 0; r < R; ++r) {
           const float row_shrink = __shfl_sync(~0u, shrink, r);
@@ -183,11 +183,6 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
       }
     }
   }
-#pragma unroll
-  for (int r = 0; r < R; ++r) {
-    merged.top[r] = __shfl_sync(~0u, top, r);
-    merged.sum[r] = __shfl_sync(~0u, sum, r);
-  }
   return merged;
 }
 
@@ -196,7 +191,7 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
 template <class C, bool kSingle>
 struct MergeShape {
   static constexpr int kRows = kSingle ? 1 : 4;
-  static constexpr int kSources = kSingle ? 16 : 2;  ///< in flight at once
+  static constexpr int kSources = kSingle ? 16 : 4;  ///< in flight at once
 
   const Merge* merges;
   const MergeRow* rows;
@@ -243,16 +238,14 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, c
   }
   if (there && lane < C::kConsumerWarps) {
     FirstMerge& first = shared.first_merge[lane];
-    const int32_t packed = min(m.x * kBlockRows + row, start.packed_rows - 1);
-    const Row* const rows = section<Row>(params, start.rows_at);
     first.merge = m;
     first.wanted = kSingle ? 1 : __ldg(&merge->rows[row / 32]) >> row % 32 & 15;
     first.row = row;
-    first.q_row = __ldg(&rows[params.by_group.quotient(packed)].q_row);
   }
 }
 
-/// Warp 3: fetches the consumer warps' first merge jobs, and brings all lists of merges into L2.
+/// Fetches the consumer warps' first merge jobs, and brings all lists of merges into L2; by one
+/// warp.
 template <class C>
 __device__ __forceinline__ void prefetch_merges(const AttendParams& params, SharedPlan<C>& shared) {
   const Start& start = shared.start;
@@ -288,36 +281,37 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
   const FirstMerge& first = shared.first_merge[warp];
   const int32_t warps = gridDim.x * C::kConsumerWarps;
   for (int32_t index = blockIdx.x + gridDim.x * warp; index < shape.jobs; index += warps) {
-    MergeJob job{first.merge, first.wanted, first.row, first.q_row};
+    MergeJob job{first.merge, first.wanted, first.row};
     const int4* first_sources = first.sources;
     if (index >= warps) {
       const Merge* const merge = shape.find(index, job.row);
       job.merge = __ldg(reinterpret_cast<const int4*>(merge));
       job.wanted = kSingle ? 1 : __ldg(&merge->rows[job.row / 32]) >> job.row % 32 & 15;
-      if (job.wanted == 0) continue;
-      const int32_t packed = job.merge.x * kBlockRows + job.row;
-      job.q_row = __ldg(&rows[params.by_group.quotient(packed)].q_row);
       first_sources = reinterpret_cast<const int4*>(&sources[job.merge.z]);
     }
     if (job.wanted == 0) continue;
+    // Each lane looks up one of the rows while its sources are waited for.
+    const int32_t packed =
+        min(job.merge.x * kBlockRows + job.row + lane % R, start.packed_rows - 1);
+    const int32_t q_row = __ldg(&rows[params.by_group.quotient(packed)].q_row);
     const auto* const all_sources = reinterpret_cast<const int4*>(&sources[job.merge.z]);
     const auto merged = merge_rows<C, R, Shape::kSources>(params, start, first_sources, all_sources,
                                                           job, shared.epoch);
+    const RowPlace place = place_of(params, q_row, packed, job.merge.y);
+    if (lane < R && (job.wanted >> lane & 1) != 0 && params.lse != nullptr) {
+      params.lse[place.lse] = merged.lse();
+    }
+    const float scale = merged.scale();
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const float scale = merged.scale(r);
+      const float row_scale = __shfl_sync(~0u, scale, r);
+      auto* const out = static_cast<uint16_t*>(params.out) + __shfl_sync(~0u, place.out, r);
       if ((job.wanted >> r & 1) == 0) continue;
-      const int32_t packed = job.merge.x * kBlockRows + job.row + r;
-      const int64_t q_row =
-          r == 0 ? job.q_row : __ldg(&rows[params.by_group.quotient(packed)].q_row);
-      const RowPlace place = place_of(params, q_row, packed, job.merge.y);
-      auto* const out = static_cast<uint16_t*>(params.out) + place.out;
 #pragma unroll
       for (int c = 0; c < N; c += 2) {
         *reinterpret_cast<uint32_t*>(out + partial_column(lane * N + c)) =
-            ptx::cvt_pack(merged.o[r][c] * scale, merged.o[r][c + 1] * scale, E{});
+            ptx::cvt_pack(merged.o[r][c] * row_scale, merged.o[r][c + 1] * row_scale, E{});
       }
-      if (lane == 0 && params.lse != nullptr) params.lse[place.lse] = merged.lse(r);
     }
   }
 }

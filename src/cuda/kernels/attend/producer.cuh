@@ -1,5 +1,5 @@
-// The producer warpgroup. Warp 0, the loader, brings K and V by TMA; warp 1, the scout, runs ahead
-// and describes the tiles to come; warps 2 and 3 fetch what will be wanted at units' starts and
+// The producer warpgroup. Warps 0 and 2, the loaders, bring K and V by TMA; warp 1, the scout, runs
+// ahead and describes the tiles to come; warp 3 fetches what will be wanted at units' starts and
 // ends.
 #pragma once
 
@@ -295,20 +295,23 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
   cursor.advance();
 }
 
+/// Loads K of all tiles or V, `operand` 0 or 1, which take every other slot of the ring. Short runs
+/// make many small copies, of which one warp alone could not issue enough.
 template <class C>
-__device__ void load_tiles(const AttendParams& params, const TensorMaps& maps,
-                           SharedPlan<C>& shared) {
+__device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
+                           const CUtensorMap* small, int operand, SharedPlan<C>& shared) {
   const int lane = threadIdx.x % 32;
   RingCursor<C::kSlots> cursor(shared.ring);
   RingCursor<C::kInfos> infos(shared.info_ring);
+  if (operand == 1) cursor.advance();
   for (int32_t left = shared.start.tile_count; left > 0; --left) {
     infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
     const LaneTile t{info.page[lane % kGranules], info.position[lane % kGranules],
                      lane < kGranules ? info.rows[lane % kGranules] : 0};
-    load_operand<C>(params, &maps.k_big, &maps.k_small, info, t, cursor, shared, lane);
+    load_operand<C>(params, big, small, info, t, cursor, shared, lane);
     mark_producer(Stage::kIssued);
-    load_operand<C>(params, &maps.v_big, &maps.v_small, info, t, cursor, shared, lane);
+    cursor.advance();
     __syncwarp();
     if (lane == 0) infos.release();
     infos.advance();
@@ -322,13 +325,16 @@ __device__ __forceinline__ void prefetch_area(const void* area, int64_t bytes) {
   if (offset < bytes) ptx::prefetch_l2(static_cast<const uint8_t*>(area) + offset);
 }
 
-/// Warp 2: brings what all units are made of into L2 while the first reads are on their way, then
-/// the rows and queries of the next units, one unit ahead of the consumers.
-template <class C>
-__device__ __forceinline__ void prefetch_queries(const AttendParams& params, const Start& start) {
+/// Brings what all units are made of into L2 while the first reads are on their way; by one warp.
+__device__ __forceinline__ void prefetch_plan(const AttendParams& params) {
   prefetch_area(params.page_ids, params.page_ids_bytes);
   prefetch_area(params.schedule, params.schedule_bytes);
   prefetch_area(params.q, params.q_bytes);
+}
+
+/// Brings the rows and queries of the next units into L2; by one warp.
+template <class C>
+__device__ __forceinline__ void prefetch_queries(const AttendParams& params, const Start& start) {
   const int lane = threadIdx.x % 32;
   const Unit* const units = section<Unit>(params, start.units_at);
   const Row* const rows = section<Row>(params, start.rows_at);

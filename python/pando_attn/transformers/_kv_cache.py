@@ -1,0 +1,159 @@
+"""KV of prompts and samples in pages, where a prefix is kept once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from .. import _arguments as arguments
+from .._attend import attend
+from .._prefix import KvPool, PageCopy, PrefixTree
+from ._model import model_shape
+from ._plans import StepPlans, Tables, shape_of
+
+
+class KvCache:
+    """KV of one model's sequences, in pages; what several of them begin with is kept once.
+
+    Whole pages stay after their sequences have ended, until room is needed, and are found again by
+    their tokens: a cache that is given to several calls of :func:`generate` computes nothing twice.
+    One call at a time may use it. Layers with a sliding window keep all of their tokens.
+
+    Args:
+        model: whose KV it holds; see :func:`generate` for what is supported.
+        num_tokens: room for so many; memory for all of them is taken now.
+        page_tokens: tokens of a page, a power of two up to 256; sequences share whole pages.
+
+    Raises:
+        ValueError, TypeError or NotImplementedError that names the argument.
+    """
+
+    def __init__(self, model: PreTrainedModel, num_tokens: int, *, page_tokens: int = 16) -> None:
+        self.shape = model_shape(model)
+        if arguments.integer("num_tokens", num_tokens) < 1:
+            raise ValueError(f"num_tokens: got {num_tokens}, want 1 or more")
+        if arguments.integer("page_tokens", page_tokens) < 1:
+            raise ValueError(f"page_tokens: got {page_tokens}, want a power of two up to 256")
+        self.pool = KvPool(-(-num_tokens // page_tokens) + 1, page_tokens)
+        self.tree = PrefixTree(self.pool)
+        # KV of tokens that are there already goes here when they are computed again.
+        self._scratch = self.pool.allocate()
+        self._kv = torch.empty(
+            (
+                self.shape.layers,
+                2,
+                self.pool.num_pages,
+                page_tokens,
+                self.shape.kv_heads,
+                self.shape.head_dim,
+            ),
+            dtype=self.shape.dtype,
+            device=self.shape.device,
+        )
+        self._plans = StepPlans()
+
+    @property
+    def page_tokens(self) -> int:
+        """Tokens of a page."""
+        return self.pool.page_tokens
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory that was taken."""
+        return self._kv.nbytes
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the pages that sequences hold, and of those that are kept for later ones."""
+        used = self.pool.num_pages - self.pool.free_pages - 1
+        return used * (self.nbytes // self.pool.num_pages)
+
+    def clear(self) -> None:
+        """Forgets what no sequence holds."""
+        self.tree.evict(self.pool.num_pages)
+
+    def copy(self, copies: Sequence[PageCopy]) -> None:
+        """Copies pages in all layers; each is some sequence's own copy of a half-full page."""
+        if copies:
+            sources, targets = (
+                torch.tensor(ids, dtype=torch.int64, device=self._kv.device)
+                for ids in ([c.source for c in copies], [c.target for c in copies])
+            )
+            self._kv[:, :, targets] = self._kv[:, :, sources]
+
+    def step(
+        self,
+        sequences: Iterable[int],
+        ends: Sequence[int],
+        rows: Sequence[int],
+        kept: Sequence[int],
+    ) -> KvStep:
+        """A forward pass over the ``rows[b]`` tokens before position ``ends[b]`` of each sequence.
+
+        The first ``kept[b]`` tokens of a sequence have their KV already.
+        """
+        tables = self.tree.tables(sequences, rows)
+        size = self.page_tokens
+        slots = []
+        for b, (end, count) in enumerate(zip(ends, rows)):
+            positions = np.arange(end - count, end)
+            table = tables.page_ids[tables.page_indptr[b] : tables.page_indptr[b + 1]]
+            pages = np.where(positions < kept[b], self._scratch, table[positions // size])
+            slots.append(pages.astype(np.int64) * size + positions % size)
+        return KvStep(
+            self,
+            Tables(tables.q_indptr, np.array(ends, np.int32), *tables[2:], size),
+            torch.from_numpy(np.concatenate(slots)).to(self._kv.device),
+        )
+
+
+class KvStep:
+    """What the layers of one forward pass need; see ``Paged`` of ``_attention.py``."""
+
+    def __init__(self, cache: KvCache, tables: Tables, slots: torch.Tensor) -> None:
+        self._cache = cache
+        self._tables = tables
+        self._slots = slots
+        self._layers: set[int] = set()
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        window: int,
+    ) -> torch.Tensor:
+        """Keeps the new K and V, and returns the attention of the new tokens' rows."""
+        kv = self._cache._kv
+        shape = self._cache.shape
+        got = (key.shape[1], key.shape[3], key.dtype, key.device)
+        wanted = (shape.kv_heads, shape.head_dim, kv.dtype, kv.device)
+        if got != wanted:
+            raise NotImplementedError(
+                f"model: got layer {layer} with (kv_heads, head_dim, dtype, device) of {got}, want "
+                f"{wanted} as its configuration says"
+            )
+        for target, new in zip(kv[layer], (key, value)):
+            target.flatten(0, 1).index_copy_(0, self._slots, new[0].transpose(0, 1))
+        k, v = kv[layer]
+        plan = self._cache._plans.plan(
+            shape_of(query, shape.kv_heads, scale, window, self._tables.page_tokens), self._tables
+        )
+        q = query[0].transpose(0, 1)
+        out = query.new_empty(q.shape)
+        attend(plan, q, k, v, out=out)
+        self._layers.add(layer)
+        return out.unsqueeze(0)
+
+    def check(self) -> None:
+        """Raises when a layer did not come here."""
+        if len(self._layers) != self._cache.shape.layers:
+            raise NotImplementedError(
+                f"model: got {len(self._layers)} layers that take their attention from "
+                f"Transformers' AttentionInterface, want all {self._cache.shape.layers}"
+            )

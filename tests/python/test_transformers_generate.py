@@ -1,0 +1,375 @@
+"""pando_attn.generate: samples and prompts that share KV, against Transformers' own generate."""
+
+import itertools
+import random
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers", minversion="5.17")
+pytestmark = pytest.mark.torch
+
+from tiny_models import STYLES, VOCAB, greedy, prompt, regret, tiny  # noqa: E402
+
+import pando_attn  # noqa: E402
+from pando_attn.transformers import KvCache, _generate, _model  # noqa: E402
+
+CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
+
+
+def shots(questions=5, shared=32):
+    """Prompts that begin with the same tokens; one of them has no more, one is other."""
+    first = prompt(shared)
+    return [first + prompt(3 * i, 1 + i) for i in range(questions)] + [prompt(7, 99)]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_samples_of_a_prompt_are_those_of_transformers(style):
+    model = tiny(style)
+    for tokens in (1, 15, 16, 17, 37):
+        ids = prompt(tokens)
+        want = greedy(model, ids, 40)
+        got = pando_attn.generate(model, ids, num_samples=3, max_new_tokens=40)
+        assert got.tokens == [[want] * 3]
+        assert got.prompt_tokens == got.computed_prompt_tokens == tokens
+        assert got.new_tokens == 120
+        assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"top_k": 20}, {"top_p": 0.8}])
+@pytest.mark.parametrize("min_p", [0.0, 0.02])
+def test_random_samples_are_those_of_transformers(options, min_p):
+    model = tiny("llama")
+    ids = prompt(21)
+    torch.manual_seed(5)
+    want = model.generate(
+        torch.tensor([ids]),
+        do_sample=True,
+        max_new_tokens=20,
+        num_return_sequences=6,
+        **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": min_p or None, **options},
+    )[:, 21:]
+    torch.manual_seed(5)
+    got = pando_attn.generate(
+        model,
+        ids,
+        num_samples=6,
+        max_new_tokens=20,
+        **{"temperature": 1.0, "min_p": min_p, **options},
+    )
+    assert got.tokens == [want.tolist()]
+
+
+def test_a_generator_gives_the_same_samples_again():
+    model = tiny("llama")
+    runs = [
+        pando_attn.generate(
+            model,
+            prompt(9),
+            num_samples=4,
+            max_new_tokens=8,
+            temperature=1.0,
+            generator=torch.Generator().manual_seed(seed),
+        ).tokens
+        for seed in (1, 1, 2)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"prefill_tokens": 1}, {"prefill_tokens": 7}, {"batch_size": 1}, {"batch_size": 4}],
+)
+@pytest.mark.parametrize("style", ["llama", "gemma3"])
+def test_prompts_that_share_what_they_begin_with(style, options):
+    model = tiny(style)
+    prompts = shots()
+    want = [greedy(model, ids, 20) for ids in prompts]
+    got = pando_attn.generate(model, prompts, num_samples=2, max_new_tokens=20, **options)
+    assert got.tokens == [[tokens] * 2 for tokens in want]
+    assert got.prompt_tokens == sum(map(len, prompts))
+    if "batch_size" not in options:  # the shared pages once, the one token whose logits are asked
+        own = sum(len(ids) - 32 for ids in prompts[1:5]) + 7
+        assert got.computed_prompt_tokens == 32 + own
+
+
+def test_any_forest_of_prompts_gives_the_tokens_of_each():
+    model = tiny("qwen3", layers=2)
+    choice = random.Random(3)
+    for seed in range(12):
+        stems = [prompt(choice.randrange(1, 40), seed * 100 + i) for i in range(3)]
+        prompts = [
+            [*itertools.chain(*choice.sample(stems, choice.randrange(1, 4)))]
+            for _ in range(choice.randrange(1, 9))
+        ]
+        tokens = choice.choice((1, 2, 17, 33))
+        got = pando_attn.generate(
+            model,
+            prompts,
+            num_samples=choice.randrange(1, 4),
+            max_new_tokens=tokens,
+            prefill_tokens=choice.choice((5, 64, 2048)),
+            batch_size=choice.choice((2, 5, 256)),
+        )
+        for ids, samples in zip(prompts, got.tokens):
+            assert all(sample == greedy(model, ids, tokens) for sample in samples)
+
+
+def test_a_cache_is_found_again_by_tokens():
+    model = tiny("gemma3")
+    cache = KvCache(model, 1024)
+    first = prompt(40)
+    one = pando_attn.generate(model, first, max_new_tokens=24, cache=cache)
+    assert one.computed_prompt_tokens == 40
+    thought = first + one.tokens[0][0]
+    two = pando_attn.generate(model, thought, num_samples=2, max_new_tokens=8, cache=cache)
+    # The last new token was never fed to the model: 63 tokens, 48 of them in whole pages.
+    assert two.computed_prompt_tokens == 64 - 48
+    assert two.tokens == [[greedy(model, thought, 8)] * 2]
+    again = pando_attn.generate(model, thought[:48], max_new_tokens=8, cache=cache)
+    assert again.computed_prompt_tokens == 1
+    assert again.tokens == [[greedy(model, thought[:48], 8)]]
+    assert 0 < cache.used_bytes <= cache.nbytes
+    cache.clear()
+    assert cache.used_bytes == 0
+
+
+def test_kv_of_a_prompt_is_kept_once():
+    model = tiny("llama")
+    token_bytes = 4 * 2 * 2 * 16 * 4  # layers, K and V, kv heads, head_dim, fp32
+    got = pando_attn.generate(model, prompt(320), num_samples=16, max_new_tokens=17)
+    assert got.kv_bytes == (320 + 16 * 16) * token_bytes
+
+
+@pytest.mark.parametrize("size", [1, 4, 64])
+def test_pages_of_any_size_give_the_same_tokens(size):
+    model = tiny("gemma3")
+    cache = KvCache(model, 1024, page_tokens=size)
+    prompts = shots(3)
+    got = pando_attn.generate(model, prompts, num_samples=2, max_new_tokens=20, cache=cache)
+    assert got.tokens == [[greedy(model, ids, 20)] * 2 for ids in prompts]
+
+
+def test_samples_end_with_a_stop_token():
+    model = tiny("llama")
+    ids = prompt(20)
+    full = greedy(model, ids, 30)
+    stop = full[9]
+    want = full[: full.index(stop) + 1]
+    got = pando_attn.generate(model, ids, num_samples=2, max_new_tokens=30, stop_tokens=[stop])
+    assert got.tokens == [[want] * 2]
+    model.generation_config.eos_token_id = [stop, VOCAB - 1]
+    assert pando_attn.generate(model, ids, max_new_tokens=30).tokens == [[want]]
+    got = pando_attn.generate(model, ids, max_new_tokens=30, stop_tokens=())
+    assert got.tokens == [[full]]
+
+
+def test_some_samples_end_before_others():
+    model = tiny("llama")
+    torch.manual_seed(11)
+    free = pando_attn.generate(
+        model, prompt(20), num_samples=8, max_new_tokens=30, temperature=1.0, stop_tokens=()
+    )
+    stops = range(3, 20)
+    torch.manual_seed(11)
+    got = pando_attn.generate(
+        model,
+        prompt(20),
+        num_samples=8,
+        max_new_tokens=30,
+        temperature=1.0,
+        stop_tokens=stops,
+        return_logprobs=True,
+    )
+    lengths = {len(sample) for sample in got.tokens[0]}
+    assert len(lengths) > 1 and len(free.tokens[0]) == 8
+    for sample in got.tokens[0]:
+        assert not set(sample[:-1]) & set(stops)
+        assert len(sample) == 30 or sample[-1] in stops
+    for sample, logprob in zip(got.tokens[0], got.logprobs[0]):
+        assert logprob == pytest.approx(log_probability(model, prompt(20), sample), rel=1e-4)
+
+
+def log_probability(model, ids, tokens):
+    """Of the tokens after a prompt, by sdpa."""
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        rows = model(torch.tensor([ids + tokens])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+    return float(rows.gather(-1, torch.tensor(tokens)[:, None]).sum())
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("style", ["qwen3", "gemma3", "mistral"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_takes_tokens_that_are_as_good(style, dtype, device):
+    model = tiny(style, head_dim=64).to(device, dtype)
+    prompts = shots()
+    got = pando_attn.generate(model, prompts, num_samples=2, max_new_tokens=20)
+    for ids, samples in zip(prompts, got.tokens):
+        assert max(regret(model, ids, sample) for sample in samples) < 0.05
+
+
+def test_prompts_are_lists_arrays_or_tensors():
+    model = tiny("llama")
+    ids = prompt(12)
+    want = pando_attn.generate(model, ids, max_new_tokens=5).tokens
+    for given in (torch.tensor(ids), torch.tensor(ids).numpy(), tuple(ids), [torch.tensor(ids)]):
+        assert pando_attn.generate(model, given, max_new_tokens=5).tokens == want
+    with pytest.raises(ValueError, match="prompts: got no token, want one or more"):
+        pando_attn.generate(model, [], max_new_tokens=5)
+
+
+def test_a_plan_is_made_once_a_step_for_each_kind_of_layer(monkeypatch):
+    made = []
+    update = pando_attn.Plan.update
+    monkeypatch.setattr(
+        pando_attn.Plan,
+        "update",
+        lambda *args, **options: (made.append(1), update(*args, **options)),
+    )
+    pando_attn.generate(tiny("gemma3", layers=8), prompt(20), num_samples=4, max_new_tokens=6)
+    assert len(made) == 2 * 6  # full and sliding; the prompt's pass gives the first token
+
+
+def test_the_prompt_is_read_once_for_all_samples(monkeypatch):
+    from pando_attn.transformers import _kv_cache
+
+    roots = []
+    plan_of = _kv_cache.StepPlans.plan
+
+    def spy(self, shape, tables):
+        plan = plan_of(self, shape, tables)
+        roots.append([(s.token_end, s.sequences, s.shared) for s in plan.segments()][:1])
+        return plan
+
+    monkeypatch.setattr(_kv_cache.StepPlans, "plan", spy)
+    pando_attn.generate(tiny("llama"), prompt(640), num_samples=16, max_new_tokens=4)
+    assert roots[-1] == [(640, 16, True)]
+
+
+# What is refused, and what happens then.
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"prompts": "text"}, TypeError, "prompts: got text, want token ids"),
+        ({"prompts": ["text"]}, TypeError, "prompts: got text, want token ids"),
+        ({"prompts": [[]]}, ValueError, r"prompts\[0\]: got no token"),
+        ({"prompts": [[1], [VOCAB]]}, ValueError, rf"prompts\[1\]: got token {VOCAB}, want 0 to"),
+        ({"prompts": [-1]}, ValueError, "prompts: got token -1"),
+        ({"prompts": [0.5]}, TypeError, "prompts: got dtype float64, want integers"),
+        ({"max_new_tokens": 0}, ValueError, "max_new_tokens: got 0, want 1 or more"),
+        ({"num_samples": 0}, ValueError, "num_samples: got 0, want 1 or more"),
+        ({"batch_size": 0}, ValueError, "batch_size: got 0, want 1 or more"),
+        ({"prefill_tokens": -1}, ValueError, "prefill_tokens: got -1, want 1 or more"),
+        ({"temperature": -1.0}, ValueError, "temperature: got -1.0, want 0"),
+        ({"temperature": "hot"}, TypeError, "temperature: got str, want a number"),
+        ({"temperature": 1, "top_k": -1}, ValueError, "top_k: got -1, want 0"),
+        ({"temperature": 1, "top_p": 0.0}, ValueError, "top_p: got 0.0, want more than 0"),
+        ({"temperature": 1, "min_p": 2.0}, ValueError, "min_p: got 2.0, want 0 to 1"),
+        ({"top_p": 0.5}, ValueError, "top_p: got one with temperature 0"),
+        ({"stop_tokens": [0.5]}, TypeError, "stop_tokens: got dtype float64"),
+        ({"cache": 3}, TypeError, "cache: got int, want a KvCache"),
+        ({"model": 3}, TypeError, "model: got int, want a PreTrainedModel"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(options, error, message):
+    arguments = {
+        "model": tiny("llama", layers=2),
+        "prompts": [1, 2],
+        "max_new_tokens": 2,
+        **options,
+    }
+    with pytest.raises(error, match=message):
+        pando_attn.generate(**arguments)
+
+
+def test_models_that_are_not_supported_are_refused_by_name():
+    model = tiny("llama", layers=2)
+    with pytest.raises(ValueError, match="model: got one in training mode"):
+        pando_attn.generate(model.train(), [1], max_new_tokens=1)
+    model.eval()
+    for name, value, message in (
+        ("layer_types", ["chunked_attention"] * 2, "with layers of chunked_attention, want only"),
+        ("attention_chunk_size", 8, "with attention_chunk_size, want one without"),
+        ("rope_parameters", {"rope_type": "longrope"}, "with rope_type longrope"),
+    ):
+        before = getattr(model.config, name, None)
+        setattr(model.config, name, value)
+        with pytest.raises(NotImplementedError, match=f"model: got LlamaForCausalLM {message}"):
+            pando_attn.generate(model, [1], max_new_tokens=1)
+        setattr(model.config, name, before)
+    t5 = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    )
+    with pytest.raises(NotImplementedError, match="model: got T5ForConditionalGeneration, want a"):
+        pando_attn.generate(t5.eval(), [1], max_new_tokens=1)
+
+
+def test_head_dims_that_are_not_supported_are_refused_by_name():
+    with pytest.raises(NotImplementedError, match="head_dim: got 20"):
+        pando_attn.generate(tiny("llama", layers=2, head_dim=20), [1, 2], max_new_tokens=2)
+
+
+def test_a_layer_of_another_shape_is_refused_by_name():
+    model = tiny("qwen3", layers=2)
+    model.config.head_dim = 16
+    with pytest.raises(NotImplementedError, match=r"model: got layer 0 with \(kv_heads, head_dim"):
+        pando_attn.generate(model, [1, 2], max_new_tokens=2)
+
+
+def test_a_cache_of_another_model_is_refused_by_name():
+    cache = KvCache(tiny("llama", layers=2), 64)
+    with pytest.raises(ValueError, match="cache: got one of a model of ModelShape"):
+        pando_attn.generate(tiny("qwen3", layers=2), [1], max_new_tokens=1, cache=cache)
+    with pytest.raises(ValueError, match="num_tokens: got 0, want 1 or more"):
+        KvCache(tiny("llama", layers=2), 0)
+    with pytest.raises(ValueError, match="page_tokens: got 24"):
+        KvCache(tiny("llama", layers=2), 64, page_tokens=24)
+
+
+def test_a_full_cache_raises_and_is_left_as_it_was():
+    model = tiny("llama")
+    cache = KvCache(model, 64)
+    with pytest.raises(pando_attn.OutOfPages):
+        pando_attn.generate(model, prompt(40), num_samples=4, max_new_tokens=40, cache=cache)
+    assert cache.used_bytes == 0 and cache.tree.live_sequences == 0
+    assert model.config._attn_implementation == "sdpa"
+    got = pando_attn.generate(model, prompt(40), max_new_tokens=8, cache=cache)
+    assert got.tokens == [[greedy(model, prompt(40), 8)]]
+
+
+def test_a_pass_that_fails_leaves_no_page_without_kv(monkeypatch):
+    model = tiny("llama")
+    cache = KvCache(model, 512)
+    pando_attn.generate(model, prompt(40), max_new_tokens=8, cache=cache)
+
+    def fails(*_):
+        raise RuntimeError("on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_generate, "forward", fails)
+        with pytest.raises(RuntimeError, match="on purpose"):
+            pando_attn.generate(model, prompt(60, 1), max_new_tokens=8, cache=cache)
+    got = pando_attn.generate(model, prompt(60, 1), max_new_tokens=8, cache=cache)
+    assert got.computed_prompt_tokens == 60
+    assert got.tokens == [[greedy(model, prompt(60, 1), 8)]]
+
+
+def test_models_without_logits_to_keep_are_taken(monkeypatch):
+    model = tiny("llama")
+    want = greedy(model, prompt(20), 8)
+    monkeypatch.setattr(_model, "_keeps_logits", lambda _: False)
+    got = pando_attn.generate(model, prompt(20), num_samples=2, max_new_tokens=8)
+    assert got.tokens == [[want] * 2]
+
+
+def test_importing_all_needs_no_transformers():
+    assert "generate" not in pando_attn.__all__
+
+
+def test_generate_is_found_in_the_package():
+    assert pando_attn.generate is pando_attn.transformers.generate
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        pando_attn.nothing  # noqa: B018
