@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <functional>
 #include <new>
+#include <string>
+#include <string_view>
 
 #include "commands/commands.h"
 #include "pando/error.h"
@@ -184,6 +186,20 @@ void add_replay(CLI::App& app, ReplayCommandOptions& o, Command& chosen) {
   command->add_flag("--step-records", o.steps_too, "With --json: also a record of each step");
 }
 
+/// What a reader types for the same record; where it went is not part of it.
+std::string command_text(int argc, char** argv) {
+  std::string text = "pando";
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--out") {
+      ++i;
+    } else if (!word.starts_with("--out=")) {
+      text.append(" ").append(word);
+    }
+  }
+  return text;
+}
+
 int run(int argc, char** argv) {
   CLI::App app("Attention over batches whose sequences share KV.", "pando");
   app.set_version_flag("--version", std::string("pando ") + version());
@@ -207,8 +223,7 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "{}", app.help());
     return kBadInput;
   }
-  options.bench.command = "pando";
-  for (int i = 1; i < argc; ++i) options.bench.command += std::string(" ") + argv[i];
+  options.bench.command = command_text(argc, argv);
   return chosen();
 }
 

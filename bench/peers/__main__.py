@@ -33,7 +33,7 @@ def main() -> int:
         "dtype": options.dtype,
         "reps": options.reps,
         "commit": options.commit or commit_of_tree(),
-        "command": " ".join(["python -m peers", *sys.argv[1:]]),
+        "command": command_text(sys.argv[1:]),
         "deadline": time.time() + options.budget,
         "seconds_a_config": options.config_seconds,
     }
@@ -44,6 +44,15 @@ def main() -> int:
     output = Output(options.out)
     Supervisor(settings, output.write, options.task_seconds).run(tasks)
     return output.close()
+
+
+def command_text(words: list[str]) -> str:
+    """What a reader types for the same record; where it went is not part of it."""
+    kept = ["python -m peers"]
+    for before, word in zip(["", *words], words):
+        if before != "--out" and not word.startswith("--out"):
+            kept.append(word)
+    return " ".join(kept)
 
 
 class Output:

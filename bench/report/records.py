@@ -117,7 +117,7 @@ def read(folder: Path) -> Records:
                 _add_peer(runs, line)
             elif "way" in line.data:
                 _add_torch_cpu(runs, line)
-            elif "run_us" in line.data:
+            elif {"run_us", "shape"} <= line.data.keys():
                 _add_bench(runs, line)
             elif path.name not in others:
                 others.append(path.name)

@@ -77,6 +77,11 @@ def test_a_line_that_is_no_json_is_refused(tmp_path):
         read(tmp_path)
 
 
+def test_records_of_other_kinds_are_only_linked(tmp_path):
+    folder = folder_of(tmp_path, {"kernel": "01_naive", "run_us": {"median": 1}}, name="lab.jsonl")
+    assert "[lab.jsonl](lab.jsonl)" in text_of(folder)
+
+
 def test_losses_are_red_and_counted(tmp_path):
     other = {"shape": "tp8"}
     folder = folder_of(

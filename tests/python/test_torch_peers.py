@@ -251,6 +251,13 @@ def test_unknown_names_are_refused():
         catalog.chosen("fa9", "cpu")
 
 
+def test_the_command_says_nothing_of_where_the_record_went():
+    from peers.__main__ import command_text
+
+    words = ["--shapes", "l3-8", "--out", "/somewhere/x.jsonl", "--reps", "3", "--out=y"]
+    assert command_text(words) == "python -m peers --shapes l3-8 --reps 3"
+
+
 def test_names_and_lists_of_shapes():
     assert [s.name for s in workloads.chosen("tp8,l3-8@4")] == ["tp8", "l3-8@4"]
     assert workloads.chosen("l3-8@4")[0].q_len == 4
