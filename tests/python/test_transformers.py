@@ -1,6 +1,4 @@
-"""Models of Transformers with attn_implementation="pando": masks, and continuous batching."""
-
-import logging
+"""Models of Transformers with attn_implementation="pando": ordinary batches, and masks."""
 
 import pytest
 
@@ -8,10 +6,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.17")
 pytestmark = pytest.mark.torch
 
-from tiny_models import STYLES, VOCAB, greedy, prompt, regret, tiny  # noqa: E402
+from tiny_models import STYLES, VOCAB, prompt, tiny  # noqa: E402
 
 import pando_attn  # noqa: E402
-from pando_attn.transformers import _continuous, visible_ranges  # noqa: E402
+from pando_attn.transformers import visible_ranges  # noqa: E402
 from pando_attn.transformers._attention import attention_forward, under_mask  # noqa: E402
 
 CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
@@ -23,33 +21,6 @@ def padded_batch():
     mask[0, :11] = 0
     mask[1, :3] = 0
     return ids, mask
-
-
-def engine(model, prompts, tokens=30, **options):
-    """Greedy tokens of continuous batching, in the order of the prompts."""
-    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
-    config = transformers.ContinuousBatchingConfig(
-        **{"num_blocks": 64, "max_batch_tokens": 24, page_size(): 16, **options}
-    )
-    results = model.generate_batch(
-        prompts,
-        generation_config=transformers.GenerationConfig(
-            max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0
-        ),
-        continuous_batching_config=config,
-        progress_bar=False,
-    )
-    assert not [r.error for r in results.values() if r.error]
-    return [results[key].generated_tokens for key in sorted(results)]
-
-
-def page_size():
-    """What the tokens of a page are called in this version."""
-    return (
-        "page_size"
-        if hasattr(transformers.ContinuousBatchingConfig(), "page_size")
-        else "block_size"
-    )
 
 
 # Ordinary batches.
@@ -239,6 +210,12 @@ def test_soft_caps_are_refused_by_name():
 @pytest.mark.parametrize(
     "change, error, message",
     [
+        (
+            {"pando": 1, "attention_mask": torch.ones(1, 1, 3, 3)},
+            NotImplementedError,
+            r"attention_mask: got shape \(1, 1, 3, 3\) of the model's own",
+        ),
+        ({"pando": 1, "is_causal": False}, NotImplementedError, "is_causal: got False"),
         ({"dropout": 0.1}, NotImplementedError, "dropout: got 0.1, want 0.0"),
         ({"s_aux": torch.zeros(4)}, NotImplementedError, "sinks: got attention sinks"),
         ({"position_bias": torch.zeros(1)}, NotImplementedError, "position_bias: got one"),
@@ -277,82 +254,3 @@ def test_what_is_not_supported_is_refused_by_name(change, error, message):
     }
     with pytest.raises(error or NotImplementedError, match=message):
         attention_forward(torch.nn.Module(), **arguments)
-
-
-# Continuous batching.
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_continuous_batching_gives_the_tokens_of_generate(style):
-    model = tiny(style)
-    prompts = [prompt(26), prompt(40, 1), [*prompt(26), 7, 8, 9], prompt(1, 2), prompt(60, 3)]
-    want = [greedy(model, ids, 30) for ids in prompts]
-    model.set_attn_implementation("pando")
-    assert engine(model, prompts) == want
-    assert model.config._attn_implementation == "pando"
-
-
-@pytest.mark.parametrize("size", [4, 8, 64])
-def test_continuous_batching_takes_pages_of_any_power_of_two(size):
-    model = tiny("gemma3")
-    prompts = [prompt(26), prompt(40, 1)]
-    want = [greedy(model, ids, 20) for ids in prompts]
-    model.set_attn_implementation("pando")
-    assert engine(model, prompts, 20, **{page_size(): size, "num_blocks": 1024 // size}) == want
-
-
-def test_continuous_batching_reads_shared_pages_once(monkeypatch):
-    plans = []
-    run = _continuous.StepPlans.plan
-
-    def spy(self, shape, tables):
-        plan = run(self, shape, tables)
-        plans.append([(s.token_end, s.sequences) for s in plan.segments() if s.parent < 0])
-        return plan
-
-    model = tiny("llama")
-    prefix = prompt(48)
-    prompts = [prefix + prompt(5 + i, 1 + i) for i in range(6)]
-    want = [greedy(model, ids, 12) for ids in prompts]
-    model.set_attn_implementation("pando")
-    monkeypatch.setattr(_continuous.StepPlans, "plan", spy)
-    got = engine(model, [prefix, *prompts], 12, max_batch_tokens=64)
-    assert got[1:] == want
-    assert [(48, 6)] in plans or [(48, 7)] in plans  # its prefix caching gave them the same pages
-
-
-def test_continuous_batching_refuses_pages_of_another_size():
-    model = tiny("llama")
-    model.set_attn_implementation("pando")
-    with pytest.raises((AssertionError, ValueError), match="page_tokens: got 24"):
-        engine(model, [prompt(30)], 4, **{page_size(): 24})
-
-
-def test_paged_pando_is_for_continuous_batching():
-    with pytest.raises(ValueError, match=r"attn_implementation: got paged\|pando without"):
-        _continuous.paged_attention_forward(None, None, None, None, None)
-
-
-def test_other_implementations_are_served_as_before():
-    model = tiny("llama")
-    want = greedy(model, prompt(20), 8)
-    assert engine(model, [prompt(20)], 8) == [want]
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("style", ["qwen3", "gemma3", "mistral"])
-def test_continuous_batching_on_cuda(style):
-    model = tiny(style, head_dim=64).to("cuda", torch.bfloat16)
-    prefix = prompt(48)
-    prompts = [prefix + prompt(5 + i, 1 + i) for i in range(6)]
-    model.set_attn_implementation("pando")
-    got = engine(model, prompts, 12, max_batch_tokens=64, use_cuda_graph=False)
-    assert max(regret(model, ids, out) for ids, out in zip(prompts, got)) < 0.05
-
-
-@pytest.mark.cuda
-def test_cuda_graphs_of_continuous_batching_are_refused():
-    model = tiny("llama", head_dim=64).to("cuda", torch.bfloat16)
-    model.set_attn_implementation("pando")
-    with pytest.raises((AssertionError, NotImplementedError), match="use_cuda_graph: got"):
-        engine(model, [prompt(30)], 4, use_cuda_graph=True)

@@ -26,7 +26,7 @@ if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 17):
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from ._attention import attention_forward
-from ._continuous import paged_attention_forward, plug_in
+from ._engine import paged_attention_forward, plug_in
 from ._generate import Generated, generate
 from ._kv_cache import KvCache
 from ._masks import visible_ranges

@@ -66,11 +66,18 @@ def attention_forward(
     """
     _refuse(module, query, key, value, dropout, others)
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if pando is not None:
+        if attention_mask is not None and attention_mask.numel():
+            raise NotImplementedError(
+                f"attention_mask: got shape {tuple(attention_mask.shape)} of the model's own, want "
+                "a model with causal or sliding-window attention"
+            )
+        if not causal:
+            raise NotImplementedError("is_causal: got False, want a model with causal attention")
         window = sliding_window or getattr(module, "sliding_window", None) or 0
         layer: Any = module.layer_idx
         return pando.attend(layer, query, key, value, scale, window), None
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     return under_mask(query, key, value, attention_mask, scale, bool(causal)), None
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from .. import _arguments as arguments
 from ._kv_cache import KvCache
 from ._model import forward, model_shape, through_pando
+from ._prompts import pages_needed, prompts_of, stops_of
 from ._sampling import Sampler, log_probabilities
 
 
@@ -93,7 +94,7 @@ def generate(
         :class:`pando_attn.OutOfPages` when ``cache`` is too small.
     """
     shape = model_shape(model)
-    ids = _prompts(prompts, shape.vocab_size)
+    ids = prompts_of(prompts, shape.vocab_size)
     for name, value in (
         ("max_new_tokens", max_new_tokens),
         ("num_samples", num_samples),
@@ -103,12 +104,14 @@ def generate(
         if arguments.integer(name, value) < 1:
             raise ValueError(f"{name}: got {value}, want 1 or more")
     sampler = Sampler(temperature, top_k, top_p, min_p, generator)
-    stops = _stops(model, stop_tokens)
+    stops = stops_of(model, stop_tokens)
     jobs = [p for p in range(len(ids)) for _ in range(num_samples)]
     batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
     if cache is None:
         size = 16
-        pages = max(_pages([ids[p] for p in batch], max_new_tokens, size) for batch in batches)
+        pages = max(
+            pages_needed([ids[p] for p in batch], max_new_tokens, size) for batch in batches
+        )
         cache = KvCache(model, pages * size, page_tokens=size)
     elif not isinstance(cache, KvCache):
         raise TypeError(f"cache: got {arguments.kind_name(cache)}, want a KvCache")
@@ -266,52 +269,3 @@ class _Batch:
             else:
                 live.append(sample)
         return live
-
-
-def _prompts(prompts: Any, vocab_size: int) -> list[np.ndarray]:
-    """Token ids of each prompt."""
-    if isinstance(prompts, str) or (
-        isinstance(prompts, (list, tuple)) and any(isinstance(p, str) for p in prompts)
-    ):
-        raise TypeError("prompts: got text, want token ids, such as tokenizer(text).input_ids")
-    several = isinstance(prompts, (list, tuple)) and any(
-        isinstance(p, (list, tuple)) or getattr(p, "ndim", 0) for p in prompts
-    )
-    many = prompts if several else [prompts]
-    ids = []
-    for i, prompt in enumerate(many):
-        name = f"prompts[{i}]" if several else "prompts"
-        if isinstance(prompt, torch.Tensor):
-            prompt = prompt.cpu()
-        tokens = arguments.host_ints(name, prompt)
-        if not len(tokens):
-            raise ValueError(f"{name}: got no token, want one or more")
-        if tokens.min() < 0 or tokens.max() >= vocab_size:
-            worst = tokens.min() if tokens.min() < 0 else tokens.max()
-            raise ValueError(f"{name}: got token {worst}, want 0 to {vocab_size - 1}")
-        ids.append(tokens)
-    return ids
-
-
-def _stops(model: PreTrainedModel, stop_tokens: Sequence[int] | None) -> frozenset[int]:
-    if stop_tokens is None:
-        default: Any = getattr(model.generation_config, "eos_token_id", None)
-        stop_tokens = [] if default is None else np.atleast_1d(default).tolist()
-    return frozenset(arguments.host_ints("stop_tokens", stop_tokens).tolist())
-
-
-def _pages(prompts: list[np.ndarray], max_new_tokens: int, size: int) -> int:
-    """Pages that samples of prompts need at the most, one of each prompt that is listed."""
-    whole: dict[tuple[int, bytes], int] = {}  # (page before it, tokens): page
-    tails = set()
-    pages = 0
-    for tokens in prompts:
-        page = -1
-        for begin in range(0, len(tokens) - size + 1, size):
-            key = (page, tokens[begin : begin + size].tobytes())
-            page = whole.setdefault(key, len(whole))
-        tail = len(tokens) % size
-        if tail:
-            tails.add(id(tokens))
-        pages += -(-(tail + max_new_tokens - 1) // size)
-    return pages + len(whole) + len(tails)
