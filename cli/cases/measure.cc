@@ -123,6 +123,7 @@ void count_work(const Case& problem, const Forest& forest, const Plan& plan, Mea
   result.bytes = unique_tokens * token_bytes + plan.cost().io_bytes;
   result.flops = plan.cost().flops;
   result.plan_bytes = plan.header().total_bytes;
+  result.predicted_us = plan.cost().predicted_us;
 }
 
 Measurement measure(const Case& problem, const MeasureOptions& options, Runner& runner) {

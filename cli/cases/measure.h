@@ -35,6 +35,7 @@ struct Measurement {
   Timing shared_with_upload;
   std::vector<StageTime> timeline;  ///< CUDA, in builds with PANDO_TIMELINE: of the last replay
   int64_t plan_bytes = 0;           ///< of the whole plan
+  double predicted_us = 0;          ///< by the plan's cost model
   int64_t bytes = 0;                ///< every KV byte once, q and out
   int64_t flops = 0;
   CheckResult check;  ///< of the shared run, on sampled rows

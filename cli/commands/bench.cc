@@ -127,6 +127,7 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
                    {"discover_us", m.discover_us},
                    {"plan_us", m.plan_us},
                    {"plan_bytes", m.plan_bytes},
+                   {"predicted_us", m.predicted_us},
                    {"run_us", timing_json(m.shared)},
                    {"unshared_us", timing_json(m.unshared)},
                    {"ratio", m.ratio()},
