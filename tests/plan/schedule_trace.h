@@ -1,14 +1,14 @@
 // An interpreter of schedules: what the CUDA kernel adds up for each row, and in which order.
 //
-// It follows kernel.cuh, producer.cuh, tiles.cuh and merge.cuh step by step, but keeps in place of
+// It follows kernel.cuh, scout.cuh, tiles.cuh and merge.cuh step by step, but keeps in place of
 // numbers the list of additions that would make them. Two rows with equal lists get equal bits if
 // these hold for the kernel's arithmetic:
 // - what a row's sums become does not depend on which rows and columns of a product they lie in;
 // - a weight of 0 leaves a sum as it is, and so does a factor of 1, and a weight of 1 a value: so
 //   what a row does not see, partials in which it saw nothing, and a merge of one partial are left
 //   out;
-// - the softmax adds up the granules of even and of odd number apart, and the second product 16
-//   slots at a time: so each token stands with its slot modulo 16, and each 16 slots by themselves.
+// - the softmax adds up slots of the same place in their granules, and the second product 16 slots
+//   at a time: so each token stands with its slot modulo 16, and each 16 slots by themselves.
 #pragma once
 
 #include <algorithm>

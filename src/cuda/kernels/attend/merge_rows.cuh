@@ -1,0 +1,186 @@
+// Partial rows: where they lie, how it is told that they are there, and how a warp merges some.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/kernels/attend/config.cuh"
+#include "cuda/kernels/attend/timeline.cuh"
+#include "cuda/ptx/memory.cuh"
+
+namespace pando::cuda {
+
+/// A row's place in out and lse.
+struct RowPlace {
+  int64_t out, lse;
+};
+__device__ __forceinline__ RowPlace place_of(const AttendParams& params, int64_t q_row,
+                                             int32_t packed, int32_t kv_head) {
+  const int32_t head =
+      kv_head * params.group + packed - params.by_group.quotient(packed) * params.group;
+  return {q_row * params.out_row_stride + head * params.out_head_stride,
+          q_row * params.q_heads + head};
+}
+
+/// Tells the grid that this warpgroup has finished `units` units; by one thread, after a barrier.
+__device__ __forceinline__ void publish(const AttendParams& params, uint64_t epoch, int consumer,
+                                        int32_t units) {
+  __threadfence();
+  ptx::st_relaxed(&params.control[Control::kProgress + blockIdx.x * 2 + consumer],
+                  epoch << 32 | uint32_t(units));
+}
+
+/// Partials hold the columns of a row as a thread's accumulators do, so that it writes four at
+/// once: the column that stands at an even `place`; the next one follows it.
+__device__ __forceinline__ int32_t partial_column(int32_t place) {
+  return place / 16 * 16 + place / 2 % 2 * 8 + place / 4 % 4 * 2;
+}
+
+/// One lane's source of a merge.
+struct LaneSource {
+  int32_t partial = 0;
+  int32_t begin = 0, end = 0;
+
+  __device__ LaneSource() {}
+  __device__ explicit LaneSource(int4 s)
+      : partial(s.x), begin(s.y & 255), end(s.y >> 8 & 255), writer(s.z), ticket(s.w) {}
+  __device__ bool holds(int32_t row, int32_t rows) const { return begin < row + rows && row < end; }
+  __device__ void wait(const AttendParams& params, uint64_t epoch) const {
+    const uint64_t target = epoch << 32 | uint32_t(ticket);
+    while (int64_t(ptx::ld_acquire(&params.control[Control::kProgress + writer]) - target) < 0) {
+    }
+  }
+
+ private:
+  int32_t writer = 0, ticket = 0;
+};
+
+/// A warp's job: some rows of one merge.
+struct MergeJob {
+  int4 merge;       ///< block, kv_head, source_begin, sources
+  uint32_t wanted;  ///< of the job's rows
+  int32_t row;
+};
+
+/// R rows, merged: of all of them N columns a lane, in the order of the partials, and what belongs
+/// to a whole row of row `lane` % R.
+template <int R, int N>
+struct Merged {
+  float top, sum, o[R][N];
+
+  __device__ void add(int r, float weight, float4 v) {
+    o[r][0] += weight * v.x;
+    o[r][1] += weight * v.y;
+    o[r][2] += weight * v.z;
+    o[r][3] += weight * v.w;
+  }
+  __device__ void add(int r, float weight, float2 v) {
+    o[r][0] += weight * v.x;
+    o[r][1] += weight * v.y;
+  }
+  __device__ float scale() const { return sum == 0 ? 0.0f : 1 / sum; }
+  __device__ float lse() const { return sum == 0 ? -INFINITY : top + logf(sum); }
+};
+
+/// Columns of a row that each lane of a warp merges.
+template <class C>
+inline constexpr int kMergeColumns = C::kHeadDim / 32;
+
+/// Place of the n-th bit of `bits` that is set, from 0; any number below 32 when there are fewer.
+__device__ __forceinline__ int nth_bit(uint32_t bits, int n) {
+  int place = 0;
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    const int below = __popc(bits & ((1u << step) - 1));
+    if (n < below) continue;
+    n -= below;
+    bits >>= step;
+    place += step;
+  }
+  return place;
+}
+
+/// Merges the job's R rows, by one warp: up to 32 / R sources at a time. Lane s * R + r waits for
+/// one of them; then it weighs the s-th that has any of the rows for row r, and all lanes add up
+/// what is there, U sources in flight. `first_sources` are the merge's first 32, in shared or
+/// global memory.
+template <class C, int R, int U>
+__device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
+    const AttendParams& params, const Start& start, const int4* first_sources,
+    const int4* all_sources, const MergeJob& job, uint64_t epoch) {
+  constexpr int N = kMergeColumns<C>;
+  using Columns = std::conditional_t<N == 4, float4, float2>;
+  const int lane = threadIdx.x % 32;
+  const int32_t row = job.row + lane % R;  // that this lane weighs
+  const float* const all_lse = partial_lse<C>(params, start);
+  const auto* const columns = reinterpret_cast<const Columns*>(params.partials) + lane;
+  Merged<R, N> merged{};
+  merged.top = -INFINITY;
+  for (int32_t first = 0; first < job.merge.w; first += 32 / R) {
+    const int32_t listed = first + lane / R;
+    LaneSource source;
+    if (listed < job.merge.w) {
+      source = LaneSource(listed < 32 ? first_sources[listed] : __ldg(&all_sources[listed]));
+    }
+    const bool needed = source.holds(job.row, R);
+    if (needed) source.wait(params, epoch);
+    __syncwarp();
+    mark(Stage::kSources);
+    const uint32_t list = __ballot_sync(~0u, needed && lane % R == 0);
+    const int count = __popc(list);
+    const int from = nth_bit(list, lane / R);
+    const int32_t partial = __shfl_sync(~0u, source.partial, from);
+    const int32_t begin = __shfl_sync(~0u, source.begin, from);
+    const int32_t end = __shfl_sync(~0u, source.end, from);
+    const bool holds = lane / R < count && row >= begin && row < end;
+    const int32_t slot = partial + row - begin;
+    const uint32_t there = __ballot_sync(~0u, holds);
+    const float lse = holds ? __ldcg(&all_lse[slot]) : -INFINITY;
+    float weight = 0;
+    for (int s = 0; s < count; s += U) {
+      Columns theirs[U][R];
+#pragma unroll
+      for (int u = 0; u < U; ++u) {
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          const int at = (s + u) * R + r;
+          const int64_t row_at = __shfl_sync(~0u, slot, at);
+          if ((there >> at & 1) != 0) theirs[u][r] = __ldcg(&columns[row_at * 32]);
+        }
+      }
+      if (s == 0) {  // while the first rows are on their way
+        float next = fmaxf(merged.top, lse);
+        float added, base;
+#pragma unroll
+        for (int step = R; step < 32; step *= 2) {
+          next = fmaxf(next, __shfl_xor_sync(~0u, next, step));
+        }
+        base = next == -INFINITY ? 0.0f : next;
+        weight = added = __expf(lse - base);
+#pragma unroll
+        for (int step = R; step < 32; step *= 2) added += __shfl_xor_sync(~0u, added, step);
+        const float shrink = __expf(merged.top - base);
+        merged.sum = merged.sum * shrink + added;
+        merged.top = next;
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          const float row_shrink = __shfl_sync(~0u, shrink, r);
+#pragma unroll
+          for (int c = 0; c < N; ++c) merged.o[r][c] *= row_shrink;
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < U; ++u) {
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          const int at = (s + u) * R + r;
+          const float w = __shfl_sync(~0u, weight, at);
+          if ((there >> at & 1) != 0) merged.add(r, w, theirs[u][r]);
+        }
+      }
+    }
+  }
+  return merged;
+}
+
+}  // namespace pando::cuda

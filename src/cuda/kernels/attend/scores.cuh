@@ -1,0 +1,207 @@
+// A tile in a consumer warpgroup's registers: scores, the mask rule, online softmax, output.
+#pragma once
+
+#include <cstdint>
+#include <cuda/ptx>
+
+#include "cuda/kernels/attend/config.cuh"
+#include "cuda/ptx/barrier.cuh"
+#include "cuda/ptx/math.cuh"
+#include "cuda/ptx/shared.cuh"
+#include "cuda/tile/mma.cuh"
+
+namespace pando::cuda {
+
+/// A warpgroup's 64 rows. A thread holds rows `lane / 4` and `lane / 4 + 8` of its warp's 16.
+template <class C>
+struct RowState {
+  float o[C::kHeadDim / 2];
+  float top[2], sum[2];
+  int32_t visible_begin[2], visible_end[2];
+};
+
+/// Scores of a thread against N slots: [4 * granule + 2 * i + e] is row lane / 4 + 8 * i.
+template <int N>
+using Scores = float[N / 2];
+/// Weights as the A operand of the second product.
+template <int N>
+using Weights = uint32_t[N / 16][4];
+
+/// S = Q K^T of N slots from `first` on; asynchronous.
+template <class C, int N>
+__device__ __forceinline__ void start_scores(Scores<N>& s, const uint8_t* q, const uint8_t* k,
+                                             int32_t first) {
+  const uint64_t queries = ptx::matrix_descriptor(ptx::shared_address(q), 16, 1024);
+  const uint64_t keys = ptx::matrix_descriptor(ptx::shared_address(k + first * 128), 16, 1024);
+#pragma unroll
+  for (int step = 0; step < C::kHeadDim / 16; ++step) {
+    const uint32_t q_offset = step / 4 * kBlockRows * 128 + step % 4 * 32;
+    const uint32_t k_offset = step / 4 * C::kHalfBytes + step % 4 * 32;
+    mma<N, false, typename C::Element>(s, ptx::advance(queries, q_offset),
+                                       ptx::advance(keys, k_offset), step > 0);
+  }
+}
+
+/// O += P V of N slots from `first` on; asynchronous.
+template <class C, int N>
+__device__ __forceinline__ void start_output(RowState<C>& r, const Weights<N>& p, const uint8_t* v,
+                                             int32_t first) {
+  const uint64_t descriptor =
+      ptx::matrix_descriptor(ptx::shared_address(v + first * 128), C::kHalfBytes, 1024);
+#pragma unroll
+  for (int step = 0; step < N / 16; ++step) {
+    mma<C::kHeadDim, true, typename C::Element>(r.o, p[step], ptx::advance(descriptor, step * 2048),
+                                                true);
+  }
+}
+
+/// What a thread must remember of a tile until its V has come.
+struct Holes {
+  bool any;   ///< some slot holds no token
+  bool mine;  ///< the slot that this thread looks after does not
+};
+
+/// Slots of V without a token have weight 0, but 0 * NaN is NaN: they are zeroed.
+template <class C, int N>
+__device__ __forceinline__ void fill_holes(uint8_t* v, int32_t first, const Holes& holes,
+                                           int32_t named_barrier) {
+  if (!holes.any) return;
+  if (holes.mine) {
+#pragma unroll
+    for (int half = 0; half < C::kHalves; ++half) {
+      auto* to =
+          reinterpret_cast<uint4*>(v + half * C::kHalfBytes + (first + threadIdx.x % N) * 128);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) to[j] = make_uint4(0, 0, 0, 0);
+    }
+  }
+  ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared);
+  ptx::bar_sync(named_barrier, 128);
+}
+
+/// The one mask rule, on the scores of N slots from `first` on. One bit says for each score of a
+/// row whether the row sees the slot's token.
+template <class C, int N>
+__device__ __forceinline__ Holes mask_scores(Scores<N>& s, const RowState<C>& r,
+                                             const TileInfo& info, int32_t first,
+                                             int32_t tile_row) {
+  const uint32_t state = info.state[N == kTileTokens ? 2 : first / kHalfTokens];
+  if (state == TileInfo::kFull) return {false, false};
+  const int lane = threadIdx.x % 32;
+  const int32_t row = tile_row + threadIdx.x / 32 % 4 * 16 + lane / 4;
+  const auto in_rows = [row](uint32_t rows, int i) {
+    return row + i * 8 >= int32_t(rows & 255) && row + i * 8 < int32_t(rows >> 8 & 255);
+  };
+  uint32_t seen_low = 0, seen_high = 0;
+  if (state == TileInfo::kPlain) {
+    const uint32_t rows = info.rows[first / kGranule];
+    seen_low = in_rows(rows, 0) ? ~0u : 0;
+    seen_high = in_rows(rows, 1) ? ~0u : 0;
+  } else {
+    const int32_t column = lane % 4 * 2;
+#pragma unroll 1
+    for (int g = 0; g < N / kGranule; ++g) {
+      const uint32_t rows = info.rows[first / kGranule + g];
+      const int32_t position = info.position[first / kGranule + g] + column;
+      const int32_t skip = (rows & Run::kSkip) >> Run::kSkipShift;
+      const int32_t valid = rows >> 16 & 15;
+      const auto two = [&](int i) {
+        if (!in_rows(rows, i)) return 0u;
+        const auto sees = [&](int e) {
+          return column + e >= skip && column + e < valid && position + e >= r.visible_begin[i] &&
+                 position + e < r.visible_end[i];
+        };
+        return uint32_t{sees(0)} | uint32_t{sees(1)} << 1;
+      };
+      seen_low |= two(0) << 2 * g;
+      seen_high |= two(1) << 2 * g;
+    }
+  }
+#pragma unroll
+  for (int g = 0; g < N / kGranule; ++g) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const uint32_t bit = 1u << (2 * g + e);
+      if ((seen_low & bit) == 0) s[g * 4 + e] = -INFINITY;
+      if ((seen_high & bit) == 0) s[g * 4 + 2 + e] = -INFINITY;
+    }
+  }
+  const int32_t slot = first + threadIdx.x % N;
+  const bool holes = (state & TileInfo::kHoles) != 0;
+  const auto empty = [&] {
+    const uint32_t rows = info.rows[slot / kGranule];
+    return slot % kGranule >= int32_t(rows >> 16 & 15) ||
+           slot % kGranule < int32_t((rows & Run::kSkip) >> Run::kSkipShift);
+  };
+  return {holes, holes && empty()};
+}
+
+/// Scores to weights exp2(scale_log2 * (s - top)); updates top and sum. Returns whether any row of
+/// the warp moved its top; then `alpha` says by which factor what was accumulated must shrink.
+///
+/// Any top near the largest score will do: it moves only when weights could exceed 2^8, so that
+/// the sums need not be rescaled at every tile.
+template <class C, int N>
+__device__ __forceinline__ bool softmax(const AttendParams& params, Scores<N>& s, RowState<C>& r,
+                                        float (&alpha)[2]) {
+  constexpr float kSlack = 8;
+  float tops[2][2], base[2];  // two chains of maxima for each row: one would wait for itself
+#pragma unroll
+  for (int e = 0; e < 4; ++e) tops[e / 2][e % 2] = s[e];
+#pragma unroll
+  for (int j = 4; j < N / 2; ++j) {
+    float& top = tops[j / 2 % 2][j % 2];
+    top = fmaxf(top, s[j]);
+  }
+  bool mine = false;  // exceeds what a row allows
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    tops[i][0] = fmaxf(tops[i][0], tops[i][1]);
+    mine |= (tops[i][0] - r.top[i]) * params.scale_log2 > kSlack;
+  }
+  // Rare after the first tiles: the lanes of a row need not even agree on its largest score.
+  const bool moved = __any_sync(~0u, mine);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    alpha[i] = 1;
+    if (moved) {
+      float top = tops[i][0];
+      top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+      const bool moves = (top - r.top[i]) * params.scale_log2 > kSlack;
+      if (moves) {
+        // Not contracted: where top stays, the factor must be exactly 1.
+        alpha[i] =
+            ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - __fmul_rn(top, params.scale_log2));
+        r.top[i] = top;
+        r.sum[i] *= alpha[i];
+      }
+    }
+    base[i] = r.top[i] == -INFINITY ? 0.0f : __fmul_rn(r.top[i], params.scale_log2);
+  }
+#pragma unroll
+  for (int j = 0; j < N / 2; ++j) {
+    s[j] = ptx::ex2(s[j] * params.scale_log2 - base[j / 2 % 2]);
+    r.sum[j / 2 % 2] += s[j];
+  }
+  return moved;
+}
+
+template <class C, int N>
+__device__ __forceinline__ void pack_weights(const Scores<N>& s, Weights<N>& p) {
+  using E = typename C::Element;
+#pragma unroll
+  for (int step = 0; step < N / 16; ++step) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      p[step][j] = ptx::cvt_pack(s[step * 8 + j * 2], s[step * 8 + j * 2 + 1], E{});
+  }
+}
+
+template <class C>
+__device__ __forceinline__ void rescale(RowState<C>& r, const float (&alpha)[2]) {
+#pragma unroll
+  for (int j = 0; j < C::kHeadDim / 2; ++j) r.o[j] *= alpha[j / 2 % 2];
+}
+
+}  // namespace pando::cuda
