@@ -115,8 +115,6 @@ def read(folder: Path) -> Records:
                 planning.append(_planning(line))
             elif "peer" in line.data:
                 _add_peer(runs, line)
-            elif "way" in line.data:
-                _add_torch_cpu(runs, line)
             elif {"run_us", "shape"} <= line.data.keys():
                 _add_bench(runs, line)
             elif path.name not in others:
@@ -194,16 +192,6 @@ def _add_bench(runs: dict[tuple, Run], line: Line) -> None:
 def _scaled_name(line: Line) -> str:
     scale = line.data.get("scale", 1)
     return line.get("shape") if scale == 1 else f"{line.get('shape')} ×1/{round(1 / scale)}"
-
-
-def _add_torch_cpu(runs: dict[tuple, Run], line: Line) -> None:
-    """Of the script that came before the harness: PyTorch, and Pando before and after it."""
-    if not line.number_of("max_err") <= {"fp32": 1e-5}.get(line.get("dtype"), 1e-2):
-        raise line.refuse("max_err: is above what that script allowed")
-    run = _run_of(runs, line, "peers")
-    shape = line.get("shape")
-    for who, field in (("pando", "pando_us"), ("torch-flash", "run_us")):
-        run.times.append(Time(line, shape, who, line.number_of(field, "median"), None))
 
 
 def _planning(line: Line) -> Planning:
