@@ -8,7 +8,6 @@ pytestmark = pytest.mark.torch
 
 from tiny_models import STYLES, VOCAB, prompt, tiny  # noqa: E402
 
-import pando_attn  # noqa: E402
 from pando_attn.transformers import visible_ranges  # noqa: E402
 from pando_attn.transformers._attention import attention_forward, under_mask  # noqa: E402
 
@@ -80,18 +79,11 @@ def test_packed_sequences_do_not_see_each_other():
     torch.testing.assert_close(packed[:, 12:], alone, atol=1e-4, rtol=1e-4)
 
 
-def test_layers_of_one_mask_share_a_plan(monkeypatch):
-    made = []
-    update = pando_attn.Plan.update
-    monkeypatch.setattr(
-        pando_attn.Plan,
-        "update",
-        lambda *args, **options: (made.append(1), update(*args, **options)),
-    )
+def test_layers_of_one_mask_share_a_plan(plan_updates):
     model = tiny("gemma3", layers=8)
     model.set_attn_implementation("pando")
     model.generate(torch.tensor([prompt(10)]), max_new_tokens=6, do_sample=False)
-    assert len(made) == 2 * 6  # full and sliding; the prompt's pass gives the first token
+    assert len(plan_updates) == 2 * 6  # full and sliding; the prompt's pass gives the first token
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 16, 33, 64])

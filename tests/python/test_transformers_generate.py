@@ -219,16 +219,9 @@ def test_prompts_are_lists_arrays_or_tensors():
         pando_attn.generate(model, [], max_new_tokens=5)
 
 
-def test_a_plan_is_made_once_a_step_for_each_kind_of_layer(monkeypatch):
-    made = []
-    update = pando_attn.Plan.update
-    monkeypatch.setattr(
-        pando_attn.Plan,
-        "update",
-        lambda *args, **options: (made.append(1), update(*args, **options)),
-    )
+def test_a_plan_is_made_once_a_step_for_each_kind_of_layer(plan_updates):
     pando_attn.generate(tiny("gemma3", layers=8), prompt(20), num_samples=4, max_new_tokens=6)
-    assert len(made) == 2 * 6  # full and sliding; the prompt's pass gives the first token
+    assert len(plan_updates) == 2 * 6  # full and sliding; the prompt's pass gives the first token
 
 
 def test_the_prompt_is_read_once_for_all_samples(monkeypatch):

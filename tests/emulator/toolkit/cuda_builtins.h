@@ -63,7 +63,6 @@ T from_bits(uint64_t bits) {
 using std::max;
 using std::min;
 
-inline int __ffs(uint32_t bits) { return bits == 0 ? 0 : std::countr_zero(bits) + 1; }
 inline int __popc(uint32_t bits) { return std::popcount(bits); }
 inline float __fmul_rn(float a, float b) { return a * b; }  // built without contraction
 inline float __expf(float x) { return std::exp(x); }
@@ -103,13 +102,6 @@ T __shfl_xor_sync(uint32_t mask, T value, int lanes) {
   using namespace pando::emulator;
   const int lane = current().lane() ^ lanes;
   return from_bits<T>(exchange(mask, "__shfl_xor_sync", to_bits(value))[lane]);
-}
-template <class T>
-T __shfl_down_sync(uint32_t mask, T value, int lanes) {
-  using namespace pando::emulator;
-  const int lane = current().lane() + lanes;
-  const uint64_t* const values = exchange(mask, "__shfl_down_sync", to_bits(value));
-  return lane < kWarpThreads ? from_bits<T>(values[lane]) : value;
 }
 inline uint32_t __ballot_sync(uint32_t mask, bool vote) {
   const uint64_t* const votes = ::pando::emulator::exchange(mask, "__ballot_sync", vote);
