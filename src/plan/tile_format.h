@@ -1,5 +1,5 @@
-// A tile of the attend kernel as it is described to the loaders and to the consumers: the first of a
-// thread block by its schedule, all others by the kernel's scout.
+// A tile of the attend kernel as it is described to the loaders and to the consumers: the first of
+// a thread block by its schedule, all others by the kernel's scout.
 #pragma once
 
 #include <algorithm>
@@ -116,7 +116,9 @@ struct alignas(16) TileInfo {
   /// One bit for each granule of a part of a tile that every row sees, that its rows see and are
   /// those of the part's first, that has a hole; `part` has the bits of all its granules.
   static constexpr uint32_t state_of(uint32_t part, uint32_t full, uint32_t plain, uint32_t holes) {
-    const uint32_t masked = (full & part) == part ? kFull : (plain & part) == part ? kPlain : kMixed;
+    const uint32_t masked = (full & part) == part    ? kFull
+                            : (plain & part) == part ? kPlain
+                                                     : kMixed;
     return masked | ((holes & part) != 0 ? kHoles : 0);
   }
 };

@@ -13,6 +13,11 @@ __device__ __forceinline__ uint64_t ld_acquire(const uint64_t* from) {
   return value;
 }
 
+/// st.release.gpu: who sees it by ld.acquire sees what this thread wrote and had seen before.
+__device__ __forceinline__ void st_release(uint64_t* to, uint64_t value) {
+  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+}
+
 /// st.relaxed.gpu: a store that other thread blocks may read at the same time.
 __device__ __forceinline__ void st_relaxed(uint64_t* to, uint64_t value) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");

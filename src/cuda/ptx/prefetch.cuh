@@ -1,8 +1,10 @@
-// prefetch: brings memory nearer without reading it (PTX ISA, "Data Movement and Conversion
-// Instructions: prefetch, prefetchu").
+// prefetch, cp.async.bulk.prefetch: bring memory nearer without reading it (PTX ISA, "Data Movement
+// and Conversion Instructions: prefetch, prefetchu" and "cp.async.bulk.prefetch").
 #pragma once
 
 #include <cuda.h>
+
+#include <cstdint>
 
 namespace pando::ptx {
 
@@ -11,9 +13,9 @@ __device__ __forceinline__ void prefetch_tensormap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-/// prefetch.global.L2: the line that holds `global`.
-__device__ __forceinline__ void prefetch_l2(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global) : "memory");
+/// cp.async.bulk.prefetch.L2: memory at a multiple of 16 bytes, as many of them.
+__device__ __forceinline__ void cp_async_bulk_prefetch_l2(const void* global, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
 }
 
 }  // namespace pando::ptx

@@ -13,6 +13,7 @@
 #include "cuda/kernels/attend/timeline.cuh"
 #include "cuda/ptx/setmaxnreg.cuh"
 #include "cuda/ptx/shared.cuh"
+#include "cuda/ptx/stmatrix.cuh"
 
 namespace pando::cuda {
 
@@ -23,34 +24,72 @@ struct RowRange {
   __device__ bool has(int32_t row) const { return row >= begin && row < end; }
 };
 
+/// A warp's rows of a block that nobody else has seen anything for, to out: by way of its query
+/// rows' place in shared memory, so that each row leaves in one piece.
+template <class C>
+__device__ __forceinline__ void write_rows(const AttendParams& params, SharedPlan<C>& shared,
+                                           const RowRange& direct, int32_t block, int32_t kv_head,
+                                           int consumer, const RowState<C>& r,
+                                           const float (&scale)[2]) {
+  using E = typename C::Element;
+  constexpr int kChunks = C::kHeadDim / 8;  // of 16 bytes, in a row
+  constexpr int kRowsAtOnce = 32 / kChunks;
+  const int lane = threadIdx.x % 32;
+  const int warp_row = threadIdx.x / 32 % 4 * 16;
+  const auto chunk_at = [&](int row, int chunk) {
+    return shared.q[consumer].rows[chunk / 8] + (warp_row + row) * 128 +
+           ((chunk % 8) ^ (row & 7)) * 16;
+  };
+  const auto two = [&](int j, int i) {
+    return ptx::cvt_pack(r.o[j * 4 + i * 2] * scale[i], r.o[j * 4 + i * 2 + 1] * scale[i], E{});
+  };
+#pragma unroll
+  for (int j = 0; j < kChunks; j += 2) {
+    ptx::stmatrix_x4(chunk_at(lane % 16, j + lane / 16), two(j, 0), two(j, 1), two(j + 1, 0),
+                     two(j + 1, 1));
+  }
+  // Each lane knows the place of one row.
+  const int32_t mine = warp_row + lane % 16;
+  const RowPlace place =
+      place_of(params, shared.q_rows[consumer][mine], block * kBlockRows + mine, kv_head);
+  __syncwarp();
+#pragma unroll
+  for (int first = 0; first < 16; first += kRowsAtOnce) {
+    const int row = first + lane / kChunks;
+    auto* const out = static_cast<uint16_t*>(params.out) + __shfl_sync(~0u, place.out, row);
+    if (!direct.has(warp_row + row)) continue;
+    reinterpret_cast<uint4*>(out)[lane % kChunks] =
+        *reinterpret_cast<const uint4*>(chunk_at(row, lane % kChunks));
+  }
+}
+
 /// Writes a block's rows: to out where nobody else has seen anything for them, else to partials.
 /// `ending` is an Ending.
 template <class C>
-__device__ void finish_block(const AttendParams& params, const SharedPlan<C>& shared, int4 ending,
+__device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, int4 ending,
                              int32_t block, int32_t kv_head, int consumer, const RowState<C>& r) {
-  using E = typename C::Element;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32 % 4;
   const RowRange touched(ending.y);
   const RowRange direct(ending.z);
+  float scale[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) scale[i] = r.sum[i] == 0 ? 0.0f : 1 / r.sum[i];
+  if (direct.begin < direct.end) {
+    ptx::bar_sync(1 + consumer, 128);  // all its warps are done with the queries
+    write_rows<C>(params, shared, direct, block, kv_head, consumer, r, scale);
+  }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int32_t row = warp * 16 + lane / 4 + i * 8;
     if (!touched.has(row)) continue;
-    const float scale = r.sum[i] == 0 ? 0.0f : 1 / r.sum[i];
     const float lse = r.sum[i] == 0
                           ? -INFINITY
                           : (r.top[i] * params.scale_log2 + log2f(r.sum[i])) * 0.6931471805599453f;
     if (direct.has(row)) {
-      const int32_t packed = block * kBlockRows + row;
-      const RowPlace place = place_of(params, shared.q_rows[consumer][row], packed, kv_head);
-      auto* out = reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(params.out) + place.out);
-#pragma unroll
-      for (int j = 0; j < C::kHeadDim / 8; ++j) {
-        out[j * 4 + lane % 4] =
-            ptx::cvt_pack(r.o[j * 4 + i * 2] * scale, r.o[j * 4 + i * 2 + 1] * scale, E{});
-      }
-      if (lane % 4 == 0 && params.lse != nullptr) params.lse[place.lse] = lse;
+      if (lane % 4 != 0 || params.lse == nullptr) continue;
+      params.lse[place_of(params, shared.q_rows[consumer][row], block * kBlockRows + row, kv_head)
+                     .lse] = lse;
     } else {
       const int64_t slot = int64_t{ending.x} + row - touched.begin;
       auto* to = reinterpret_cast<float4*>(params.partials + slot * C::kHeadDim);
@@ -58,7 +97,7 @@ __device__ void finish_block(const AttendParams& params, const SharedPlan<C>& sh
       for (int j = 0; j < C::kHeadDim / 16; ++j) {
         const float* const o = &r.o[j * 8 + i * 2];
         __stcg(&to[j * 4 + lane % 4],
-               make_float4(o[0] * scale, o[1] * scale, o[4] * scale, o[5] * scale));
+               make_float4(o[0] * scale[i], o[1] * scale[i], o[4] * scale[i], o[5] * scale[i]));
       }
       if (lane % 4 == 0) __stcg(&partial_lse<C>(params, shared.start)[slot], lse);
     }
@@ -206,9 +245,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       case 1: Scout<C>(params, shared).run(); break;
       case 2: load_tiles<C>(params, &maps.v_big, &maps.v_small, 1, shared); break;
       default:
-        prefetch_plan(params);
-        prefetch_merges<C>(params, shared);
-        prefetch_queries<C>(params, shared.start);
+        if (threadIdx.x % 32 == 0) prefetch_plan(params);
+        __syncwarp();
+        fetch_first_merges<C>(params, shared);
     }
   } else {
     ptx::setmaxnreg_inc<224>();

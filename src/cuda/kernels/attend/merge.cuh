@@ -8,7 +8,6 @@
 #include "cuda/kernels/attend/merge_rows.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/memory.cuh"
-#include "cuda/ptx/prefetch.cuh"
 
 namespace pando::cuda {
 
@@ -70,12 +69,11 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, c
   }
 }
 
-/// Fetches the consumer warps' first merge jobs, and brings all lists of merges into L2; by one
-/// warp.
+/// Fetches the consumer warps' first merge jobs; by one warp.
 template <class C>
-__device__ __forceinline__ void prefetch_merges(const AttendParams& params, SharedPlan<C>& shared) {
+__device__ __forceinline__ void fetch_first_merges(const AttendParams& params,
+                                                   SharedPlan<C>& shared) {
   const Start& start = shared.start;
-  const int lane = threadIdx.x % 32;
   if (start.merges == 0) return;
   if (start.merge_rows > 0) {
     fetch_first_merges<C, true>(params, start, shared);
@@ -83,13 +81,7 @@ __device__ __forceinline__ void prefetch_merges(const AttendParams& params, Shar
     fetch_first_merges<C, false>(params, start, shared);
   }
   __syncwarp();
-  if (lane == 0) RingCursor<1>(shared.merge_ring).fill();
-  const auto* const begin = section<uint8_t>(params, start.merges_at);
-  const auto* const end = section<uint8_t>(params, start.end_at);
-  for (const uint8_t* at = begin + (int64_t{blockIdx.x} + int64_t{gridDim.x} * lane) * 128;
-       at < end; at += int64_t{gridDim.x} * 32 * 128) {
-    ptx::prefetch_l2(at);
-  }
+  if (threadIdx.x % 32 == 0) RingCursor<1>(shared.merge_ring).fill();
 }
 
 template <class C, bool kSingle>

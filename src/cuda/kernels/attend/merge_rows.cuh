@@ -25,8 +25,7 @@ __device__ __forceinline__ RowPlace place_of(const AttendParams& params, int64_t
 /// Tells the grid that this warpgroup has finished `units` units; by one thread, after a barrier.
 __device__ __forceinline__ void publish(const AttendParams& params, uint64_t epoch, int consumer,
                                         int32_t units) {
-  __threadfence();
-  ptx::st_relaxed(&params.control[Control::kProgress + blockIdx.x * 2 + consumer],
+  ptx::st_release(&params.control[Control::kProgress + blockIdx.x * 2 + consumer],
                   epoch << 32 | uint32_t(units));
 }
 

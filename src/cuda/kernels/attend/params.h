@@ -41,9 +41,9 @@ struct AttendParams {
   int32_t group;
   Divider by_group;  ///< divides by `group`
   PageShape pages;
-  float scale_log2;    ///< |scale| * log2(e), 1 for a scale of 0
-  uint32_t q_keep;     ///< bits of two queries that count: none for a scale of 0
-  uint32_t q_flip;     ///< bits that change: the signs, for a negative scale
+  float scale_log2;  ///< |scale| * log2(e), 1 for a scale of 0
+  uint32_t q_keep;   ///< bits of two queries that count: none for a scale of 0
+  uint32_t q_flip;   ///< bits that change: the signs, for a negative scale
   /// What is read first, one thing after another: schedule, page ids, q. Of the plan that was
   /// launched or captured; a later one may use less or more of them.
   int64_t schedule_bytes, page_ids_bytes, q_bytes;

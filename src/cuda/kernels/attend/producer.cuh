@@ -9,6 +9,7 @@
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/kernels/attend/scout.cuh"
 #include "cuda/kernels/attend/timeline.cuh"
+#include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/prefetch.cuh"
 
 namespace pando::cuda {
@@ -50,6 +51,7 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
 template <class C>
 __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
                            const CUtensorMap* small, int operand, SharedPlan<C>& shared) {
+  constexpr int kFirstKeys = 7;  // barrier: they are asked for
   const int lane = threadIdx.x % 32;
   RingCursor<C::kSlots> cursor(shared.ring);
   RingCursor<C::kInfos> infos(shared.info_ring);
@@ -60,8 +62,13 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
     const TileInfo& info = shared.info[infos.stage()];
     LaneTile t{{info.position[lane % kGranules], info.page[lane % kGranules],
                 lane < kGranules ? info.rows[lane % kGranules] : 0}};
-    if (tile == 0) t.look_up(params);
+    if (tile == 0) {
+      t.look_up(params);
+      // All thread blocks ask at once: first for what is wanted first.
+      if (operand == 1) ptx::bar_sync(kFirstKeys, 64);
+    }
     load_operand<C>(params, big, small, info, t, cursor, shared, lane);
+    if (tile == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
     mark_producer(Stage::kIssued);
     cursor.advance();
     __syncwarp();
@@ -70,40 +77,25 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
   }
 }
 
-/// Brings the first lines of an area into L2, each thread block a few of them; by one warp.
+/// Brings an area into L2, each thread block its share of it, but at most kMost bytes; by one
+/// thread. Not by a prefetch for each line: these take 80 cycles each, and loads of other warps
+/// queue behind.
 __device__ __forceinline__ void prefetch_area(const void* area, int64_t bytes) {
-  constexpr int kLine = 128;
-  const int64_t offset = (blockIdx.x + int64_t{gridDim.x} * (threadIdx.x % 32)) * kLine;
-  if (offset < bytes) ptx::prefetch_l2(static_cast<const uint8_t*>(area) + offset);
+  constexpr int64_t kLine = 128, kMost = 32 << 10;
+  const auto begin = (reinterpret_cast<uintptr_t>(area) + 15) & ~uintptr_t{15};
+  const auto end = (reinterpret_cast<uintptr_t>(area) + bytes) & ~uintptr_t{15};
+  const int64_t share = (bytes / gridDim.x / kLine + 1) * kLine;
+  const int64_t left = int64_t(end - begin) - share * blockIdx.x;
+  if (left <= 0) return;
+  ptx::cp_async_bulk_prefetch_l2(reinterpret_cast<const void*>(begin + share * blockIdx.x),
+                                 static_cast<uint32_t>(min(left, min(share, kMost))));
 }
 
-/// Brings what all units are made of into L2 while the first reads are on their way; by one warp.
+/// Brings what all units are made of into L2 while the first reads are on their way; by one thread.
 __device__ __forceinline__ void prefetch_plan(const AttendParams& params) {
   prefetch_area(params.page_ids, params.page_ids_bytes);
   prefetch_area(params.schedule, params.schedule_bytes);
   prefetch_area(params.q, params.q_bytes);
-}
-
-/// Brings the rows and queries of the next units into L2; by one warp.
-template <class C>
-__device__ __forceinline__ void prefetch_queries(const AttendParams& params, const Start& start) {
-  const int lane = threadIdx.x % 32;
-  const Unit* const units = section<Unit>(params, start.units_at);
-  const Row* const rows = section<Row>(params, start.rows_at);
-  for (int32_t u = start.unit_begin + 1; u < start.unit_end; ++u) {
-    const int4 unit = __ldg(reinterpret_cast<const int4*>(&units[u]));
-    const int32_t begin = unit.x * kBlockRows;
-    const int32_t end = min(begin + unit.y * kBlockRows, start.packed_rows);
-    for (int32_t packed = begin + lane; packed < end; packed += 32) {
-      const int32_t row = params.by_group.quotient(packed);
-      const int64_t q_row = __ldg(&rows[row].q_row);
-      const int32_t head = unit.z * params.group + packed - row * params.group;
-      const auto* q = static_cast<const uint16_t*>(params.q) + q_row * params.q_row_stride +
-                      head * params.q_head_stride;
-#pragma unroll
-      for (int half = 0; half < C::kHalves; ++half) ptx::prefetch_l2(q + half * 64);
-    }
-  }
 }
 
 }  // namespace pando::cuda

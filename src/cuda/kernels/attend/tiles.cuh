@@ -19,32 +19,43 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
                                           int32_t kv_head, bool first_unit, int consumer,
                                           SharedPlan<C>& shared, RowState<C>& r) {
   const Start& start = shared.start;
-  const int32_t unit_q_row = first_unit ? start.q_row : -1;
-  const int32_t unit_row = params.by_group.quotient(start.unit.block * kBlockRows);
   const Row* const rows = section<Row>(params, start.rows_at);
   const int lane = threadIdx.x % 32;
   uint4 words[2][C::kHeadDim / 32];
-  int32_t q_rows[2];
+  int32_t packed[2], index[2], q_rows[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    r.top[i] = -INFINITY;
-    r.sum[i] = 0;
-    const int32_t place = threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
-    const bool present = block * kBlockRows + place < start.packed_rows;
-    const int32_t packed = present ? block * kBlockRows + place : 0;
-    const int32_t index = params.by_group.quotient(packed);
-    const Row* const row = &rows[index];
-    r.visible_begin[i] = present ? __ldg(&row->visible_begin) : 0;
-    r.visible_end[i] = present ? __ldg(&row->visible_end) : 0;
-    const int32_t head = kv_head * params.group + packed - index * params.group;
-    // The short way spares a read that the query's address would wait for.
-    q_rows[i] = unit_q_row >= 0 && present ? unit_q_row + index - unit_row : __ldg(&row->q_row);
+    packed[i] = block * kBlockRows + threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
+    // A row beyond the last takes another's query.
+    const int32_t another = first_unit ? start.unit.block * kBlockRows : 0;
+    index[i] = params.by_group.quotient(packed[i] < start.packed_rows ? packed[i] : another);
+  }
+  // The short way spares a read that the addresses of the queries would wait for.
+  if (first_unit && start.q_row >= 0) {
+    const int32_t first = params.by_group.quotient(start.unit.block * kBlockRows);
+    for (int i = 0; i < 2; ++i) q_rows[i] = start.q_row + index[i] - first;
+  } else {
+    for (int i = 0; i < 2; ++i) q_rows[i] = __ldg(&rows[index[i]].q_row);
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const bool present = packed[i] < start.packed_rows;
+    const int32_t head =
+        kv_head * params.group + (present ? packed[i] - index[i] * params.group : 0);
     const auto* const q = static_cast<const uint16_t*>(params.q) + q_rows[i] * params.q_row_stride +
                           head * params.q_head_stride;
 #pragma unroll
     for (int k = 0; k < C::kHeadDim / 32; ++k) {
       words[i][k] = __ldg(reinterpret_cast<const uint4*>(q) + k * 4 + lane % 4);
     }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const bool present = packed[i] < start.packed_rows;
+    r.visible_begin[i] = present ? __ldg(&rows[index[i]].visible_begin) : 0;
+    r.visible_end[i] = present ? __ldg(&rows[index[i]].visible_end) : 0;
+    r.top[i] = -INFINITY;
+    r.sum[i] = 0;
   }
 #pragma unroll
   for (int d = 0; d < C::kHeadDim / 2; ++d) r.o[d] = 0;

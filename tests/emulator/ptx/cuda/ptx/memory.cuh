@@ -10,5 +10,6 @@ inline uint64_t ld_acquire(const uint64_t* from) {
   return *from;
 }
 inline void st_relaxed(uint64_t* to, uint64_t value) { *to = value; }
+inline void st_release(uint64_t* to, uint64_t value) { *to = value; }
 
 }  // namespace pando::ptx
