@@ -1,4 +1,4 @@
-// The first tile of a thread block, which its schedule describes; the kernel's scout describes the
+// The first tiles of a thread block, which its schedule describes; the kernel's scout describes the
 // others, by Granule::describe and TileInfo::state_of as well.
 #pragma once
 

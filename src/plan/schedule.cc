@@ -167,6 +167,27 @@ void Scheduler::lay_out(const Problem& p, int64_t partial_rows) {
   header_.total_bytes = at;
 }
 
+/// The `index`-th tile of a unit, in the order of TileOrder in the kernel.
+void Scheduler::describe_tile(const Problem& p, const Unit& unit, int32_t index,
+                              TileInfo& tile) const {
+  const PageShape pages = PageShape::of(p.forest.page_tokens());
+  const bool split_first =
+      unit.whole_tiles == 0 || (unit.split_first != 0 && unit.split_tiles != 0);
+  const int32_t first_tiles = split_first ? unit.split_tiles : unit.whole_tiles;
+  const bool split = split_first == (index < first_tiles);
+  if (index >= first_tiles) index -= first_tiles;
+  tile.kv_head = unit.kv_head;
+  for (int32_t side = 0; side < 2; ++side) {
+    const int32_t half = split ? unit.split_begin[side] + index * unit.split_stride()
+                               : unit.whole_begin + side + index * 2;
+    if (half >= (split ? unit.split_end[side] : unit.whole_end)) continue;
+    const Half& from = chosen_->halves[half];
+    describe_half({chosen_->runs.data() + from.run_begin, static_cast<size_t>(from.runs)},
+                  from.slot_begin, side, pages, tile);
+  }
+  conclude(tile);
+}
+
 Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
   const auto at = [](int64_t offset) { return static_cast<int32_t>(offset / 16); };
   Start start{};
@@ -190,19 +211,13 @@ Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
   }
   if (start.unit_begin == start.unit_end) return start;
   const Unit& unit = start.unit = units_[start.unit_begin];
-  // As TileOrder in the kernel begins.
-  const bool split = unit.whole_tiles == 0 || (unit.split_first != 0 && unit.split_tiles != 0);
-  const PageShape pages = PageShape::of(p.forest.page_tokens());
-  start.tile.kv_head = unit.kv_head;
-  for (int32_t side = 0; side < 2; ++side) {
-    const int32_t half = split ? unit.split_begin[side] : unit.whole_begin + side;
-    const int32_t end = split ? unit.split_end[side] : unit.whole_end;
-    if (half >= end) continue;
-    const Half& from = chosen_->halves[half];
-    describe_half({chosen_->runs.data() + from.run_begin, static_cast<size_t>(from.runs)},
-                  from.slot_begin, side, pages, start.tile);
+  int32_t tile = 0;
+  for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
+    for (int32_t i = 0; i < units_[u].whole_tiles + units_[u].split_tiles; ++i) {
+      if (tile == Start::kTiles) break;
+      describe_tile(p, units_[u], i, start.tiles[tile++]);
+    }
   }
-  conclude(start.tile);
   const auto& rows = p.order.rows;
   const int32_t first = unit.block * kBlockRows / p.group;
   const int32_t last = std::min(((unit.block + unit.blocks) * kBlockRows - 1) / p.group,

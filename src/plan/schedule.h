@@ -20,17 +20,19 @@ namespace pando::cuda {
 struct ScheduleCost {
   double whole_tile_us = 1.7;  ///< 128 tokens for two blocks of rows
   double split_tile_us = 1.4;  ///< 64 tokens for each of two blocks, or 128 for one
+  double run_us = 0.2;         ///< more for each run but one in a half of a tile
   double unit_us = 1.5;        ///< query rows, first loads and the end of a unit
   double merge_us = 3.5;       ///< from the last partial to the last row of out, for 16 of a row
   double turn_us = 0.4;        ///< more for each 16 partials of a row beyond that
-  double lookup_us = 2.8;      ///< more for each 32 beyond the first 32, whose list is not at hand
+  double lookup_us = 2.8;      ///< more for each 32 beyond the first 64, whose list is not at hand
   double memory_bytes_per_us = 3.0e6;
   double l2_bytes_per_us = 8.0e6;  ///< thread blocks side by side on the same tiles
 
   /// From the last partial to the last row of out, for rows of so many partials.
   double merging_us(double sources) const {
     const double more = std::max(0.0, std::ceil(sources) - 1);
-    return merge_us + std::floor(more / 16) * turn_us + std::floor(more / 32) * lookup_us;
+    return merge_us + std::floor(more / 16) * turn_us +
+           std::floor(std::max(0.0, more - 32) / 32) * lookup_us;
   }
 };
 
@@ -164,6 +166,7 @@ class Scheduler {
   void find_sources(const Problem& p, int32_t block);
   void end_block_in_cuts(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   void lay_out(const Problem& p, int64_t partial_rows);
+  void describe_tile(const Problem& p, const Unit& unit, int32_t index, TileInfo& tile) const;
   Start make_start(const Problem& p, int32_t thread_block) const;
 
   Layout layouts_[2];

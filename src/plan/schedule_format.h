@@ -101,8 +101,10 @@ struct Row {
   int32_t q_row, visible_begin, visible_end;
 };
 
-/// Where a thread block begins: all that its first tile needs in one read.
+/// Where a thread block begins: all that its first tiles need in one read.
 struct alignas(64) Start {
+  static constexpr int32_t kTiles = 2;
+
   int32_t unit_begin, unit_end;
   int32_t merges;
   int32_t packed_rows;
@@ -115,8 +117,8 @@ struct alignas(64) Start {
   int32_t merge_rows;
   /// Of the first row of the first unit, when the unit's rows follow each other in q; else -1.
   int32_t q_row;
-  TileInfo tile;  ///< the first
+  TileInfo tiles[kTiles];  ///< the first
 };
-static_assert(sizeof(Start) % 128 == 0, "what is read first lies in one line");
+static_assert(sizeof(Start) % 128 == 0, "what is read first begins with a line");
 
 }  // namespace pando::cuda

@@ -183,7 +183,25 @@ double Scheduler::weigh(const Problem& p, double own_factor, double& own_us, Lay
       const bool own = split < 0          ? out.own[list.begin[0] + i * 2] != 0
                        : list.blocks == 2 ? true
                                           : out.own[list.begin[1] + split * 2] != 0;
-      const double us = split < 0 ? p.cost.whole_tile_us : p.cost.split_tile_us;
+      const auto runs = [&](int32_t half, int32_t end) {
+        return half < end ? out.halves[half].runs : 0;
+      };
+      int32_t most_runs = 1;
+      double us = 0;
+      if (split < 0) {
+        us = p.cost.whole_tile_us;
+        for (int32_t half = 0; half < 2; ++half) {
+          most_runs = std::max(most_runs, runs(list.begin[0] + i * 2 + half, list.end[0]));
+        }
+      } else {
+        us = p.cost.split_tile_us;
+        for (int32_t side = 0; side < 2; ++side) {
+          most_runs = std::max(
+              most_runs, list.blocks == 2 ? runs(list.begin[1 + side] + split, list.end[1 + side])
+                                          : runs(list.begin[1] + split * 2 + side, list.end[1]));
+        }
+      }
+      us += p.cost.run_us * (most_runs - 1);
       (own ? own_us : other_us) += us;
       until_us += own ? us * own_factor : us;
       out.until_us.push_back(until_us);

@@ -1,5 +1,5 @@
-// A tile of the attend kernel as it is described to the loaders and to the consumers: the first of
-// a thread block by its schedule, all others by the kernel's scout.
+// A tile of the attend kernel as it is described to the loaders and to the consumers: the first
+// ones of a thread block by its schedule, all others by the kernel's scout.
 #pragma once
 
 #include <algorithm>
@@ -100,7 +100,7 @@ struct Granule {
 struct alignas(16) TileInfo {
   int32_t position[kGranules];  ///< as in Granule
   uint32_t rows[kGranules];
-  /// Id of each granule's page. Of the first tile of a thread block, and of pages smaller than a
+  /// Id of each granule's page. Where the schedule describes the tile, and of pages smaller than a
   /// granule: index in page_ids.
   int32_t page[kGranules];
   int32_t kv_head;

@@ -15,6 +15,20 @@ __device__ __forceinline__ float ex2(float x) {
   return y;
 }
 
+/// lg2.approx.ftz: the binary logarithm.
+__device__ __forceinline__ float lg2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// rcp.approx.ftz: 1 / x.
+__device__ __forceinline__ float rcp(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /// cvt.rn.bf16x2 / cvt.rn.f16x2: two floats rounded and packed, `low` in the lower half.
 __device__ __forceinline__ uint32_t cvt_pack(float low, float high, __nv_bfloat16) {
   uint32_t packed;

@@ -64,6 +64,7 @@ using std::max;
 using std::min;
 
 inline int __popc(uint32_t bits) { return std::popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline float __fmul_rn(float a, float b) { return a * b; }  // built without contraction
 inline float __expf(float x) { return std::exp(x); }
 

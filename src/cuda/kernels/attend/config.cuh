@@ -29,11 +29,13 @@ struct Config {
 
 /// A consumer warp's first merge job, fetched while there is something else to do.
 struct FirstMerge {
+  static constexpr int kSources = 64;
+
   int4 merge;  ///< block, kv_head, source_begin, sources
   uint32_t wanted;
   int32_t row;
   int32_t reserved[2];
-  int4 sources[32];
+  int4 sources[kSources];
 };
 
 /// The kernel's shared memory.
@@ -48,7 +50,7 @@ struct SharedPlan {
   };
   alignas(1024) Queries q[C::kConsumers];
   float handed_top[kBlockRows], handed_sum[kBlockRows];
-  Start start;                                ///< of this thread block; its tile is in info[0]
+  Start start;                                ///< of this thread block; its tiles are in info
   uint64_t epoch;                             ///< of this launch
   int32_t q_rows[C::kConsumers][kBlockRows];  ///< of each warpgroup's rows
   TileInfo info[C::kInfos];
@@ -69,22 +71,29 @@ __device__ __forceinline__ const T* section(const AttendParams& params, int32_t 
   return reinterpret_cast<const T*>(params.schedule + int64_t{at} * 16);
 }
 
-/// Brings what all warps begin with into shared memory, by one warp in one read: the first tile's
-/// description to its place in the ring.
+/// Brings what all warps begin with into shared memory, by one warp in one read: the first tiles'
+/// descriptions to their places in the ring.
 template <class C>
 __device__ __forceinline__ void load_start(const AttendParams& params, SharedPlan<C>& shared) {
-  constexpr int kTile = offsetof(Start, tile) / sizeof(int4);
-  constexpr int kWords = kTile + sizeof(TileInfo) / sizeof(int4);
-  static_assert(offsetof(Start, tile) % sizeof(int4) == 0 && kWords < 32);
+  constexpr int kHead = offsetof(Start, tiles) / sizeof(int4);
+  constexpr int kWords = kHead + sizeof(TileInfo) / sizeof(int4) * Start::kTiles;
+  static_assert(offsetof(Start, tiles) % sizeof(int4) == 0 && kWords < 64);
   const int lane = threadIdx.x % 32;
   const auto* const from = reinterpret_cast<const int4*>(
       params.schedule + ScheduleHeader::kStartsOffset + int64_t{sizeof(Start)} * blockIdx.x);
-  if (lane < kWords) {
-    auto* const to = lane < kTile ? reinterpret_cast<int4*>(&shared.start) + lane
-                                  : reinterpret_cast<int4*>(&shared.info[0]) + lane - kTile;
-    *to = __ldg(from + lane);
+  int4 words[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (i * 32 + lane < kWords) words[i] = __ldg(from + i * 32 + lane);
   }
-  if (lane == kWords) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int at = i * 32 + lane;
+    auto* const to = at < kHead ? reinterpret_cast<int4*>(&shared.start) + at
+                                : reinterpret_cast<int4*>(&shared.info[0]) + at - kHead;
+    if (at < kWords) *to = words[i];
+  }
+  if (lane == 31) {
     shared.epoch =
         __ldcg(reinterpret_cast<const unsigned long long*>(&params.control[Control::kEpoch]));
   }

@@ -74,7 +74,7 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
   const RowRange direct(ending.z);
   float scale[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) scale[i] = r.sum[i] == 0 ? 0.0f : 1 / r.sum[i];
+  for (int i = 0; i < 2; ++i) scale[i] = r.sum[i] == 0 ? 0.0f : ptx::rcp(r.sum[i]);
   if (direct.begin < direct.end) {
     ptx::bar_sync(1 + consumer, 128);  // all its warps are done with the queries
     write_rows<C>(params, shared, direct, block, kv_head, consumer, r, scale);
@@ -83,9 +83,8 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
   for (int i = 0; i < 2; ++i) {
     const int32_t row = warp * 16 + lane / 4 + i * 8;
     if (!touched.has(row)) continue;
-    const float lse = r.sum[i] == 0
-                          ? -INFINITY
-                          : (r.top[i] * params.scale_log2 + log2f(r.sum[i])) * 0.6931471805599453f;
+    const float lse =
+        r.sum[i] == 0 ? -INFINITY : (r.top[i] * params.scale_log2 + ptx::lg2(r.sum[i])) * kLn2;
     if (direct.has(row)) {
       if (lane % 4 != 0 || params.lse == nullptr) continue;
       params.lse[place_of(params, shared.q_rows[consumer][row], block * kBlockRows + row, kv_head)

@@ -57,9 +57,13 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, c
   for (int warp = 0; warp < C::kConsumerWarps; ++warp) {
     const int32_t begin = __shfl_sync(~0u, m.z, warp);
     const int32_t count = __shfl_sync(~0u, m.w, warp);
-    if (lane < count)
-      shared.first_merge[warp].sources[lane] =
-          __ldg(reinterpret_cast<const int4*>(&sources[begin + lane]));
+#pragma unroll
+    for (int at = lane; at < FirstMerge::kSources; at += 32) {
+      if (at < count) {
+        shared.first_merge[warp].sources[at] =
+            __ldg(reinterpret_cast<const int4*>(&sources[begin + at]));
+      }
+    }
   }
   if (there && lane < C::kConsumerWarps) {
     FirstMerge& first = shared.first_merge[lane];

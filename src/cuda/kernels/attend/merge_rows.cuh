@@ -6,9 +6,12 @@
 
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/kernels/attend/timeline.cuh"
+#include "cuda/ptx/math.cuh"
 #include "cuda/ptx/memory.cuh"
 
 namespace pando::cuda {
+
+inline constexpr float kLn2 = 0.6931471805599453f;
 
 /// A row's place in out and lse.
 struct RowPlace {
@@ -77,8 +80,8 @@ struct Merged {
     o[r][0] += weight * v.x;
     o[r][1] += weight * v.y;
   }
-  __device__ float scale() const { return sum == 0 ? 0.0f : 1 / sum; }
-  __device__ float lse() const { return sum == 0 ? -INFINITY : top + logf(sum); }
+  __device__ float scale() const { return sum == 0 ? 0.0f : ptx::rcp(sum); }
+  __device__ float lse() const { return sum == 0 ? -INFINITY : top + ptx::lg2(sum) * kLn2; }
 };
 
 /// Columns of a row that each lane of a warp merges.
@@ -101,7 +104,7 @@ __device__ __forceinline__ int nth_bit(uint32_t bits, int n) {
 
 /// Merges the job's R rows, by one warp: up to 32 / R sources at a time. Lane s * R + r waits for
 /// one of them; then it weighs the s-th that has any of the rows for row r, and all lanes add up
-/// what is there, U sources in flight. `first_sources` are the merge's first 32, in shared or
+/// what is there, U sources in flight. `first_sources` are the merge's first, in shared or
 /// global memory.
 template <class C, int R, int U>
 __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
@@ -119,7 +122,8 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const int32_t listed = first + lane / R;
     LaneSource source;
     if (listed < job.merge.w) {
-      source = LaneSource(listed < 32 ? first_sources[listed] : __ldg(&all_sources[listed]));
+      source = LaneSource(listed < FirstMerge::kSources ? first_sources[listed]
+                                                        : __ldg(&all_sources[listed]));
     }
     const bool needed = source.holds(job.row, R);
     if (needed) source.wait(params, epoch);

@@ -58,15 +58,13 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
   if (operand == 1) cursor.advance();
   const int32_t tiles = shared.start.tile_count;
   for (int32_t tile = 0; tile < tiles; ++tile) {
-    if (tile > 0) infos.wait_full();
+    if (tile >= Start::kTiles) infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
     LaneTile t{{info.position[lane % kGranules], info.page[lane % kGranules],
                 lane < kGranules ? info.rows[lane % kGranules] : 0}};
-    if (tile == 0) {
-      t.look_up(params);
-      // All thread blocks ask at once: first for what is wanted first.
-      if (operand == 1) ptx::bar_sync(kFirstKeys, 64);
-    }
+    if (tile < Start::kTiles) t.look_up(params);
+    // All thread blocks ask at once: first for what is wanted first.
+    if (tile == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
     load_operand<C>(params, big, small, info, t, cursor, shared, lane);
     if (tile == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
     mark_producer(Stage::kIssued);

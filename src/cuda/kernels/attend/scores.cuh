@@ -55,24 +55,27 @@ __device__ __forceinline__ void start_output(RowState<C>& r, const Weights<N>& p
   }
 }
 
-/// What a thread must remember of a tile until its V has come.
+/// What must be remembered of a tile until its V has come: one bit for each slot without a token.
+template <int N>
 struct Holes {
-  bool any;   ///< some slot holds no token
-  bool mine;  ///< the slot that this thread looks after does not
+  bool any = false;
+  uint32_t slots[N / 32] = {};
 };
 
 /// Slots of V without a token have weight 0, but 0 * NaN is NaN: they are zeroed.
 template <class C, int N>
-__device__ __forceinline__ void fill_holes(uint8_t* v, int32_t first, const Holes& holes,
+__device__ __forceinline__ void fill_holes(uint8_t* v, int32_t first, const Holes<N>& holes,
                                            int32_t named_barrier) {
+  constexpr int kAtOnce = 16;  // slots, 8 threads for each
   if (!holes.any) return;
-  if (holes.mine) {
+#pragma unroll
+  for (int slot = 0; slot < N; slot += kAtOnce) {
+    const int32_t mine = slot + threadIdx.x % 128 / 8;
+    if ((holes.slots[slot / 32] >> mine % 32 & 1) == 0) continue;
 #pragma unroll
     for (int half = 0; half < C::kHalves; ++half) {
-      auto* to =
-          reinterpret_cast<uint4*>(v + half * C::kHalfBytes + (first + threadIdx.x % N) * 128);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) to[j] = make_uint4(0, 0, 0, 0);
+      uint8_t* const to = v + half * C::kHalfBytes + (first + mine) * 128 + threadIdx.x % 8 * 16;
+      *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
     }
   }
   ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared);
@@ -82,13 +85,15 @@ __device__ __forceinline__ void fill_holes(uint8_t* v, int32_t first, const Hole
 /// The one mask rule, on the scores of N slots from `first` on. One bit says for each score of a
 /// row whether the row sees the slot's token.
 template <class C, int N>
-__device__ __forceinline__ Holes mask_scores(Scores<N>& s, const RowState<C>& r,
-                                             const TileInfo& info, int32_t first,
-                                             int32_t tile_row) {
+__device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>& r,
+                                                const TileInfo& info, int32_t first,
+                                                int32_t tile_row) {
   const uint32_t state = info.state[N == kTileTokens ? 2 : first / kHalfTokens];
-  if (state == TileInfo::kFull) return {false, false};
+  Holes<N> holes;
+  if (state == TileInfo::kFull) return holes;
   const int lane = threadIdx.x % 32;
-  const int32_t row = tile_row + threadIdx.x / 32 % 4 * 16 + lane / 4;
+  const int32_t warp_row = tile_row + threadIdx.x / 32 % 4 * 16;
+  const int32_t row = warp_row + lane / 4;
   const auto in_rows = [row](uint32_t rows, int i) {
     return row + i * 8 >= int32_t(rows & 255) && row + i * 8 < int32_t(rows >> 8 & 255);
   };
@@ -99,8 +104,14 @@ __device__ __forceinline__ Holes mask_scores(Scores<N>& s, const RowState<C>& r,
     seen_high = in_rows(rows, 1) ? ~0u : 0;
   } else {
     const int32_t column = lane % 4 * 2;
+    // Granules that some row of the warp may see.
+    const uint32_t lane_rows = info.rows[first / kGranule + lane % (N / kGranule)];
+    uint32_t left =
+        __ballot_sync(~0u, lane < N / kGranule && int32_t(lane_rows & 255) < warp_row + 16 &&
+                               int32_t(lane_rows >> 8 & 255) > warp_row);
 #pragma unroll 1
-    for (int g = 0; g < N / kGranule; ++g) {
+    for (; left != 0; left &= left - 1) {
+      const int g = __ffs(left) - 1;
       const uint32_t rows = info.rows[first / kGranule + g];
       const int32_t position = info.position[first / kGranule + g] + column;
       const int32_t skip = (rows & Run::kSkip) >> Run::kSkipShift;
@@ -126,14 +137,17 @@ __device__ __forceinline__ Holes mask_scores(Scores<N>& s, const RowState<C>& r,
       if ((seen_high & bit) == 0) s[g * 4 + 2 + e] = -INFINITY;
     }
   }
-  const int32_t slot = first + threadIdx.x % N;
-  const bool holes = (state & TileInfo::kHoles) != 0;
-  const auto empty = [&] {
-    const uint32_t rows = info.rows[slot / kGranule];
-    return slot % kGranule >= int32_t(rows >> 16 & 15) ||
-           slot % kGranule < int32_t((rows & Run::kSkip) >> Run::kSkipShift);
-  };
-  return {holes, holes && empty()};
+  holes.any = (state & TileInfo::kHoles) != 0;
+  if (!holes.any) return holes;
+#pragma unroll
+  for (int i = 0; i < N / 32; ++i) {
+    const uint32_t rows = info.rows[(first + i * 32 + lane) / kGranule];
+    const int32_t in_granule = lane % kGranule;
+    holes.slots[i] =
+        __ballot_sync(~0u, in_granule >= int32_t(rows >> 16 & 15) ||
+                               in_granule < int32_t((rows & Run::kSkip) >> Run::kSkipShift));
+  }
+  return holes;
 }
 
 /// Scores to weights exp2(scale_log2 * (s - top)); updates top and sum. Returns whether any row of

@@ -154,13 +154,13 @@ class Scout {
         cursor_(shared.info_ring) {}
 
   __device__ void run() {
-    if (shared_.start.tile_count == 0) return;
-    // The first tile came with the start record.
-    if (lane_ == 0) cursor_.fill();
-    __syncwarp();
-    cursor_.advance();
-    TileOrder::Next first;
-    order_.next(first);
+    // The first tiles came with the start record.
+    TileOrder::Next known;
+    for (int i = 0; i < Start::kTiles && order_.next(known); ++i) {
+      if (lane_ == 0) cursor_.fill();
+      __syncwarp();
+      cursor_.advance();
+    }
     Named named = name();
     open_runs(half_of(named));
     while (named.count > 0) {

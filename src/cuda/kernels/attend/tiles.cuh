@@ -135,7 +135,7 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
   mark(Stage::kScores, true);
-  Holes holes = mask_scores<C, N>(s, r, shared.info[cursor.info.stage()], first, tile_row);
+  Holes<N> holes = mask_scores<C, N>(s, r, shared.info[cursor.info.stage()], first, tile_row);
   cursor.give_back_keys(cursor.slot);
   cursor.slot.advance();
   if (softmax<C, N>(params, s, r, alpha)) rescale<C>(r, alpha);

@@ -10,6 +10,8 @@
 
 namespace pando::ptx {
 
+inline float lg2(float x) { return std::log2(x); }
+inline float rcp(float x) { return 1 / x; }
 inline float ex2(float x) { return std::exp2(x); }
 inline uint32_t cvt_pack(float low, float high, __nv_bfloat16) {
   return float_to_bf16(low) | uint32_t{float_to_bf16(high)} << 16;
