@@ -47,6 +47,40 @@ TEST(Probes, differ_in_one_constant_on_cards_of_any_size) {
   }
 }
 
+TEST(Probes, give_every_thread_block_the_same_work_and_wait_for_no_memory) {
+  DeviceProfile card = h100_profile();
+  card.dram_bytes_per_us = 1.8e6;  // the slowest memory of a Hopper card
+  for (const int32_t multiprocessors : {48, 78, 114, 132}) {
+    for (const Probe& probe : probes(multiprocessors)) {
+      if (!probe.is_plan()) continue;
+      const cases::Case problem = case_of(probe);
+      const Plan plan = plan_of(probe, problem, card);
+      EXPECT_NO_THROW(Plan::from_bytes(plan.bytes())) << probe.text();
+      const Counts counts = counts_of(plan, card.schedule);
+      const int32_t lists = std::max(1, probe.sequences * probe.group / 128);
+      EXPECT_EQ(plan.header().workers, probe.thread_blocks);
+      EXPECT_EQ(plan.header().units,
+                probe.thread_blocks * static_cast<int32_t>(count_of(counts, Constant::kUnit)))
+          << probe.text();
+      EXPECT_EQ(probe.kv_heads * lists * (probe.tokens / 128),
+                probe.thread_blocks * (count_of(counts, Constant::kWholeTile) +
+                                       count_of(counts, Constant::kSplitTile)))
+          << probe.text();
+      // The probes of merging read the same bytes, at whatever rate they come.
+      const bool on_time = probe.constant == Constant::kWholeTile ||
+                           probe.constant == Constant::kSplitTile ||
+                           probe.constant == Constant::kUnit || probe.constant == Constant::kLaunch;
+      double us = 0;
+      for (const Constant c : all_constants()) {
+        if (!is_rate(c)) us += count_of(counts, c) * field_of(card, c);
+      }
+      if (on_time) {
+        EXPECT_NEAR(plan.cost().predicted_us, us, 1e-9 * us) << probe.text();
+      }
+    }
+  }
+}
+
 TEST(Probes, hold_the_tiles_and_sources_that_they_are_made_for) {
   const auto count = [](Constant of, int32_t index, Constant what) {
     for (const Probe& probe : probes(132)) {
