@@ -157,8 +157,9 @@ Counts counts_of(const Plan& plan, const ScheduleCost& cost) {
   }
   if (sources > 1) {
     count_of(longest, Constant::kMerge) = 1;
-    count_of(longest, Constant::kTurn) = (sources - 1) / 16;
-    count_of(longest, Constant::kLookup) = (sources - 1) / 32;
+    const int32_t turns = (sources - 1) / 16, lookups = (sources - 1) / 32;
+    count_of(longest, Constant::kTurn) = turns;
+    count_of(longest, Constant::kLookup) = lookups;
   }
   count_of(longest, Constant::kLaunch) = 1;
   count_of(longest, Constant::kMemory) = static_cast<double>(plan.cost().kv_bytes);
