@@ -3,7 +3,6 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "cases/measure.h"
 #include "core/check.h"
 
 namespace pando::calibrate {
@@ -108,6 +107,18 @@ Measured measured_from_json(std::string_view text) {
           "one of cuda");
   for (const Json& point : part_of(json, "points", Json::value_t::array)) {
     measured.points.push_back(point_from(point));
+  }
+  if (!json.contains("shapes")) return measured;
+  for (const Json& shape : part_of(json, "shapes", Json::value_t::array)) {
+    const std::string name = part_of(shape, "shape", Json::value_t::string).get<std::string>();
+    if (!shape.contains("run_us") || !shape.contains("scale") || shape["scale"] != 1) continue;
+    const Json& run = part_of(shape, "run_us", Json::value_t::object);
+    const auto time = [&](const char* key) {
+      require(run.contains(key), "from: got run_us of {} without {}, want one of pando calibrate",
+              name, key);
+      return number_of(run[key], key);
+    };
+    measured.shapes[name] = {time("median"), time("min"), static_cast<int>(time("count"))};
   }
   return measured;
 }

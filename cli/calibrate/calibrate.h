@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
@@ -9,6 +10,7 @@
 
 #include "calibrate/fit.h"
 #include "calibrate/probes.h"
+#include "cases/measure.h"
 #include "cases/runner.h"
 
 namespace pando::calibrate {
@@ -31,6 +33,7 @@ struct Measured {
   DeviceProfile base;  ///< the card's stored profile, for which the plans were made
   ProfileOrigin origin;
   std::vector<Point> points;
+  std::map<std::string, cases::Timing> shapes;  ///< by name, of those timed at full size
 };
 
 /// Times every probe, in turn; `start` is called before each.
@@ -40,7 +43,8 @@ std::vector<Point> measure(const DeviceProfile& base, std::span<const Probe> pro
 
 /// {"base": profile, "points": [{"constant", "what", "counts", "us": times of all runs}]}.
 Json to_json(const Measured& measured);
-/// Of such an object, which may have other keys too. Throws kInvalidArgument naming what is wrong.
+/// Of such an object, which may have other keys too: of "shapes" [{"shape", "scale", "run_us"}] the
+/// times are taken. Throws kInvalidArgument naming what is wrong.
 Measured measured_from_json(std::string_view text);
 /// [{"constant", "value", "spread", "stored", "measured", "points"}].
 Json to_json(const Fit& fit, const DeviceProfile& base);

@@ -112,7 +112,7 @@ double scale_of(const cases::Shape& shape, const Calibration& c, bool timed) {
                              std::numeric_limits<double>::infinity());
 }
 
-/// With a runner the shape is timed too.
+/// With a runner the shape is timed too; else its time is that of the record, if there is one.
 Predicted predict(const cases::Shape& shape, const Calibration& c, cases::Runner* runner) {
   Predicted p{.shape = &shape,
               .scale = scale_of(shape, c, runner != nullptr),
@@ -124,7 +124,11 @@ Predicted predict(const cases::Shape& shape, const Calibration& c, cases::Runner
   p.stored_us = plan(forest, problem.attention(), c.measured.base).cost().predicted_us;
   const Plan ours = plan(forest, problem.attention(), c.profile);
   p.us = ours.cost().predicted_us;
-  if (runner == nullptr) return p;
+  if (runner == nullptr) {
+    const auto recorded = c.measured.shapes.find(shape.name);
+    if (recorded != c.measured.shapes.end()) p.timed = recorded->second;
+    return p;
+  }
   if (!c.backend.is_cuda()) cases::fill_data(problem, {.unused = cases::Unused::kZero, .seed = 1});
   const int runs = c.backend.is_cuda() ? kRuns : kHostRuns;
   p.timed = cases::summarise(cases::time_plan(problem, ours, runs, *runner));

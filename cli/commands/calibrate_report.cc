@@ -18,10 +18,21 @@ constexpr double kWithin = 0.2;  ///< of the time, where a prediction counts as 
 
 bool is_close(const Predicted& p) { return std::abs(p.ratio() - 1) <= kWithin; }
 
-double share_close(const std::vector<Predicted>& all) {
-  double close = 0;
-  for (const Predicted& p : all) close += is_close(p) ? 1 : 0;
-  return close / static_cast<double>(all.size());
+/// Of the shapes that were timed, how many are predicted.
+struct Verdict {
+  int timed = 0;
+  int close = 0;
+  double share() const { return static_cast<double>(close) / timed; }
+};
+
+Verdict verdict_of(const std::vector<Predicted>& all) {
+  Verdict verdict;
+  for (const Predicted& p : all) {
+    if (!p.timed) continue;
+    ++verdict.timed;
+    verdict.close += is_close(p) ? 1 : 0;
+  }
+  return verdict;
 }
 
 std::string value_text(const Fitted& f, double value) {
@@ -55,11 +66,11 @@ void print_changed(const Calibration& c, const term::Style& style) {
   }
 }
 
-void print_shapes(const std::vector<Predicted>& shapes, const CalibrateOptions& options,
-                  const term::Style& style) {
+void print_shapes(const std::vector<Predicted>& shapes, const term::Style& style) {
+  const Verdict verdict = verdict_of(shapes);
   fmt::print("\n{}\n", style.bold(fmt::format(
                            "{:<19} {:>10} {:>10}{}", "shape", "predicted", "stored",
-                           options.check ? fmt::format(" {:>10} {:>7}", "run", "ratio") : "")));
+                           verdict.timed > 0 ? fmt::format(" {:>10} {:>7}", "run", "ratio") : "")));
   for (const Predicted& p : shapes) {
     const std::string name =
         p.scale == 1 ? p.shape->name : fmt::format("{} ×1/{:.3g}", p.shape->name, 1 / p.scale);
@@ -71,9 +82,9 @@ void print_shapes(const std::vector<Predicted>& shapes, const CalibrateOptions& 
     }
     fmt::print("\n");
   }
-  if (options.check) {
-    fmt::print("\n{:.0f} % of {} predictions are within {:.0f} % of the time\n",
-               100 * share_close(shapes), shapes.size(), 100 * kWithin);
+  if (verdict.timed > 0) {
+    fmt::print("\n{} of {} predictions are within {:.0f} % of the time ({:.0f} %)\n", verdict.close,
+               verdict.timed, 100 * kWithin, 100 * verdict.share());
   }
 }
 
@@ -101,7 +112,8 @@ Json calibration_json(const Calibration& c, const std::vector<Predicted>& shapes
     }
     json["shapes"].push_back(std::move(row));
   }
-  if (options.check) json["share_within_20_pct"] = share_close(shapes);
+  const Verdict verdict = verdict_of(shapes);
+  if (verdict.timed > 0) json["share_within_20_pct"] = verdict.share();
   return json;
 }
 
@@ -114,7 +126,7 @@ void print_calibration(const Calibration& c, const std::vector<Predicted>& shape
   } else {
     print_changed(c, style);
   }
-  print_shapes(shapes, options, style);
+  print_shapes(shapes, style);
   if (!options.out.empty()) {
     fmt::print("\n{} holds the profile; plans are made for it with --profile {}\n", options.out,
                options.out);

@@ -13,8 +13,10 @@ class Calibrate : public Program {
   std::string profile() const { return dir_ / "profile.json"; }
   /// A record of a card with the constants of calibrate::secret().
   std::string record() const {
-    const calibrate::Measured measured{h100_profile(), calibrate::origin_of("a card"),
-                                       calibrate::points_of(calibrate::secret(), 132)};
+    const calibrate::Measured measured{h100_profile(),
+                                       calibrate::origin_of("a card"),
+                                       calibrate::points_of(calibrate::secret(), 132),
+                                       {}};
     std::ofstream(dir_ / "record.json") << calibrate::to_json(measured).dump();
     return dir_ / "record.json";
   }
@@ -71,6 +73,17 @@ TEST_F(Calibrate, fits_a_record_again) {
   EXPECT_NEAR(read.schedule.merge_us, calibrate::secret().schedule.merge_us, 1e-6);
   const nlohmann::json plan = json("plan --json " + make_case() + " --profile " + profile());
   EXPECT_EQ(plan["device"], "a card (calibrated)");
+  // Shapes that the record timed are compared with it.
+  nlohmann::json timed = nlohmann::json::parse(text_of(record()));
+  timed["shapes"] = {{{"shape", "l3-8"},
+                      {"scale", 1.0},
+                      {"run_us", {{"median", 15.0}, {"min", 14.0}, {"count", 25}}}}};
+  std::ofstream(dir_ / "timed.json") << timed.dump();
+  const nlohmann::json compared = json("calibrate --json --from " + (dir_ / "timed.json"));
+  for (const nlohmann::json& shape : compared["shapes"]) {
+    EXPECT_EQ(shape.contains("run_us"), shape["shape"] == "l3-8");
+  }
+  EXPECT_EQ(compared["share_within_20_pct"], 1);
   // What --json prints is such a record itself.
   std::ofstream(dir_ / "again.json") << run("calibrate --json --from " + record()).out;
   EXPECT_EQ(json("calibrate --json --from " + (dir_ / "again.json"))["profile"],

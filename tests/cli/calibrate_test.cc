@@ -166,7 +166,7 @@ TEST(Fit, becomes_a_profile_that_can_be_planned_for) {
 }
 
 TEST(Record, is_read_back_as_it_was_written) {
-  const Measured before{h100_profile(), origin_of("card"), points_of(secret(), 132, 0.01)};
+  const Measured before{h100_profile(), origin_of("card"), points_of(secret(), 132, 0.01), {}};
   const Measured after = measured_from_json(to_json(before).dump());
   ASSERT_EQ(after.points.size(), before.points.size());
   for (size_t i = 0; i < after.points.size(); ++i) {
@@ -183,7 +183,7 @@ TEST(Record, that_is_none_is_refused) {
   const auto said = [](const nlohmann::ordered_json& json) {
     return message_of(ErrorCode::kInvalidArgument, [&] { measured_from_json(json.dump()); });
   };
-  nlohmann::ordered_json json = to_json(Measured{h100_profile(), {}, points_of(secret(), 132)});
+  nlohmann::ordered_json json = to_json(Measured{h100_profile(), {}, points_of(secret(), 132), {}});
   EXPECT_NE(said(nlohmann::ordered_json::array()).find("without base"), std::string::npos);
   auto bad = json;
   bad["points"][3]["constant"] = "warp_us";
