@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "plan/describe_tile.h"
 #include "plan/scratch.h"
 
 namespace pando::cuda {
@@ -191,15 +192,17 @@ Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
   const Unit& unit = start.unit = units_[start.unit_begin];
   // As TileOrder in the kernel begins.
   const bool split = unit.whole_tiles == 0 || (unit.split_first != 0 && unit.split_tiles != 0);
+  const PageShape pages = PageShape::of(p.forest.page_tokens());
+  start.tile.kv_head = unit.kv_head;
   for (int32_t side = 0; side < 2; ++side) {
     const int32_t half = split ? unit.split_begin[side] : unit.whole_begin + side;
     const int32_t end = split ? unit.split_end[side] : unit.whole_end;
     if (half >= end) continue;
-    start.half[side] = chosen_->halves[half];
-    for (int32_t r = 0; r < std::min(start.half[side].runs, Start::kRuns); ++r) {
-      start.runs[side][r] = chosen_->runs[start.half[side].run_begin + r];
-    }
+    const Half& from = chosen_->halves[half];
+    describe_half({chosen_->runs.data() + from.run_begin, static_cast<size_t>(from.runs)},
+                  from.slot_begin, side, pages, start.tile);
   }
+  conclude(start.tile);
   const auto& rows = p.order.rows;
   const int32_t first = unit.block * kBlockRows / p.group;
   const int32_t last = std::min(((unit.block + unit.blocks) * kBlockRows - 1) / p.group,

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "plan/tile_format.h"
+
 namespace pando::cuda {
 
 /// The head of a schedule. All that the kernel must know of a plan stands in a section: its launch
@@ -37,30 +39,6 @@ static_assert(sizeof(ScheduleHeader) <= ScheduleHeader::kStartsOffset);
 
 /// Packed rows are cut into blocks of so many: the height of a wgmma.
 inline constexpr int32_t kBlockRows = 64;
-/// Slots of a tile: of one turn of the kernel's ring.
-inline constexpr int32_t kTileTokens = 128;
-inline constexpr int32_t kHalfTokens = 64;
-/// Slots of a swizzle atom: runs start at multiples.
-inline constexpr int32_t kGranule = 8;
-
-/// Tokens that some rows of a list attend to, placed in the slots of one of its streams.
-struct alignas(16) Run {
-  static constexpr int kSkipShift = 20;
-  static constexpr uint32_t kSkip = 7u << kSkipShift;
-  static constexpr uint32_t kFull = 1u << 26;   ///< every row of the list's blocks sees every token
-  static constexpr uint32_t kPlain = 1u << 27;  ///< the run's rows see every token
-
-  int32_t slot_begin;   ///< in the stream, a multiple of kGranule
-  int32_t token_begin;  ///< positions in the sequence
-  int32_t token_end;
-  int32_t page_offset;  ///< index in page_ids of the page that holds position 0
-  /// That see this run, from the list's first: begin | end << 8 | skip << kSkipShift | flags. The
-  /// slots of the first `skip` tokens, fewer than kGranule, count as empty.
-  uint32_t rows;
-  int32_t reserved[3];
-
-  constexpr int32_t skip() const { return static_cast<int32_t>((rows & kSkip) >> kSkipShift); }
-};
 
 /// kHalfTokens slots of a stream, and the runs that lie in them.
 struct alignas(16) Half {
@@ -125,8 +103,6 @@ struct Row {
 
 /// Where a thread block begins: all that its first tile needs in one read.
 struct alignas(64) Start {
-  static constexpr int32_t kRuns = 2;
-
   int32_t unit_begin, unit_end;
   int32_t merges;
   int32_t packed_rows;
@@ -139,9 +115,7 @@ struct alignas(64) Start {
   int32_t merge_rows;
   /// Of the first row of the first unit, when the unit's rows follow each other in q; else -1.
   int32_t q_row;
-  Half half[2];        ///< of the first tile
-  Run runs[2][kRuns];  ///< and of the first runs of these
-  int32_t reserved[20];
+  TileInfo tile;  ///< the first
 };
 static_assert(sizeof(Start) % 128 == 0, "what is read first lies in one line");
 

@@ -42,8 +42,9 @@ void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
   std::vector<uint64_t> control(cuda::kControlBytes / sizeof(uint64_t));
   const cuda::AttendParams params =
       cuda::make_params(h, args, schedule[0].bytes, reinterpret_cast<std::byte*>(control.data()));
-  const int32_t big = cuda::big_box_tokens(h.page_tokens);
-  const int32_t small = cuda::small_box_tokens(h.page_tokens);
+  const auto pages = cuda::PageShape::of(h.page_tokens);
+  const int32_t big = pages.box_tokens();
+  const int32_t small = pages.small_box_tokens();
   const cuda::TensorMaps maps = {tensor_map(args.k, args.kv, big), tensor_map(args.v, args.kv, big),
                                  tensor_map(args.k, args.kv, small),
                                  tensor_map(args.v, args.kv, small)};

@@ -3,6 +3,7 @@
 
 #include <cuda.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cuda/kernels/attend/params.h"
@@ -26,25 +27,6 @@ struct Config {
   static constexpr int kRows = kConsumers * kBlockRows;
 };
 
-inline constexpr int kGranules = kTileTokens / kGranule;
-
-/// A tile as the scout describes it to the loader and to the consumers.
-struct TileInfo {
-  int32_t position[kGranules];  ///< of each granule's first token in its sequence
-  /// row_begin | row_end << 8 | slots up to the last token << 16 | slots before the first << 20 |
-  /// flags
-  uint32_t rows[kGranules];
-  int32_t page[kGranules];  ///< of each granule; pages smaller than one: where its ids begin
-  int32_t kv_head;
-  uint32_t state[3];  ///< of each half and of the whole: how it is masked | kHoles
-  uint32_t bytes;     ///< of K, and of V, that will be loaded
-
-  static constexpr uint32_t kFull = 0;   ///< every row sees every token
-  static constexpr uint32_t kPlain = 1;  ///< the rows of one run see every token, the others none
-  static constexpr uint32_t kMixed = 2;  ///< every granule must be looked at
-  static constexpr uint32_t kHoles = 4;  ///< some slot holds no token
-};
-
 /// A consumer warp's first merge job, fetched while there is something else to do.
 struct FirstMerge {
   int4 merge;  ///< block, kv_head, source_begin, sources
@@ -66,7 +48,7 @@ struct SharedPlan {
   };
   alignas(1024) Queries q[C::kConsumers];
   float handed_top[kBlockRows], handed_sum[kBlockRows];
-  Start start;                                ///< of this thread block
+  Start start;                                ///< of this thread block; its tile is in info[0]
   uint64_t epoch;                             ///< of this launch
   int32_t q_rows[C::kConsumers][kBlockRows];  ///< of each warpgroup's rows
   TileInfo info[C::kInfos];
@@ -87,15 +69,21 @@ __device__ __forceinline__ const T* section(const AttendParams& params, int32_t 
   return reinterpret_cast<const T*>(params.schedule + int64_t{at} * 16);
 }
 
-/// Brings what all warps begin with into shared memory, by one warp in one read.
+/// Brings what all warps begin with into shared memory, by one warp in one read: the first tile's
+/// description to its place in the ring.
 template <class C>
 __device__ __forceinline__ void load_start(const AttendParams& params, SharedPlan<C>& shared) {
-  constexpr int kWords = sizeof(Start) / sizeof(int4);
-  static_assert(kWords < 32);
+  constexpr int kTile = offsetof(Start, tile) / sizeof(int4);
+  constexpr int kWords = kTile + sizeof(TileInfo) / sizeof(int4);
+  static_assert(offsetof(Start, tile) % sizeof(int4) == 0 && kWords < 32);
   const int lane = threadIdx.x % 32;
   const auto* const from = reinterpret_cast<const int4*>(
       params.schedule + ScheduleHeader::kStartsOffset + int64_t{sizeof(Start)} * blockIdx.x);
-  if (lane < kWords) reinterpret_cast<int4*>(&shared.start)[lane] = __ldg(from + lane);
+  if (lane < kWords) {
+    auto* const to = lane < kTile ? reinterpret_cast<int4*>(&shared.start) + lane
+                                  : reinterpret_cast<int4*>(&shared.info[0]) + lane - kTile;
+    *to = __ldg(from + lane);
+  }
   if (lane == kWords) {
     shared.epoch =
         __ldcg(reinterpret_cast<const unsigned long long*>(&params.control[Control::kEpoch]));

@@ -2,8 +2,6 @@
 // types: the tests run the kernel's source on the host, and hand over the same.
 #pragma once
 
-#include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
@@ -14,10 +12,6 @@
 #include "pando/plan.h"
 
 namespace pando::cuda {
-
-/// Tokens of a big TMA box for pages of `page_tokens`, and of a small one.
-constexpr int32_t big_box_tokens(int32_t page_tokens) { return std::min(page_tokens, kHalfTokens); }
-constexpr int32_t small_box_tokens(int32_t page_tokens) { return std::min(page_tokens, kGranule); }
 
 /// K or V as a tensor map describes it: [64 elements, tokens of a page, halves of head_dim, kv
 /// heads, pages], in boxes of `box_tokens` tokens of one half of one page at one kv head.
@@ -54,7 +48,6 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
   const auto [q_row_stride, q_head_stride] = strides(args.q.row_stride, args.q.head_stride);
   const auto [out_row_stride, out_head_stride] = strides(args.out.row_stride, args.out.head_stride);
   const int64_t q_rows_end = int64_t{h.rows - 1} * q_row_stride + (h.q_heads - 1) * q_head_stride;
-  const auto log2 = [](int32_t power) { return std::countr_zero(static_cast<uint32_t>(power)); };
   return {.schedule = schedule,
           .control = reinterpret_cast<uint64_t*>(control),
           .page_ids = args.page_ids.data(),
@@ -69,8 +62,7 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
           .q_heads = h.q_heads,
           .group = h.q_heads / h.kv_heads,
           .by_group = Divider::by(h.q_heads / h.kv_heads),
-          .page_shift = log2(h.page_tokens),
-          .box_shift = log2(big_box_tokens(h.page_tokens)),
+          .pages = PageShape::of(h.page_tokens),
           .scale_log2 = h.scale == 0 ? 1.0f : std::abs(h.scale) * std::numbers::log2e_v<float>,
           .q_keep = h.scale == 0 ? 0 : ~uint32_t{0},
           .q_flip = h.scale < 0 ? kTwoSigns : 0,

@@ -44,8 +44,9 @@ struct MapKey {
 };
 
 TensorMaps encode_maps(const AttendLaunch& launch) {
-  const int32_t big = big_box_tokens(launch.kv.page_tokens);
-  const int32_t small = small_box_tokens(launch.kv.page_tokens);
+  const PageShape pages = PageShape::of(launch.kv.page_tokens);
+  const int32_t big = pages.box_tokens();
+  const int32_t small = pages.small_box_tokens();
   const auto map = [&](const void* data, int32_t box) {
     const TensorGeometry geometry(launch.kv, box);
     return tensor_map(data, launch.shape.dtype, geometry.sizes, geometry.stride_bytes,

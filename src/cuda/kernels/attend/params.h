@@ -39,9 +39,8 @@ struct AttendParams {
   float* lse;  ///< optional [q_rows, q_heads]
   int32_t q_heads;
   int32_t group;
-  Divider by_group;    ///< divides by `group`
-  int32_t page_shift;  ///< log2 page_tokens
-  int32_t box_shift;   ///< log2 of the tokens of a big box
+  Divider by_group;  ///< divides by `group`
+  PageShape pages;
   float scale_log2;    ///< |scale| * log2(e), 1 for a scale of 0
   uint32_t q_keep;     ///< bits of two queries that count: none for a scale of 0
   uint32_t q_flip;     ///< bits that change: the signs, for a negative scale

@@ -18,10 +18,10 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
                              const CUtensorMap* small, const TileInfo& info, const LaneTile& t,
                              RingCursor<C::kSlots>& cursor, SharedPlan<C>& shared, int lane) {
   cursor.wait_empty();
-  if (lane == 0) cursor.expect(info.bytes);
+  if (lane == 0) cursor.expect(info.tokens * C::kHeadDim * 2);
   __syncwarp();
   uint8_t* slot = shared.slots[cursor.stage()] + lane * 1024;
-  const int32_t page_tokens = 1 << params.page_shift;
+  const int32_t page_tokens = params.pages.page_tokens();
   const auto load_box = [&](int32_t page, int32_t into) {
     const int32_t in_page = t.position & (page_tokens - 1);
 #pragma unroll
@@ -37,7 +37,7 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
     if (page_tokens >= kGranule) {
       load_box(t.page, 0);
     } else {
-      for (int32_t into = 0; into < t.tokens(params); into += page_tokens) {
+      for (int32_t into = 0; into < t.tokens(params.pages); into += page_tokens) {
         load_box(__ldg(&params.page_ids[t.page + into / page_tokens]), into);
       }
     }
@@ -54,11 +54,13 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
   RingCursor<C::kSlots> cursor(shared.ring);
   RingCursor<C::kInfos> infos(shared.info_ring);
   if (operand == 1) cursor.advance();
-  for (int32_t left = shared.start.tile_count; left > 0; --left) {
-    infos.wait_full();
+  const int32_t tiles = shared.start.tile_count;
+  for (int32_t tile = 0; tile < tiles; ++tile) {
+    if (tile > 0) infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
-    const LaneTile t{info.page[lane % kGranules], info.position[lane % kGranules],
-                     lane < kGranules ? info.rows[lane % kGranules] : 0};
+    LaneTile t{{info.position[lane % kGranules], info.page[lane % kGranules],
+                lane < kGranules ? info.rows[lane % kGranules] : 0}};
+    if (tile == 0) t.look_up(params);
     load_operand<C>(params, big, small, info, t, cursor, shared, lane);
     mark_producer(Stage::kIssued);
     cursor.advance();

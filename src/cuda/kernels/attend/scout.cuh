@@ -71,7 +71,7 @@ struct LaneRun {
   int4 place;     ///< slot_begin, token_begin, token_end, page_offset
   uint32_t rows;  ///< as Run::rows
 
-  /// `runs` lie in shared or in global memory.
+  /// `runs` lie in global memory.
   __device__ void load(const Run* runs, int32_t count, int lane) {
     place.x = 0x7fffffff;
     if (lane % 8 >= count) return;
@@ -82,25 +82,7 @@ struct LaneRun {
 };
 
 /// One lane's part of a tile: the granule of 8 slots that it describes, and the box it loads.
-struct LaneTile {
-  static constexpr uint32_t kBig = 1u << 24;    ///< loads a big box that starts here
-  static constexpr uint32_t kSmall = 1u << 25;  ///< loads boxes of at most 8 tokens
-  static_assert(((kBig | kSmall) & (Run::kFull | Run::kPlain | Run::kSkip)) == 0);
-
-  int32_t page;
-  int32_t position;
-  uint32_t rows;  ///< as TileInfo::rows
-
-  __device__ bool is(uint32_t flags) const { return (rows & flags) != 0; }
-  __device__ int32_t valid() const { return rows >> 16 & 15; }
-  /// Tokens that this lane loads. Of pages smaller than a granule, those that hold a valid token.
-  __device__ int32_t tokens(const AttendParams& params) const {
-    if (is(kBig)) return 1 << params.box_shift;
-    if (!is(kSmall)) return 0;
-    const int32_t page_tokens = 1 << params.page_shift;
-    return page_tokens >= kGranule ? kGranule : (valid() + page_tokens - 1) & -page_tokens;
-  }
-
+struct LaneTile : Granule {
   /// Describes granule `lane` % 16 of a tile, of which the lane's half starts at `slot_begin` of
   /// its stream. The page id may still travel.
   __device__ void describe(const AttendParams& params, const LaneRun& run, int32_t slot_begin,
@@ -112,58 +94,46 @@ struct LaneTile {
     for (int step = 4; step > 0; step /= 2) {
       if (__shfl_sync(~0u, run.place.x, at + step) <= slot) at += step;
     }
-    const int32_t run_slot = __shfl_sync(~0u, run.place.x, at);
-    const int32_t token_begin = __shfl_sync(~0u, run.place.y, at);
-    const int32_t token_end = __shfl_sync(~0u, run.place.z, at);
-    const int32_t page_offset = __shfl_sync(~0u, run.place.w, at);
-    const uint32_t run_rows = __shfl_sync(~0u, run.rows, at);
-    const bool any = run_slot <= slot;
-    position = any ? token_begin + slot - run_slot : 0;
-    const int32_t valid = any ? min(max(token_end - position, 0), kGranule) : 0;
-    const uint32_t skip = run_slot == slot ? run_rows & Run::kSkip : 0;
-    rows = any ? (run_rows & 0xffff) | valid << 16 | skip : 0;
-    if (valid == kGranule && skip == 0) rows |= run_rows & (Run::kFull | Run::kPlain);
-    const int32_t box = 1 << params.box_shift;
-    // The big box that would hold this granule: whole inside run and half?
-    const int32_t into = position & (box - 1);
-    const int32_t head = lane % 8 * kGranule - into;
-    const bool inside = box >= kGranule && head >= 0 && head + box <= kHalfTokens &&
-                        position - into >= token_begin && position - into + box <= token_end;
-    page = page_offset + (position >> params.page_shift);
-    if (valid > 0 && (!inside || into == 0)) {
-      rows |= inside ? kBig : kSmall;
-      if (1 << params.page_shift >= kGranule) page = __ldg(&params.page_ids[page]);
+    const Run mine{.slot_begin = __shfl_sync(~0u, run.place.x, at),
+                   .token_begin = __shfl_sync(~0u, run.place.y, at),
+                   .token_end = __shfl_sync(~0u, run.place.z, at),
+                   .page_offset = __shfl_sync(~0u, run.place.w, at),
+                   .rows = __shfl_sync(~0u, run.rows, at),
+                   .reserved = {}};
+    static_cast<Granule&>(*this) =
+        Granule::describe(mine, mine.slot_begin <= slot, slot, lane % 8, params.pages);
+    look_up(params);
+  }
+  /// From the page's index to its id, where a copy needs it.
+  __device__ void look_up(const AttendParams& params) {
+    if (is(kBig | kSmall) && params.pages.page_tokens() >= kGranule) {
+      page = __ldg(&params.page_ids[page]);
     }
   }
 
   /// Lanes 0-15 write one tile, lanes 16-31 another, where `to` is not null.
-  __device__ void write(const AttendParams& params, TileInfo* to, int lane, int32_t kv_head,
-                        int32_t row_bytes) const {
+  __device__ void write(const AttendParams& params, TileInfo* to, int lane, int32_t kv_head) const {
     const int granule = lane % kGranules;
     const int shift = lane & kGranules;  // of the tile's votes
-    const uint32_t bytes = __reduce_add_sync(0xffffu << shift, tokens(params)) * row_bytes;
+    const int32_t all_tokens = __reduce_add_sync(0xffffu << shift, tokens(params.pages));
     const uint32_t here = rows & 0xffff;
     const uint32_t half_rows = __shfl_sync(~0u, here, lane & ~7);
     const uint32_t tile_rows = __shfl_sync(~0u, here, shift);
     const uint32_t full = __ballot_sync(~0u, is(Run::kFull)) >> shift;
     const uint32_t plain = __ballot_sync(~0u, is(Run::kPlain) && here == half_rows) >> shift;
     const uint32_t alike = __ballot_sync(~0u, is(Run::kPlain) && here == tile_rows) >> shift;
-    const uint32_t holes = __ballot_sync(~0u, valid() < kGranule || is(Run::kSkip)) >> shift;
-    const auto state = [=](uint32_t part, uint32_t plain_votes) {
-      return ((full & part) == part          ? TileInfo::kFull
-              : (plain_votes & part) == part ? TileInfo::kPlain
-                                             : TileInfo::kMixed) |
-             ((holes & part) != 0 ? TileInfo::kHoles : 0);
-    };
+    const uint32_t holes = __ballot_sync(~0u, has_hole()) >> shift;
     if (to == nullptr) return;
     to->position[granule] = position;
     to->rows[granule] = rows;
     to->page[granule] = page;
-    if (granule < 2) to->state[granule] = state(0xffu << granule * 8, plain);
-    if (granule == 2) to->state[2] = state(0xffff, alike);
+    if (granule < 2) {
+      to->state[granule] = TileInfo::state_of(0xffu << granule * 8, full, plain, holes);
+    }
+    if (granule == 2) to->state[2] = TileInfo::state_of(0xffff, full, alike, holes);
     if (granule == 3) {
       to->kv_head = kv_head;
-      to->bytes = bytes;
+      to->tokens = all_tokens;
     }
   }
 };
@@ -184,19 +154,20 @@ class Scout {
         cursor_(shared.info_ring) {}
 
   __device__ void run() {
-    // The first tile goes alone and by the short way.
-    const Start& start = shared_.start;
-    const int side = lane_ / 8 % 2;
-    int4 half = *reinterpret_cast<const int4*>(&start.half[side]);
-    run_.load(start.runs[side], min(half.z, Start::kRuns), lane_);
-    slot_ = half.x;
-    Named named = name(1);
-    if (named.count > 0 && half.z > Start::kRuns) open_runs(half);
+    if (shared_.start.tile_count == 0) return;
+    // The first tile came with the start record.
+    if (lane_ == 0) cursor_.fill();
+    __syncwarp();
+    cursor_.advance();
+    TileOrder::Next first;
+    order_.next(first);
+    Named named = name();
+    open_runs(half_of(named));
     while (named.count > 0) {
       LaneTile tile;
       tile.describe(params_, run_, slot_, lane_);
-      const Named next = name(2);
-      half = half_of(next);
+      const Named next = name();
+      const int4 half = half_of(next);
       emit(tile, named);
       open_runs(half);
       named = next;
@@ -210,9 +181,9 @@ class Scout {
     int32_t count;    ///< tiles: 0, 1 or 2
   };
 
-  __device__ Named name(int most) {
+  __device__ Named name() {
     Named named{-1, 0, 0};
-    for (int i = 0; i < most; ++i) {
+    for (int i = 0; i < 2; ++i) {
       TileOrder::Next next;
       if (!order_.next(next)) break;
       ++named.count;
@@ -239,7 +210,7 @@ class Scout {
       if (lane_ / 16 == i) mine = &shared_.info[at.stage()];
       at.advance();
     }
-    tile.write(params_, mine, lane_, named.kv_head, C::kHeadDim * 2);
+    tile.write(params_, mine, lane_, named.kv_head);
     __syncwarp();
     for (int i = 0; i < named.count; ++i) {
       if (lane_ == 0) cursor_.fill();

@@ -46,6 +46,8 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
       words[i][k] = __ldg(reinterpret_cast<const uint4*>(q) + k * 4 + lane % 4);
     }
   }
+#pragma unroll
+  for (int d = 0; d < C::kHeadDim / 2; ++d) r.o[d] = 0;
   ptx::bar_sync(1 + consumer, 128);  // the scores of the unit before are done
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -63,8 +65,6 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   }
   ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared);
   ptx::bar_sync(1 + consumer, 128);
-#pragma unroll
-  for (int d = 0; d < C::kHeadDim / 2; ++d) r.o[d] = 0;
 }
 
 /// A consumer warp's places: the next slot to be waited for, and the next tile's description, which

@@ -1,0 +1,124 @@
+// A tile of the attend kernel as it is described to the loaders and to the consumers: the first of a
+// thread block by its schedule, all others by the kernel's scout.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+namespace pando::cuda {
+
+/// Slots of a tile: of one turn of the kernel's ring.
+inline constexpr int32_t kTileTokens = 128;
+inline constexpr int32_t kHalfTokens = 64;
+/// Slots of a swizzle atom: runs start at multiples.
+inline constexpr int32_t kGranule = 8;
+inline constexpr int32_t kGranules = kTileTokens / kGranule;
+
+/// Tokens that some rows of a list attend to, placed in the slots of one of its streams.
+struct alignas(16) Run {
+  static constexpr int kSkipShift = 20;
+  static constexpr uint32_t kSkip = 7u << kSkipShift;
+  static constexpr uint32_t kFull = 1u << 26;   ///< every row of the list's blocks sees every token
+  static constexpr uint32_t kPlain = 1u << 27;  ///< the run's rows see every token
+
+  int32_t slot_begin;   ///< in the stream, a multiple of kGranule
+  int32_t token_begin;  ///< positions in the sequence
+  int32_t token_end;
+  int32_t page_offset;  ///< index in page_ids of the page that holds position 0
+  /// That see this run, from the list's first: begin | end << 8 | skip << kSkipShift | flags. The
+  /// slots of the first `skip` tokens, fewer than kGranule, count as empty.
+  uint32_t rows;
+  int32_t reserved[3];
+
+  constexpr int32_t skip() const { return static_cast<int32_t>((rows & kSkip) >> kSkipShift); }
+};
+
+/// The pages that tokens lie in, and the boxes in which they are loaded.
+struct PageShape {
+  int32_t page_shift;  ///< log2 of the tokens of a page
+  int32_t box_shift;   ///< log2 of the tokens of a big box
+
+  static constexpr PageShape of(int32_t page_tokens) {
+    const auto log2 = [](int32_t power) { return std::countr_zero(static_cast<uint32_t>(power)); };
+    return {log2(page_tokens), log2(std::min(page_tokens, kHalfTokens))};
+  }
+  constexpr int32_t page_tokens() const { return 1 << page_shift; }
+  constexpr int32_t box_tokens() const { return 1 << box_shift; }
+  constexpr int32_t small_box_tokens() const { return std::min(page_tokens(), kGranule); }
+};
+
+/// Eight slots of a tile.
+struct Granule {
+  static constexpr uint32_t kBig = 1u << 24;    ///< a big box that starts here is loaded
+  static constexpr uint32_t kSmall = 1u << 25;  ///< boxes of at most 8 tokens are loaded
+  static_assert(((kBig | kSmall) & (Run::kFull | Run::kPlain | Run::kSkip)) == 0);
+
+  int32_t position;  ///< of its first token in the sequence
+  int32_t page;      ///< index in page_ids of the page that holds that token
+  /// row_begin | row_end << 8 | slots up to the last token << 16 | slots before the first << 20 |
+  /// flags
+  uint32_t rows;
+
+  constexpr bool is(uint32_t flags) const { return (rows & flags) != 0; }
+  constexpr int32_t valid() const { return static_cast<int32_t>(rows >> 16 & 15); }
+  constexpr bool has_hole() const { return valid() < kGranule || is(Run::kSkip); }
+  /// Tokens that are loaded. Of pages smaller than a granule, those that hold a valid token.
+  constexpr int32_t tokens(const PageShape& pages) const {
+    if (is(kBig)) return pages.box_tokens();
+    if (!is(kSmall)) return 0;
+    const int32_t page_tokens = pages.page_tokens();
+    return page_tokens >= kGranule ? kGranule : (valid() + page_tokens - 1) & -page_tokens;
+  }
+
+  /// The granule at `slot` of a stream, the `in_half`-th of its half; `run` is the last that starts
+  /// at or before it, if `any` does.
+  static constexpr Granule describe(const Run& run, bool any, int32_t slot, int32_t in_half,
+                                    const PageShape& pages) {
+    if (!any) return {0, 0, 0};
+    Granule g{};
+    g.position = run.token_begin + slot - run.slot_begin;
+    const int32_t left = run.token_end - g.position;
+    const int32_t valid = left <= 0 ? 0 : left >= kGranule ? kGranule : left;
+    const uint32_t skip = run.slot_begin == slot ? run.rows & Run::kSkip : 0;
+    g.rows = (run.rows & 0xffff) | static_cast<uint32_t>(valid) << 16 | skip;
+    if (left >= kGranule && skip == 0) g.rows |= run.rows & (Run::kFull | Run::kPlain);
+    const int32_t box = pages.box_tokens();
+    // The big box that would hold this granule: whole inside run and half?
+    const int32_t into = g.position & (box - 1);
+    const int32_t head = in_half * kGranule - into;
+    const bool inside = box >= kGranule && head >= 0 && head + box <= kHalfTokens &&
+                        g.position - into >= run.token_begin &&
+                        g.position - into + box <= run.token_end;
+    g.page = run.page_offset + (g.position >> pages.page_shift);
+    if (left > 0 && (!inside || into == 0)) g.rows |= inside ? kBig : kSmall;
+    return g;
+  }
+};
+
+/// What the roles of the kernel are told of a tile.
+struct alignas(16) TileInfo {
+  int32_t position[kGranules];  ///< as in Granule
+  uint32_t rows[kGranules];
+  /// Id of each granule's page. Of the first tile of a thread block, and of pages smaller than a
+  /// granule: index in page_ids.
+  int32_t page[kGranules];
+  int32_t kv_head;
+  uint32_t state[3];  ///< of each half and of the whole: how it is masked | kHoles
+  int32_t tokens;     ///< that will be loaded
+  int32_t reserved[3];
+
+  static constexpr uint32_t kFull = 0;   ///< every row sees every token
+  static constexpr uint32_t kPlain = 1;  ///< the rows of one run see every token, the others none
+  static constexpr uint32_t kMixed = 2;  ///< every granule must be looked at
+  static constexpr uint32_t kHoles = 4;  ///< some slot holds no token
+
+  /// One bit for each granule of a part of a tile that every row sees, that its rows see and are
+  /// those of the part's first, that has a hole; `part` has the bits of all its granules.
+  static constexpr uint32_t state_of(uint32_t part, uint32_t full, uint32_t plain, uint32_t holes) {
+    const uint32_t masked = (full & part) == part ? kFull : (plain & part) == part ? kPlain : kMixed;
+    return masked | ((holes & part) != 0 ? kHoles : 0);
+  }
+};
+
+}  // namespace pando::cuda
