@@ -36,7 +36,7 @@ run() {
     echo "== $name: $*"
     "$@" >"$logs/$name.log" 2>&1 || { verdict=FAILED; failed=1; tail -n 60 "$logs/$name.log"; }
     table+=("$(printf '%-18s %-7s %4d s  %s' "$name" "$verdict" $((SECONDS - start)) \
-      "$(grep -E 'PASSED|FAILED  \]|SKIPPED|cases passed|^pando:' "$logs/$name.log" | tail -n 1)")")
+      "$(grep -E 'PASSED|FAILED  \]|SKIPPED|cases passed|predictions are|^pando:' "$logs/$name.log" | tail -n 1)")")
   }
   one info "$from/pando" info --backend cuda
   cat "$logs/info.log"
@@ -45,6 +45,7 @@ run() {
   one verify_edges "$from/pando" verify --backend cuda --suite edges --quick
   one verify_shapes "$from/pando" verify --backend cuda --suite shapes
   one verify_random "$from/pando" verify --backend cuda --suite random --seed 1001
+  one calibrate "$from/pando" calibrate --backend cuda --check --out "$logs/profile.json"
   one lab_time "$from/lab_time"
   one demo "$from/pando" demo --backend cuda
   printf '\n== on %s\n' "$(sed -n 's/^ *device *//p' "$logs/info.log")"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pathlib
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -64,6 +66,7 @@ class Plan:
         cut_tokens: int,
         device: Any,
         threads: int,
+        profile: str | os.PathLike[str] | None = None,
     ) -> None:
         name, index = arguments.device_of(device)
         threads = arguments.integer("threads", threads)
@@ -91,6 +94,7 @@ class Plan:
             arguments.choice("share", share, arguments.SHARING),
             arguments.flag("batch_invariant", batch_invariant),
             arguments.integer("cut_tokens", cut_tokens),
+            "" if profile is None else pathlib.Path(profile).read_text(encoding="utf-8"),
         )
         self._cpu = _native.cpu(threads) if name == "cpu" else None
         #: What graphs of PyTorch and JAX hold in place of the plan; no two plans have the same.
@@ -281,6 +285,7 @@ def plan(
     cut_tokens: int = 512,
     device: Any = "cpu",
     threads: int = 0,
+    profile: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Finds what the sequences of a batch share, from their page tables alone, and plans attention.
 
@@ -312,6 +317,7 @@ def plan(
         cut_tokens: where batch-invariant plans cut every sequence, a multiple of ``page_tokens``.
         device: "cpu", "cuda", "cuda:N", or "h100" for a plan that is only looked at.
         threads: of the CPU; 0: one for each core.
+        profile: a file of ``pando calibrate``: the device's own numbers instead of the stored ones.
 
     Returns:
         A :class:`Plan`, for any number of calls of :func:`attend`.
@@ -334,6 +340,7 @@ def plan(
         cut_tokens=cut_tokens,
         device=device,
         threads=threads,
+        profile=profile,
     )
     made.update(q_indptr, kv_len, page_indptr, page_ids, visible=visible)
     return made
