@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._placement import Placement, RankBatch, place
+from ._batch import RankBatch
+from ._placement import Placement, place
 
 if TYPE_CHECKING:
     from ._context_parallel import ContextParallel as ContextParallel

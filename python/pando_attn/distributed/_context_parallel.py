@@ -12,8 +12,9 @@ from .. import _arguments as arguments
 from .._attend import attend
 from .._plan import Plan
 from ._agreement import agree, digest_of
+from ._batch import RankBatch, WholeBatch
 from ._exchange import EXCHANGES, Rows
-from ._placement import Placement, RankBatch, place
+from ._placement import Placement, place
 
 #: By their codes.
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -201,9 +202,11 @@ class ContextParallel:
                     f"placement: got one of pages of {placement.page_tokens} tokens on "
                     f"{placement.ranks} ranks, want {spec.page_tokens} and {self.ranks}"
                 )
-            mine, facts = placement.seen_from(self.rank, batch, spec.causal, spec.window, visible)
+            whole = WholeBatch.of(batch, spec.page_tokens, spec.causal, spec.window, visible)
+            mine = placement.seen_from(self.rank, whole, placement.owners(whole))
             plan.update(*mine[:4], visible=mine.visible)
-            digest = digest_of(spec, self.collective, self.head_parts, *facts) if check else 0
+            how = (spec, self.collective, self.head_parts, placement.owner)
+            digest = digest_of(*how, *whole) if check else 0
         except Exception:
             if check:
                 agree(None, self.group)

@@ -10,6 +10,7 @@ import numpy as np
 from .. import _arguments as arguments
 from .. import _native
 from .._plan import tables_of
+from ._batch import RankBatch, WholeBatch
 
 _NOWHERE = -1
 
@@ -42,28 +43,6 @@ class Pages(NamedTuple):
         # A page that stands in several segments lies where it lies in the first of them.
         first_of = np.sort(np.unique(pages, return_index=True)[1])
         return Pages(pages[first_of], tokens[first_of], np.searchsorted(first_of, bounds))
-
-
-class RankBatch(NamedTuple):
-    """A batch as one rank sees it: of each sequence, the tokens that the rank holds, in order.
-
-    The first five and ``visible`` are what :func:`pando_attn.plan` takes. Positions of a sequence
-    are counted over what the rank holds: a row that sees ``[begin, end)`` of the whole sequence
-    sees a range of what is held of it, since both are in order.
-    """
-
-    q_indptr: np.ndarray  #: [B+1], that of the whole batch
-    kv_len: np.ndarray  #: [B] tokens that this rank holds
-    page_indptr: np.ndarray  #: [B+1]
-    page_ids: np.ndarray  #: pages of this rank's own K and V
-    page_tokens: int
-    visible: np.ndarray  #: [q_rows, 2]
-    pages: np.ndarray  #: [own pages]: which page of the whole batch each is; -1: free
-
-    @property
-    def num_pages(self) -> int:
-        """Pages that the rank's K and V must have."""
-        return len(self.pages)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,97 +79,32 @@ class Placement:
         Lengths may be those of the batch that was placed, or shorter.
         """
         tables = (q_indptr, kv_len, page_indptr, page_ids)
-        return self.seen_from(rank, tables, causal, window, visible)[0]
+        whole = WholeBatch.of(tables, self.page_tokens, causal, window, visible)
+        return self.seen_from(rank, whole, self.owners(whole))
 
-    def seen_from(
-        self, rank: int, batch: tuple[Any, Any, Any, Any], causal: bool, window: int, visible: Any
-    ) -> tuple[RankBatch, tuple[np.ndarray, ...]]:
-        """:meth:`batch`, and all that it depends on beside the rank, for comparing ranks."""
-        rank = self._rank(rank)
-        q_indptr = arguments.host_ints("q_indptr", batch[0])
-        lengths = arguments.host_ints("kv_len", batch[1])
-        indptr, ids = tables_of(batch[2], batch[3])
-        size = self.page_tokens
-        ranges = _ranges(q_indptr, lengths, causal, window, visible)
-        counts = -(-lengths // size)
-        _check_tables(lengths, counts, indptr, ids)
-        first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        within = np.arange(first[-1]) - np.repeat(first[:-1], counts)
-        used = ids[np.repeat(indptr[:-1].astype(np.int64), counts) + within]
-        self._check_known(used)
-        held = np.append(self.owner[used] == rank, False)
-        before = np.concatenate([[0], np.cumsum(held)])  # of each page, how many are held
+    def owners(self, whole: WholeBatch) -> np.ndarray:
+        """The rank of each page of ``whole.used``."""
+        used, known = whole.used, self.owner.size
+        lost = used[(used < 0) | (used >= known)]
+        if not lost.size:
+            owners = self.owner[used]
+            lost = used[owners == _NOWHERE]
+        if lost.size:
+            raise ValueError(
+                f"page_ids: got page {lost[0]}, which no rank holds; want a placement of it"
+            )
+        return owners
 
-        def tokens(sequences: np.ndarray, ends: np.ndarray) -> np.ndarray:
-            """How many of the tokens before a position of a sequence the rank holds."""
-            at = first[sequences] + ends // size
-            whole = before[at] - before[first[sequences]]
-            return (whole * size + np.where(held[at], ends % size, 0)).astype(np.int32)
-
-        sequences = np.arange(lengths.size)
-        rows = np.repeat(sequences, np.diff(q_indptr))
-        mine = RankBatch(
-            q_indptr,
-            tokens(sequences, lengths),
-            before[first].astype(np.int32),
-            self.local[used[held[:-1]]],
-            size,
-            np.stack([tokens(rows, ranges[:, 0]), tokens(rows, ranges[:, 1])], 1),
-            self.pages(rank),
-        )
-        return mine, (q_indptr, lengths, used, ranges, self.owner)
+    def seen_from(self, rank: int, whole: WholeBatch, owners: np.ndarray) -> RankBatch:
+        """What a rank holds of a batch whose pages have these owners."""
+        held = owners == self._rank(rank)
+        return whole.seen(held, self.local[whole.used[held]], self.pages(rank))
 
     def _rank(self, rank: Any) -> int:
         number = arguments.integer("rank", rank)
         if not 0 <= number < self.ranks:
             raise ValueError(f"rank: got {number}, want 0 to {self.ranks - 1}")
         return number
-
-    def _check_known(self, used: np.ndarray) -> None:
-        known = self.owner.size
-        if used.size and (used.min() < 0 or used.max() >= known):
-            lost = used[(used < 0) | (used >= known)][0]
-        else:
-            at = np.flatnonzero(self.owner[used] == _NOWHERE)
-            if not at.size:
-                return
-            lost = used[at[0]]
-        raise ValueError(f"page_ids: got page {lost}, which no rank holds; want a placement of it")
-
-
-def _check_tables(
-    lengths: np.ndarray, counts: np.ndarray, indptr: np.ndarray, ids: np.ndarray
-) -> None:
-    if indptr.size != lengths.size + 1:
-        raise ValueError(f"page_indptr: got {indptr.size} numbers, want {lengths.size + 1}")
-    if lengths.min(initial=0) < 0:
-        raise ValueError(f"kv_len: got {lengths.min()}, want 0 or more")
-    begins, ends = indptr[:-1], indptr[1:]
-    wrong = (begins < 0) | (ends - begins < counts) | (begins + counts.astype(np.int64) > ids.size)
-    if wrong.any():
-        b = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"page_indptr: got [{begins[b]}, {ends[b]}) of {ids.size} page ids for sequence {b} of "
-            f"{lengths[b]} tokens, want {counts[b]} pages"
-        )
-
-
-def _ranges(
-    q_indptr: np.ndarray, kv_len: np.ndarray, causal: bool, window: int, visible: Any
-) -> np.ndarray:
-    """``[q_rows, 2]``: what each row sees of its whole sequence, by the one mask rule."""
-    if visible is not None:
-        visible = arguments.host_ints("visible", visible, ndim=2)
-    ranges = np.zeros((max(int(q_indptr[-1]), 0) if q_indptr.size else 0, 2), np.int32)
-    _native.visible_ranges(
-        q_indptr,
-        kv_len,
-        arguments.flag("causal", causal),
-        arguments.integer("window", window),
-        visible,
-        ranges,
-    )
-    return ranges
 
 
 def place(
