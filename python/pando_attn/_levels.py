@@ -139,8 +139,7 @@ class Levels:
                 parts, lses = self._room(q)
                 for i, level in enumerate(read):
                     self._run(i, read_q, level, parts[i], lses[i], stream, kind.wait)
-                on_device = write if key.device == "cpu" else result
-                merge_parts(parts, lses, on_device, write_lse, key.dtype_code, key.device)
+                merge_parts(parts, lses, write, write_lse, key.dtype_code, key.device, stream)
         if out is None:
             result = kind.give(result, q)
         if result_lse is None:

@@ -1,4 +1,4 @@
-// Merging the results of several attend calls over parts of the same rows' tokens, on the host.
+// Merging the results of several attend calls over parts of the same rows' tokens.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct RowParts {
   DType dtype;
 };
 
-/// out = merge of the parts, in order; lse may be null, else contiguous [rows, heads].
+/// On the host, out = merge of the parts, in order; lse may be null, else contiguous [rows, heads].
 void merge_rows(const RowParts& from, const RowsView& out, float* lse);
 
 }  // namespace pando::python

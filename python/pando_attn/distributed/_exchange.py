@@ -39,7 +39,7 @@ class Rows(NamedTuple):
 
     def merge(self, out: torch.Tensor, lse: torch.Tensor, to: torch.Tensor, to_lse: Any) -> None:
         """Of ``[n, rows, ...]``, in the order of the ranks."""
-        merge_parts(out, lse, to, to_lse, self.dtype_code, self.device.type)
+        merge_parts(out, lse, to, to_lse, self.dtype_code, str(self.device))
 
 
 def _padded(size: int) -> int:
