@@ -54,7 +54,9 @@ class Bench:
             options.head_dim,
         )
         self._timer = Timer(self.device)
-        self._meet = torch.zeros(1, device=self.on)
+        # A group whose collectives are in a graph runs no others.
+        self._beside = dist.new_group()
+        self._start = torch.zeros(1, device=self.on)
         self.problem: Any = None
         self.answer: Any = None
 
@@ -70,12 +72,12 @@ class Bench:
         return summary(us).median
 
     def _begin_together(self) -> None:
-        dist.all_reduce(self._meet)
+        dist.all_reduce(self._start, group=self._beside)
 
     def of_ranks(self, value: Any) -> list[Any]:
         """What each rank has."""
         values: list[Any] = [None] * self.ranks
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self._beside)
         return values
 
     def slowest_us(self, call: Callable[[], object]) -> float:

@@ -56,28 +56,33 @@ class WholeBatch(NamedTuple):
         counts = -(-lengths // page_tokens)
         _check_tables(lengths, counts, indptr, ids)
         first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        within = np.arange(first[-1]) - np.repeat(first[:-1], counts)
-        used = ids[np.repeat(indptr[:-1].astype(np.int64), counts) + within]
+        if np.array_equal(first, indptr):  # no page is left over
+            used = ids[: first[-1]]
+        else:
+            within = np.arange(first[-1]) - np.repeat(first[:-1], counts)
+            used = ids[np.repeat(indptr[:-1].astype(np.int64), counts) + within]
         rows = np.repeat(np.arange(lengths.size), np.diff(q_indptr))
         return WholeBatch(q_indptr, lengths, page_tokens, used, first, ranges, rows)
 
     def seen(self, held: np.ndarray, ids: np.ndarray, pages: np.ndarray) -> RankBatch:
-        """What a rank sees that holds the pages ``used[held]``, under its own ``ids``."""
+        """What a rank sees that holds the pages ``used[held]``, under its own ``ids``; ``held`` are
+        indices, in order."""
         size, first = self.page_tokens, self.first
-        before = np.concatenate([[0], np.cumsum(held)])  # of each page, how many are held
-        at_end = np.append(held, False)
+        of_first = np.searchsorted(held, first)
+        beyond = np.append(held, -1)
 
         def tokens(sequences: np.ndarray, ends: np.ndarray) -> np.ndarray:
             """How many of the tokens before a position of a sequence are held."""
             at = first[sequences] + ends // size
-            whole = before[at] - before[first[sequences]]
-            return (whole * size + np.where(at_end[at], ends % size, 0)).astype(np.int32)
+            before = np.searchsorted(held, at)
+            last = np.where(beyond[before] == at, ends % size, 0)
+            return ((before - of_first[sequences]) * size + last).astype(np.int32)
 
         ends = [tokens(self.sequences, self.ranges[:, i]) for i in (0, 1)]
         return RankBatch(
             self.q_indptr,
             tokens(np.arange(self.kv_len.size), self.kv_len),
-            before[first].astype(np.int32),
+            of_first.astype(np.int32),
             ids,
             size,
             np.stack(ends, 1),

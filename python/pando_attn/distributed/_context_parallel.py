@@ -226,7 +226,8 @@ class ContextParallel:
             kind = EXCHANGES[self.collective]
             self._of = of
             count = self.head_parts if of.rows else 0
-            self._exchanges = [kind(of, self.group) for _ in range(count)]
+            overlaps = count > 1
+            self._exchanges = [kind(of, self.group, overlaps) for _ in range(count)]
         return mine
 
     def _made(self) -> tuple[Plan, RankBatch]:

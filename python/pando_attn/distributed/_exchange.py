@@ -49,13 +49,17 @@ def _padded(size: int) -> int:
 class AllGather:
     """Every rank gets every rank's partial of every row, and merges them: one collective.
 
+    With ``overlaps`` it runs beside what is enqueued next, on a stream of its own, which costs more
+    than the same stream.
+
     A rank's out and LSEs lie one after the other in one buffer, so that they travel together, and
     in the place of what is received, so that nothing is copied.
     """
 
-    def __init__(self, of: Rows, group: Any) -> None:
+    def __init__(self, of: Rows, group: Any, overlaps: bool) -> None:
         self._of = of
         self._group = group
+        self._overlaps = overlaps
         self._rank, self._ranks = dist.get_rank(group), dist.get_world_size(group)
         outs = of.rows * of.out_bytes
         self._all = of.room(self._ranks, _padded(outs + of.rows * of.lse_bytes))
@@ -73,13 +77,17 @@ class AllGather:
         """Begins the collective, once the partial is there."""
         with collective("the all-gather of partials", self._rank, self._ranks):
             self._work = dist.all_gather_into_tensor(
-                self._all, self._all.narrow(0, self._rank, 1), group=self._group, async_op=True
+                self._all,
+                self._all.narrow(0, self._rank, 1),
+                group=self._group,
+                async_op=self._overlaps,
             )
 
     def finish(self, out: torch.Tensor, lse: torch.Tensor | None) -> None:
         """Ends it, and merges into ``out`` and ``lse``."""
         with collective("the all-gather of partials", self._rank, self._ranks):
-            self._work.wait()
+            if self._work is not None:
+                self._work.wait()
         self._of.merge(self._outs, self._lses, out, lse)
 
 
@@ -90,9 +98,10 @@ class AllToAll:
     Each row is a record of its out and its LSEs, so that the rows of a rank lie together.
     """
 
-    def __init__(self, of: Rows, group: Any) -> None:
+    def __init__(self, of: Rows, group: Any, overlaps: bool) -> None:
         self._of = of
         self._group = group
+        self._overlaps = overlaps
         self._rank, self._ranks = dist.get_rank(group), dist.get_world_size(group)
         self._each = -(-of.rows // self._ranks)
         record = _padded(of.out_bytes + of.lse_bytes)
@@ -118,13 +127,14 @@ class AllToAll:
         self._views(self._sent.flatten(0, 1))[1][: self._of.rows].copy_(self._lse)
         with collective("the all-to-all of partials", self._rank, self._ranks):
             self._work = dist.all_to_all_single(
-                self._got, self._sent, group=self._group, async_op=True
+                self._got, self._sent, group=self._group, async_op=self._overlaps
             )
 
     def finish(self, out: torch.Tensor, lse: torch.Tensor | None) -> None:
         """As of :class:`AllGather`."""
         with collective("the all-to-all of partials", self._rank, self._ranks):
-            self._work.wait()
+            if self._work is not None:
+                self._work.wait()
         # What was sent is not needed any more: the results take its place.
         outs, lses = self._views(self._sent)
         self._of.merge(*self._views(self._got), outs[self._rank], self._own_lse)

@@ -84,20 +84,22 @@ class Placement:
 
     def owners(self, whole: WholeBatch) -> np.ndarray:
         """The rank of each page of ``whole.used``."""
-        used, known = whole.used, self.owner.size
-        lost = used[(used < 0) | (used >= known)]
-        if not lost.size:
+        used = whole.used
+        try:
             owners = self.owner[used]
-            lost = used[owners == _NOWHERE]
-        if lost.size:
+        except IndexError:
+            owners = None
+        if owners is None or min(used.min(initial=0), owners.min(initial=0)) < 0:
+            held = np.append(self.owner, _NOWHERE)[np.clip(used, -1, self.owner.size)]
+            lost = used[held == _NOWHERE][0]
             raise ValueError(
-                f"page_ids: got page {lost[0]}, which no rank holds; want a placement of it"
+                f"page_ids: got page {lost}, which no rank holds; want a placement of it"
             )
         return owners
 
     def seen_from(self, rank: int, whole: WholeBatch, owners: np.ndarray) -> RankBatch:
         """What a rank holds of a batch whose pages have these owners."""
-        held = owners == self._rank(rank)
+        held = np.flatnonzero(owners == self._rank(rank))
         return whole.seen(held, self.local[whole.used[held]], self.pages(rank))
 
     def _rank(self, rank: Any) -> int:
