@@ -127,7 +127,7 @@ class Plan:
         """
         if self._wait_for_programs is not None:
             self._wait_for_programs()
-        indptr, ids = _tables(page_indptr, page_ids)
+        indptr, ids = tables_of(page_indptr, page_ids)
         ranges = listed = None
         if visible is not None:
             ranges = arguments.host_ints("visible", visible, ndim=2)
@@ -251,7 +251,7 @@ def plan_of_handle(handle: int) -> Plan:
     return plan
 
 
-def _tables(page_indptr: Any, page_ids: Any) -> tuple[np.ndarray, np.ndarray]:
+def tables_of(page_indptr: Any, page_ids: Any) -> tuple[np.ndarray, np.ndarray]:
     """Page tables in the one form that the library knows."""
     if page_indptr is not None:
         return (

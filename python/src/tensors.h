@@ -60,6 +60,9 @@ KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order
 float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_t rows,
                 int32_t heads, TensorRules rules);
 
+/// Of the first element.
+void* address(const ffi::TensorView& tensor);
+
 /// Such as "(4, 8, 128)".
 std::string shape_text(const ffi::TensorView& tensor);
 

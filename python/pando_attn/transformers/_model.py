@@ -18,7 +18,7 @@ _ROPES_BY_LENGTH = ("dynamic", "longrope")
 
 
 class ModelShape(NamedTuple):
-    """What a model keeps of each token."""
+    """What a model keeps of each token; of a model on several ranks, this rank's part."""
 
     layers: int
     kv_heads: int
@@ -60,12 +60,27 @@ def model_shape(model: Any) -> ModelShape:
     heads = config.num_attention_heads
     return ModelShape(
         layers=config.num_hidden_layers,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        kv_heads=_of_rank(model, getattr(config, "num_key_value_heads", None) or heads),
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocab_size=config.vocab_size,
         dtype=model.dtype,
         device=model.device,
     )
+
+
+def _of_rank(model: Any, kv_heads: int) -> int:
+    """How many of a model's kv heads this rank has: tensor parallelism splits them where the
+    model's plan names its projections of K and V."""
+    ranks = getattr(model, "tp_size", None) or 1
+    plan = getattr(model, "tp_plan", None) or {}
+    k, v = (any(at.endswith(f"self_attn.{name}_proj") for at in plan) for name in "kv")
+    if ranks == 1 or not (k and v):
+        return kv_heads
+    if kv_heads % ranks:
+        raise NotImplementedError(
+            f"model: got {kv_heads} kv heads on {ranks} ranks, want ranks that divide them"
+        )
+    return kv_heads // ranks
 
 
 def _rope_types(parameters: Any) -> Iterator[str]:
