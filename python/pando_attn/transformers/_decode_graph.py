@@ -66,7 +66,7 @@ class DecodeGraph:
         self._tables = layout.tables
         if self._replay is None:
             self._inputs.copy_(self._host, non_blocking=True)
-            self._forward()  # makes the plans; and what is set up by a first run must not be captured
+            self._forward()  # makes the plans, and all else that must not be captured
             logits = self._logits
             self._replay = capture(self._forward)
             return logits
