@@ -59,7 +59,7 @@ class _Engines:
         """
         ios, cache = runner.inputs_and_outputs, runner.cache
         graph = ios.get_graph()
-        plans = {} if graph is None else self._plans_of_graph.get(graph, {})
+        plans = {} if graph is None else self._plans_of_graph[graph]
         with torch.cuda.stream(ios.compute_stream):
             step = ContinuousStep(cache, plans, kwargs, in_graph=True)
             try:
