@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 #: Long enough for the host to enqueue the attention of a layer behind it.
-SLEEP_CYCLES = 3_000_000
+SLEEP_CYCLES = 1_000_000
 
 
 class AttentionTimes:
