@@ -25,6 +25,8 @@ class AttentionTimes:
     """
 
     def __init__(self, name: str, rows: int, layers: int, step: int) -> None:
+        if name not in ALL_ATTENTION_FUNCTIONS:  # later versions have one name for both
+            name = name.removeprefix("paged|")
         self._name, self._rows, self._layers, self._step = name, rows, layers, step
         self._calls = 0
         self._times: list[Callable[[], float]] = []

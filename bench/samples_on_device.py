@@ -9,6 +9,8 @@ A model with random weights, of the shapes of the examples. One JSON line for ea
 "sdpa, prompt once": the same with a cache in which the prompt's KV has been repeated.
 "paged sdpa": Transformers' continuous batching, which shares pages of the prompt but reads them for
 each sample; fewer tokens (--engine-tokens).
+"paged pando": the same engine with attn_implementation="pando", on a GPU with its CUDA graphs; only
+where --ways names it.
 "pando, single launches": `pando_attn.generate(cuda_graph=False)`.
 "pando": `pando_attn.generate`.
 
@@ -44,6 +46,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "examples/python"))
 from common import DTYPES, HEADS, SHAPES, kv_bytes, load, random_prompt
 
 WAYS = ("sdpa", "sdpa, prompt once", "paged sdpa", "pando, single launches", "pando")
+MORE_WAYS = ("paged pando",)
 
 
 def record(args: argparse.Namespace, case: str, **values: Any) -> None:
@@ -101,26 +104,25 @@ class Ways:
         self._generate(new_tokens, past_key_values=cache)
         return sum(x.nbytes for layer in cache.layers for x in (layer.keys, layer.values))
 
-    def paged_sdpa(self, new_tokens: int) -> int | None:
-        self.model.set_attn_implementation("sdpa")
+    def paged(self, new_tokens: int, implementation: str) -> None:
+        self.model.set_attn_implementation(implementation)
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
-        block, length = 256, len(self.prompt) + new_tokens
+        page, length = 256, len(self.prompt) + new_tokens
+        of_version = hasattr(ContinuousBatchingConfig(), "page_size")
         self.model.generate_batch(
             [self.prompt] * self.args.samples,
             generation_config=GenerationConfig(
                 max_new_tokens=new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0
             ),
             continuous_batching_config=ContinuousBatchingConfig(
-                block_size=block,
-                num_blocks=self.args.samples * -(-length // block),
+                **{"page_size" if of_version else "block_size": page},
+                num_blocks=self.args.samples * -(-length // page),
                 max_batch_tokens=max(len(self.prompt), 2 * self.args.samples),
                 max_requests_per_batch=self.args.samples,
-                use_cuda_graph=False,
+                use_cuda_graph=implementation == "pando" and self.args.device == "cuda",
             ),
             progress_bar=False,
         )
-        self.model.set_attn_implementation("sdpa")
-        return None
 
     def pando(self, new_tokens: int, cuda_graph: bool = True) -> Any:
         return pando_attn.generate(
@@ -136,18 +138,21 @@ class Ways:
 def measure(ways: Ways, way: str) -> dict[str, Any]:
     """Runs a way once, after a few tokens to get ready where that is cheap."""
     args = ways.args
-    tokens = args.engine_tokens if way == "paged sdpa" else args.new_tokens
+    tokens = args.engine_tokens if way.startswith("paged") else args.new_tokens
     layers = ways.model.config.num_hidden_layers
     run: Callable[[int], Any]
     name, run = {
         "sdpa": ("sdpa", ways.sdpa),
         "sdpa, prompt once": ("sdpa", ways.prompt_once),
-        "paged sdpa": ("paged|sdpa", ways.paged_sdpa),
+        "paged sdpa": ("paged|sdpa", lambda n: ways.paged(n, "sdpa")),
+        "paged pando": ("paged|pando", lambda n: ways.paged(n, "pando")),
         "pando, single launches": ("pando", lambda n: ways.pando(n, cuda_graph=False)),
         "pando": ("pando", ways.pando),
     }[way]
     values: dict[str, Any] = {}
-    step = -1 if way == "pando" else tokens // 2  # there are no calls to be timed in a replay
+    step = (
+        -1 if way in ("pando", "paged pando") else tokens // 2
+    )  # there are no calls to be timed in a replay
     free()
     timer = AttentionTimes(name, args.samples, layers, step)
     if way.startswith("pando"):
@@ -227,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--prompt-tokens", type=int, default=4096)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--engine-tokens", type=int, default=16)
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS + MORE_WAYS)
     parser.add_argument("--commit", help="for records, where there is no git")
     args = parser.parse_args(argv)
     args.model, args.seed = None, 0
@@ -237,7 +242,7 @@ def main(argv: list[str] | None = None) -> None:
     ways = Ways(model, random_prompt(model, args.prompt_tokens, 0), args)
     got = {}
     # The quickest first, so that a run that is cut short has what matters.
-    for way in sorted(args.ways, key=WAYS.index, reverse=True):
+    for way in sorted(args.ways, key=(WAYS + MORE_WAYS).index, reverse=True):
         try:
             got[way] = measure(ways, way)
         except torch.cuda.OutOfMemoryError as error:
@@ -245,6 +250,8 @@ def main(argv: list[str] | None = None) -> None:
             free()
             continue
         record(args, way, **got[way])
+    if not set(args.ways) & {"pando", "pando, single launches"}:
+        return
     errors = check_logits(ways)
     exact = args.dtype == "fp32"
     right = errors["pando"] <= (1e-4 if exact else 2 * errors["sdpa"])

@@ -121,6 +121,7 @@ def test_cuda_graph_is_a_flag():
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("error:cuda_graph")  # that it was not captured
 @pytest.mark.parametrize("style", ["llama", "qwen3", "gemma3"])
 def test_replays_on_cuda_give_the_tokens_of_single_launches(style):
     model = tiny(style, head_dim=64).to("cuda", torch.bfloat16)
