@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ._attend import attend
 from ._native import OutOfPages, cuda_devices, cuda_unavailable, simd_name
 from ._native import version as _version
-from ._plan import Plan, Segment, plan
+from ._plan import Plan, Segment
+from ._planning import plan
 from ._prefix import Added, Appended, KvPool, PageCopy, PageTables, PrefixTree
 from ._shared_prefix import shared_prefix_attention
 

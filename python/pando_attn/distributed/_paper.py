@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _arguments as arguments
-from .._plan import Plan, plan
+from .._plan import Plan
+from .._planning import plan
 from ._batch import RankBatch, WholeBatch
 from ._placement import place
 

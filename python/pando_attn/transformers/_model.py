@@ -109,36 +109,33 @@ def through_pando(model: PreTrainedModel) -> Iterator[None]:
 
 def forward(
     model: PreTrainedModel,
-    tokens: list[int],
-    positions: list[int],
-    wanted: list[int],
+    tokens: torch.Tensor,
+    positions: torch.Tensor,
+    wanted: torch.Tensor,
     step: Any,
 ) -> torch.Tensor:
     """Logits ``[len(wanted), vocab_size]`` in fp32 of some of the tokens of a packed batch.
 
+    Nothing here waits for the device, so that it can be captured in a CUDA graph.
+
     Args:
-        tokens: of all sequences, one after the other.
-        positions: of each token in its sequence.
-        wanted: indices into ``tokens``.
+        tokens: int64 on the model's device, of all sequences, one after the other.
+        positions: the same, of each token in its sequence.
+        wanted: the same, indices into ``tokens``.
         step: see :class:`pando_attn.transformers._attention.Paged`.
     """
-
-    def on_device(numbers: list[int]) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=model.device)
-
-    rows = on_device(wanted)
     keeps = _keeps_logits(model)
-    options = {"logits_to_keep": rows} if keeps else {}
+    options = {"logits_to_keep": wanted} if keeps else {}
     logits = model(
-        input_ids=on_device(tokens)[None],
-        position_ids=on_device(positions)[None],
+        input_ids=tokens[None],
+        position_ids=positions[None],
         # Of four dimensions, it goes to the layers as it is: the pages say who sees what.
         attention_mask=torch.empty((1, 1, 0, 0), dtype=torch.bool, device=model.device),
         use_cache=False,
         pando=step,
         **options,
     ).logits[0]
-    return (logits if keeps else logits[rows]).float()
+    return (logits if keeps else logits[wanted]).float()
 
 
 def _keeps_logits(model: PreTrainedModel) -> bool:
