@@ -36,6 +36,11 @@ struct PlanRow {
   int32_t q_row;          ///< row of q, out and lse
   int32_t visible_begin;  ///< the one mask rule, clamped to [0, kv_len]
   int32_t visible_end;
+  /// The row sees all of [visible_begin, tree_begin). Of [tree_begin, visible_end), at most 64
+  /// positions, it sees tree_begin + j where bit j of tree_mask is set. Rows without holes have
+  /// tree_begin = visible_end and tree_mask = 0.
+  int32_t tree_begin;
+  uint64_t tree_mask;
 };
 
 /// Attention of a tile of packed rows over a run of kv tokens, at every kv head. Plans for CUDA
@@ -104,7 +109,7 @@ struct PlanCost {
 /// The head of a plan's flat buffer; sections follow at the given byte offsets.
 struct PlanHeader {
   static constexpr uint32_t kMagic = 0x4f444e50;  // "PNDO"
-  static constexpr uint32_t kVersion = 2;
+  static constexpr uint32_t kVersion = 3;
 
   uint32_t magic = kMagic;
   uint32_t version = kVersion;
@@ -128,6 +133,8 @@ struct PlanHeader {
   int32_t head_dim = 0;
   DType dtype = DType::kF32;
   float scale = 1;
+  float soft_cap = 0;     ///< 0: none
+  int32_t tree_rows = 0;  ///< rows with holes; 0: no kernel needs to look at tree_mask
   int32_t page_tokens = 1;
   int32_t max_page_id = -1;
   int32_t sequences = 0;

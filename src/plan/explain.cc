@@ -55,6 +55,11 @@ void explain_totals(const Plan& plan, std::back_insert_iterator<std::string> out
                  h.device.data(), h.workers, h.sequences, h.rows, h.q_heads, h.kv_heads, h.head_dim,
                  dtype_name(h.dtype), h.batch_invariant ? ", batch-invariant" : "");
   fmt::format_to(out, "  {}\n", work_text(plan));
+  if (h.soft_cap > 0) fmt::format_to(out, "  scores capped to +-{}\n", h.soft_cap);
+  if (h.tree_rows > 0) {
+    fmt::format_to(out, "  {} query rows see some of their sequence's draft tokens only\n",
+                   h.tree_rows);
+  }
   if (h.batch_invariant != 0) {
     fmt::format_to(
         out, "  batch-invariant: cuts at multiples of {} tokens; whole {} are shared\n",

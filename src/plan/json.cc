@@ -63,6 +63,8 @@ std::string to_json(const Plan& plan, bool with_items) {
                {"head_dim", h.head_dim},
                {"dtype", dtype_name(h.dtype)},
                {"scale", h.scale},
+               {"soft_cap", h.soft_cap},
+               {"tree_rows", h.tree_rows},
                {"page_tokens", h.page_tokens},
                {"batch_invariant", h.batch_invariant != 0},
                {"cut_tokens", h.cut_tokens},

@@ -16,8 +16,12 @@ void RowOrder::build(const Forest& forest, const AttentionSpec& spec) {
     const int32_t q_len = forest.q_indptr()[sequence + 1] - first;
     const int32_t kv_len = forest.kv_len()[sequence];
     for (int32_t r = 0; r < q_len; ++r) {
-      const VisibleRange seen = visible_range(spec, first + r, r, q_len, kv_len);
-      rows.push_back({first + r, seen.begin, seen.end});
+      const RowMask mask = row_mask(spec, first + r, r, q_len, kv_len);
+      rows.push_back({.q_row = first + r,
+                      .visible_begin = mask.range.begin,
+                      .visible_end = mask.range.end,
+                      .tree_begin = mask.tree_begin,
+                      .tree_mask = mask.tree_mask});
     }
   }
   row_at.push_back(static_cast<int32_t>(rows.size()));
