@@ -76,6 +76,7 @@ enum class Reason : int32_t {
   kSharingOff = 3,      ///< PlanOptions::sharing is kNone
   kNotWholeCut = 4,     ///< batch-invariant, and holds no whole cut (CUDA: tile) more
   kInvisible = 5,       ///< outside every row's visible range: nobody reads it
+  kOneReader = 6,       ///< one sequence at most has rows that see some of it
 };
 std::string_view reason_text(Reason reason);
 
@@ -88,7 +89,7 @@ struct Decision {
   int32_t sequences;
   int32_t q_rows;
   Reason reason;
-  int32_t reserved;
+  int32_t seen_by;  ///< of the sequences, those with a row that sees some of it
   double saves_us;  ///< predicted time of reading it again for each child
   double costs_us;  ///< predicted time of partials, merging and extra items
 };

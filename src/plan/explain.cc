@@ -17,6 +17,7 @@ std::string_view reason_text(Reason reason) {
     case Reason::kSharingOff: return "not shared: sharing is off";
     case Reason::kNotWholeCut:
       return "not shared: batch-invariant, and no whole cut (CUDA: tile) lies in it";
+    case Reason::kOneReader: return "not shared: one sequence at most sees some of it";
     case Reason::kInvisible: return "not read: outside every row's visible range";
   }
   return "unknown";
@@ -109,9 +110,12 @@ std::string explain(const Plan& plan) {
                  decisions.size());
   for (size_t i = 0; i < std::min(decisions.size(), kMostLines); ++i) {
     const Decision& d = decisions[i];
-    fmt::format_to(
-        out, "    tokens [{}, {}) x {} sequences: {} (saves {:.2f} us, costs {:.2f} us)\n",
-        d.token_begin, d.token_end, d.sequences, reason_text(d.reason), d.saves_us, d.costs_us);
+    const std::string seen =
+        d.seen_by < d.sequences ? fmt::format(", seen by {}", d.seen_by) : std::string();
+    fmt::format_to(out,
+                   "    tokens [{}, {}) x {} sequences{}: {} (saves {:.2f} us, costs {:.2f} us)\n",
+                   d.token_begin, d.token_end, d.sequences, seen, reason_text(d.reason), d.saves_us,
+                   d.costs_us);
   }
   if (decisions.size() > kMostLines) {
     fmt::format_to(out, "    and {} more\n", decisions.size() - kMostLines);

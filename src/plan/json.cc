@@ -27,6 +27,7 @@ Json one_json(const Decision& d) {
           {"token_begin", d.token_begin},
           {"token_end", d.token_end},
           {"sequences", d.sequences},
+          {"seen_by", d.seen_by},
           {"q_rows", d.q_rows},
           {"shared", d.reason == Reason::kShared},
           {"reason", reason_text(d.reason)},

@@ -6,6 +6,15 @@
 
 namespace pando {
 
+std::string variants_table() {
+  std::string text = "| variant | CPU | CUDA |\n|---|---|---|\n";
+  for (const VariantSupport& support : kVariants) {
+    text += fmt::format("| `{}` | {} | {} |\n", support.name, support.cpu ? "yes" : "no",
+                        support.cuda ? "yes" : "no");
+  }
+  return text;
+}
+
 std::string variants_text(Backend backend) {
   std::string text;
   for (const VariantSupport& support : kVariants) {

@@ -1,5 +1,6 @@
 // Which variants of attention each backend supports: one table, from which the planner and the
-// checks of a call refuse, and `pando info`, the texts and the Python package list.
+// checks of a call refuse, random tests draw, and `pando info`, docs/variants.md and the Python
+// package list.
 #pragma once
 
 #include <array>
@@ -34,6 +35,9 @@ inline constexpr std::array kVariants = {
 constexpr bool variant_is_supported(const VariantSupport& support, Backend backend) {
   return backend == Backend::kCpu ? support.cpu : support.cuda;
 }
+
+/// The table for people, in Markdown.
+std::string variants_table();
 
 /// "causal, window, visible": the names that `backend` supports.
 std::string variants_text(Backend backend);

@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "forest/batch_literal.h"
@@ -41,6 +44,12 @@ std::string refusal(ErrorCode code, const AttentionSpec& spec,
   OwnedBatch batch = small_batch();
   const Forest forest = discover(batch.view());
   return message_of(code, [&] { plan(forest, spec, profile); });
+}
+
+TEST(Variants, the_table_of_the_docs_is_that_of_the_code) {
+  std::ifstream file(PANDO_DOCS "/variants.md");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_NE(text.find(variants_table()), std::string::npos) << variants_table();
 }
 
 TEST(Variants, soft_caps_that_are_no_positive_number_are_refused) {
@@ -103,6 +112,60 @@ TEST(Variants, cuda_refuses_by_name_what_it_does_not_support) {
               fmt::format("{}: not supported by the CUDA backend, which supports {}", support.name,
                           variants_text(Backend::kCuda)));
   }
+}
+
+/// Eight sequences behind a prefix of 64 pages of 16 tokens, with 100, 200, ... own tokens.
+OwnedBatch uneven_batch() {
+  OwnedBatch batch;
+  batch.page_tokens = 16;
+  for (int32_t b = 0; b < 8; ++b) {
+    std::vector<int32_t> pages(64);
+    std::iota(pages.begin(), pages.end(), 0);
+    const int32_t own = (b + 1) * 100;
+    for (int32_t p = 0; p * 16 < own; ++p) pages.push_back(1000 * (b + 1) + p);
+    batch.kv_len.push_back(64 * 16 + own);
+    batch.pages.push_back(std::move(pages));
+  }
+  return batch;
+}
+
+TEST(Windows, a_prefix_is_shared_by_those_who_still_see_it) {
+  OwnedBatch batch = uneven_batch();
+  const Forest forest = discover(batch.view());
+  struct Expected {
+    int32_t window, seen_by;
+    Reason reason;
+  };
+  for (const auto& [window, seen_by, reason] :
+       {Expected{0, 8, Reason::kShared}, Expected{5000, 8, Reason::kShared},
+        Expected{501, 5, Reason::kShared}, Expected{201, 2, Reason::kShared},
+        Expected{101, 1, Reason::kOneReader}, Expected{100, 0, Reason::kInvisible}}) {
+    AttentionSpec spec = small_spec();
+    spec.window = window;
+    const Plan p = plan(forest, spec, cpu_profile(1), {.sharing = Sharing::kAll});
+    ASSERT_EQ(p.decisions().size(), 1);
+    EXPECT_EQ(p.decisions()[0].seen_by, seen_by) << window;
+    EXPECT_EQ(p.decisions()[0].reason, reason) << window;
+    EXPECT_EQ(plan_problem(batch.view(), spec, p), "");
+    const std::string said = explain(p);
+    EXPECT_EQ(said.find(fmt::format("x 8 sequences, seen by {}: ", seen_by)) != std::string::npos,
+              seen_by < 8)
+        << said;
+  }
+}
+
+TEST(Windows, what_a_sequence_does_not_see_saves_nothing) {
+  OwnedBatch batch = uneven_batch();
+  const Forest forest = discover(batch.view());
+  AttentionSpec spec = small_spec();
+  const auto saves = [&](int32_t window) {
+    spec.window = window;
+    return plan(forest, spec, cpu_profile(1)).decisions()[0].saves_us;
+  };
+  // All see all of it; all but the longest see one token or more; two see up to 101 tokens.
+  EXPECT_GT(saves(0), saves(750));
+  EXPECT_GT(saves(750), saves(201));
+  EXPECT_EQ(saves(101), 0);
 }
 
 TEST(Variants, a_plan_says_what_it_was_made_for) {
