@@ -301,11 +301,11 @@ HWY_NOINLINE void output_runs(const Narrow<P>& n, int32_t r, TokenPrefetch& comi
   }
 }
 
-template <class P>
+template <class P, bool kTrees>
 HWY_INLINE void output_tile(const Narrow<P>& n, TokenPrefetch& coming) {
   const NarrowScratch& b = n.b;
   for (int32_t r = 0; r < n.u.rows;) {
-    if (n.u.call->trees && n.has_holes(r)) {
+    if (kTrees && n.has_holes(r)) {
       output_runs(n, r++, coming);
       continue;
     }
@@ -314,7 +314,7 @@ HWY_INLINE void output_tile(const Narrow<P>& n, TokenPrefetch& coming) {
     const int32_t end = b.seen_end[r];
     int32_t alike = 1;
     while (alike < 4 && r + alike < n.u.rows && b.seen_begin[r + alike] == begin &&
-           b.seen_end[r + alike] == end && !(n.u.call->trees && n.has_holes(r + alike))) {
+           b.seen_end[r + alike] == end && !(kTrees && n.has_holes(r + alike))) {
       ++alike;
     }
     if (begin < end) {
@@ -342,6 +342,12 @@ HWY_NOINLINE uint64_t seen_tokens(const Narrow<P>& n, int32_t r, int32_t begin) 
     seen |= uint64_t{sees} << t;
   }
   return seen;
+}
+
+/// Apart from the code of calls without trees, which is as short as it can be.
+template <class P>
+HWY_NOINLINE void output_tile_of_trees(const Narrow<P>& n, TokenPrefetch& coming) {
+  output_tile<P, true>(n, coming);
 }
 
 /// What row r sees of the tile [begin, end), relative to `begin`; empty is [0, 0).
@@ -401,7 +407,11 @@ void attend_narrow(const Unit& u) {
       softmax_row(n, r, tokens);
     }
     TokenPrefetch keys = prefetch(u.call->k, b.next_offsets, coming);
-    output_tile(n, keys);
+    if (u.call->trees) {
+      output_tile_of_trees(n, keys);
+    } else {
+      output_tile<P, false>(n, keys);
+    }
     begin = end;
   }
 
