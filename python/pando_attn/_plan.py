@@ -59,6 +59,7 @@ class Plan:
         head_dim: int,
         dtype: Any,
         scale: float | None,
+        soft_cap: float,
         causal: bool,
         window: int,
         share: str,
@@ -89,6 +90,7 @@ class Plan:
             self.head_dim,
             self.dtype_code,
             None if scale is None else arguments.number("scale", scale),
+            arguments.number("soft_cap", soft_cap),
             arguments.flag("causal", causal),
             arguments.integer("window", window),
             arguments.choice("share", share, arguments.SHARING),
@@ -111,11 +113,12 @@ class Plan:
         page_ids: Any,
         *,
         visible: Any = None,
+        tree_mask: Any = None,
         changed: Sequence[int] | None = None,
     ) -> None:
         """Plans again for another batch, or for the next step of the same one.
 
-        The batch is described as for :func:`plan`, and so is ``visible``. Without ``changed`` the
+        The batch is described as for :func:`plan`, and so are ``visible`` and ``tree_mask``. Without ``changed`` the
         shared runs are found anew. With it, the cost is that of what changed since the step before:
         a sequence that is not listed must hold the pages that it held, possibly followed by more,
         and be at least as long; listed ones may hold anything; sequences past the old batch size
@@ -143,6 +146,7 @@ class Plan:
             ids,
             self._page_tokens,
             ranges,
+            None if tree_mask is None else arguments.host_masks("tree_mask", tree_mask),
             listed,
         )
         self._numbers: tuple[Any, ...] | None = None

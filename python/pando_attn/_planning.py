@@ -22,7 +22,9 @@ def plan(
     scale: float | None = None,
     causal: bool = True,
     window: int = 0,
+    soft_cap: float = 0.0,
     visible: Any = None,
+    tree_mask: Any = None,
     share: str = "auto",
     batch_invariant: bool = False,
     cut_tokens: int = 512,
@@ -52,8 +54,13 @@ def plan(
         scale: of the scores; ``1 / sqrt(head_dim)`` by default.
         causal: query rows are the last tokens of their sequence, and see what is before them.
         window: a row sees its last ``window`` positions; 0: all of them.
+        soft_cap: scores become ``soft_cap * tanh(score / soft_cap)`` after ``scale`` and before the
+            mask; 0: no cap.
         visible: ``[q_rows, 2]``: the kv positions ``[begin, end)`` that each row sees. Replaces
             ``causal``.
+        tree_mask: ``[q_rows]`` integers of 64 bits: the query rows of a sequence, 64 at most, are a
+            tree of draft tokens. A row sees query token ``j`` of its sequence where bit ``j`` is
+            set, and all positions before the query tokens. Replaces ``causal``.
         share: "auto" shares a segment where the cost model says that it pays; "none"; "all".
         batch_invariant: the bits of a sequence's output do not depend on the rest of the batch, nor
             on what is shared.
@@ -76,6 +83,7 @@ def plan(
         head_dim=head_dim,
         dtype=dtype,
         scale=scale,
+        soft_cap=soft_cap,
         causal=causal,
         window=window,
         share=share,
@@ -85,5 +93,5 @@ def plan(
         threads=threads,
         profile=profile,
     )
-    made.update(q_indptr, kv_len, page_indptr, page_ids, visible=visible)
+    made.update(q_indptr, kv_len, page_indptr, page_ids, visible=visible, tree_mask=tree_mask)
     return made
