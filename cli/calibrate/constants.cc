@@ -16,6 +16,7 @@ std::string_view name_of(Constant constant) {
   switch (constant) {
     case Constant::kWholeTile: return "schedule.whole_tile_us";
     case Constant::kSplitTile: return "schedule.split_tile_us";
+    case Constant::kRun: return "schedule.run_us";
     case Constant::kUnit: return "schedule.unit_us";
     case Constant::kMerge: return "schedule.merge_us";
     case Constant::kTurn: return "schedule.turn_us";
@@ -40,6 +41,7 @@ double& field_of(DeviceProfile& p, Constant constant) {
   switch (constant) {
     case Constant::kWholeTile: return p.schedule.whole_tile_us;
     case Constant::kSplitTile: return p.schedule.split_tile_us;
+    case Constant::kRun: return p.schedule.run_us;
     case Constant::kUnit: return p.schedule.unit_us;
     case Constant::kMerge: return p.schedule.merge_us;
     case Constant::kTurn: return p.schedule.turn_us;

@@ -14,6 +14,7 @@ namespace pando::calibrate {
 enum class Constant : uint8_t {
   kWholeTile,
   kSplitTile,
+  kRun,
   kUnit,
   kMerge,
   kTurn,
@@ -23,10 +24,10 @@ enum class Constant : uint8_t {
   kCache,
   kL2,
 };
-inline constexpr size_t kConstants = 10;
+inline constexpr size_t kConstants = 11;
 std::array<Constant, kConstants> all_constants();
 
-/// How often each constant counts in the time of a plan: times for the first seven, bytes for the
+/// How often each constant counts in the time of a plan: times for the first eight, bytes for the
 /// others.
 using Counts = std::array<double, kConstants>;
 inline double& count_of(Counts& counts, Constant c) { return counts[static_cast<size_t>(c)]; }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <span>
+#include <utility>
 
 #include "cases/shapes_table.h"
 #include "core/check.h"
@@ -18,6 +19,7 @@ constexpr int32_t kGroup = 8;
 constexpr int32_t kUnitTiles = 24;   ///< that are dealt to 1 to 6 units
 constexpr int32_t kMergedTiles = 6;  ///< of each thread block, whatever is merged
 constexpr int32_t kSharers = 4;
+constexpr int32_t kSourcesAtHand = 64;
 
 Probe plan_probe(Constant constant, int32_t thread_blocks, int32_t kv_heads, int32_t sequences,
                  int32_t tiles, int32_t group = kGroup) {
@@ -43,6 +45,16 @@ Probe split_tiles(Constant constant, int32_t multiprocessors, int32_t tiles) {
   return plan_probe(constant, heads, heads, cuda::kBlockRows / kGroup, tiles);
 }
 
+/// The same for a block of rows of sequences that share nothing, `group` rows and `tokens` each: as
+/// many runs lie in a half as it has room for.
+Probe many_runs(int32_t multiprocessors, int32_t group, int32_t tokens) {
+  const int32_t heads = std::max(1, multiprocessors / kPairsAHead);
+  Probe probe = plan_probe(Constant::kRun, heads, heads, cuda::kBlockRows / group, 0, group);
+  probe.tokens = tokens;
+  probe.apart = true;
+  return probe;
+}
+
 /// The same tiles in the same number of thread blocks, whose partials are merged `sources` by
 /// `sources`. 16 rows a head: no warp merges two.
 Probe merged(Constant constant, int32_t thread_blocks, int32_t sources) {
@@ -57,6 +69,9 @@ Probe reads(Constant constant, int32_t multiprocessors, int32_t passes, int32_t 
   return probe;
 }
 
+/// Of a tile whose halves have so many runs, those beyond the first of the fuller one.
+int32_t more_runs(int32_t one, int32_t other) { return std::max({1, one, other}) - 1; }
+
 }  // namespace
 
 std::string Probe::text() const {
@@ -64,8 +79,9 @@ std::string Probe::text() const {
     return fmt::format("{}: {} passes, {} thread blocks on the same bytes", name_of(constant),
                        passes, sharers);
   }
-  return fmt::format("{}: {} thread blocks, {} kv heads, {} rows, {} tokens", name_of(constant),
-                     thread_blocks, kv_heads, sequences * group, tokens);
+  return fmt::format("{}: {} thread blocks, {} kv heads, {} rows, {} tokens{}", name_of(constant),
+                     thread_blocks, kv_heads, sequences * group, tokens,
+                     apart ? fmt::format(" for each {}", group) : "");
 }
 
 std::vector<Probe> probes(int32_t multiprocessors) {
@@ -75,6 +91,9 @@ std::vector<Probe> probes(int32_t multiprocessors) {
   }
   for (const int32_t tiles : {8, 16, 24, 32, 48, 64}) {
     all.push_back(split_tiles(Constant::kSplitTile, multiprocessors, tiles));
+  }
+  for (const auto& [group, tokens] : {std::pair{1, 8}, {2, 16}, {8, 64}, {1, 16}, {4, 64}}) {
+    all.push_back(many_runs(multiprocessors, group, tokens));
   }
   for (const int32_t units : {1, 2, 3, 4, 6}) {
     all.push_back(whole_tiles(Constant::kUnit, multiprocessors, kUnitTiles / units, units));
@@ -87,8 +106,8 @@ std::vector<Probe> probes(int32_t multiprocessors) {
     }
   };
   add_merged(Constant::kMerge, {1, 2, 3, 4, 6, 8, 12, 16});
-  add_merged(Constant::kTurn, {8, 12, 16, 24, 32});
-  add_merged(Constant::kLookup, {16, 24, 32, 48, 96});
+  add_merged(Constant::kTurn, {8, 12, 16, 24, 32, 48});
+  if (merging > kSourcesAtHand) add_merged(Constant::kLookup, {16, 24, 32, 48, 96});
   for (const int32_t tiles : {1, 2, 3}) {
     all.push_back(whole_tiles(Constant::kLaunch, multiprocessors, tiles));
     all.push_back(split_tiles(Constant::kLaunch, multiprocessors, tiles));
@@ -106,11 +125,12 @@ std::vector<Probe> probes(int32_t multiprocessors) {
 }
 
 cases::Case case_of(const Probe& probe) {
-  const cases::Shape shape{.name = probe.text(),
-                           .q_heads = probe.kv_heads * probe.group,
-                           .kv_heads = probe.kv_heads,
-                           .nodes = {1, probe.sequences},
-                           .tokens = {probe.tokens, 0}};
+  const cases::Shape shape{
+      .name = probe.text(),
+      .q_heads = probe.kv_heads * probe.group,
+      .kv_heads = probe.kv_heads,
+      .nodes = {1, probe.sequences},
+      .tokens = {probe.apart ? 0 : probe.tokens, probe.apart ? probe.tokens : 0}};
   return cases::shape_tables(shape, DType::kBF16);
 }
 
@@ -129,6 +149,11 @@ Counts counts_of(const Plan& plan, const ScheduleCost& cost) {
   const auto read = [&](auto& into, int64_t offset, int32_t index) {
     std::memcpy(&into, bytes.data() + offset + int64_t{sizeof(into)} * index, sizeof(into));
   };
+  const auto runs_of = [&](int32_t half, int32_t end) {
+    cuda::Half from{};
+    if (half < end) read(from, header.halves_offset, half);
+    return from.runs;
+  };
   Counts longest{};
   double longest_us = -1;
   for (int32_t i = 0; i < header.thread_blocks; ++i) {
@@ -141,10 +166,22 @@ Counts counts_of(const Plan& plan, const ScheduleCost& cost) {
       count_of(counts, Constant::kUnit) += 1;
       count_of(counts, Constant::kWholeTile) += unit.whole_tiles;
       count_of(counts, Constant::kSplitTile) += unit.split_tiles;
+      for (int32_t i = 0; i < unit.whole_tiles; ++i) {
+        const int32_t half = unit.whole_begin + 2 * i;
+        count_of(counts, Constant::kRun) +=
+            more_runs(runs_of(half, unit.whole_end), runs_of(half + 1, unit.whole_end));
+      }
+      for (int32_t i = 0; i < unit.split_tiles; ++i) {
+        const int32_t at = i * unit.split_stride();
+        count_of(counts, Constant::kRun) +=
+            more_runs(runs_of(unit.split_begin[0] + at, unit.split_end[0]),
+                      runs_of(unit.split_begin[1] + at, unit.split_end[1]));
+      }
     }
     const double us = count_of(counts, Constant::kUnit) * cost.unit_us +
                       count_of(counts, Constant::kWholeTile) * cost.whole_tile_us +
-                      count_of(counts, Constant::kSplitTile) * cost.split_tile_us;
+                      count_of(counts, Constant::kSplitTile) * cost.split_tile_us +
+                      count_of(counts, Constant::kRun) * cost.run_us;
     if (us <= longest_us) continue;
     longest_us = us;
     longest = counts;
@@ -157,7 +194,8 @@ Counts counts_of(const Plan& plan, const ScheduleCost& cost) {
   }
   if (sources > 1) {
     count_of(longest, Constant::kMerge) = 1;
-    const int32_t turns = (sources - 1) / 16, lookups = (sources - 1) / 32;
+    const int32_t turns = (sources - 1) / 16;
+    const int32_t lookups = std::max(0, sources - 1 - kSourcesAtHand / 2) / 32;
     count_of(longest, Constant::kTurn) = turns;
     count_of(longest, Constant::kLookup) = lookups;
   }

@@ -16,11 +16,13 @@ namespace pando::calibrate {
 struct Probe {
   Constant constant;
   int32_t thread_blocks = 0;
-  // A plan of `sequences` that are nothing but one prefix of `tokens`.
+  // A plan of `sequences` that are nothing but one prefix of `tokens`, or, where `apart`, share
+  // nothing and have `tokens` each.
   int32_t kv_heads = 0;
   int32_t group = 0;
   int32_t sequences = 0;
   int32_t tokens = 0;
+  bool apart = false;
   // Reads: `passes` over memory that L2 holds, so many thread blocks on the same bytes at once.
   int32_t passes = 0;
   int32_t sharers = 0;

@@ -118,12 +118,12 @@ class Plan:
     ) -> None:
         """Plans again for another batch, or for the next step of the same one.
 
-        The batch is described as for :func:`plan`, and so are ``visible`` and ``tree_mask``. Without ``changed`` the
-        shared runs are found anew. With it, the cost is that of what changed since the step before:
-        a sequence that is not listed must hold the pages that it held, possibly followed by more,
-        and be at least as long; listed ones may hold anything; sequences past the old batch size
-        are new. An empty list is a decode step. That unlisted sequences hold the same pages is not
-        checked.
+        The batch is described as for :func:`plan`, and so are ``visible`` and ``tree_mask``.
+        Without ``changed`` the shared runs are found anew. With it, the cost is that of what
+        changed since the step before: a sequence that is not listed must hold the pages that it
+        held, possibly followed by more, and be at least as long; listed ones may hold anything;
+        sequences past the old batch size are new. An empty list is a decode step. That unlisted
+        sequences hold the same pages is not checked.
 
         When it raises, the plan is what it was before. On a CUDA device the new plan is copied by
         the next :func:`attend` or :meth:`upload`.

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "cli/synthetic_points.h"
@@ -58,18 +59,20 @@ TEST(Probes, give_every_thread_block_the_same_work_and_wait_for_no_memory) {
       EXPECT_NO_THROW(Plan::from_bytes(plan.bytes())) << probe.text();
       const Counts counts = counts_of(plan, card.schedule);
       const int32_t lists = std::max(1, probe.sequences * probe.group / 128);
+      const int32_t list_tokens = probe.tokens * (probe.apart ? probe.sequences : 1);
       EXPECT_EQ(plan.header().workers, probe.thread_blocks);
       EXPECT_EQ(plan.header().units,
                 probe.thread_blocks * static_cast<int32_t>(count_of(counts, Constant::kUnit)))
           << probe.text();
-      EXPECT_EQ(probe.kv_heads * lists * (probe.tokens / 128),
+      EXPECT_EQ(probe.kv_heads * lists * (list_tokens / 128),
                 probe.thread_blocks * (count_of(counts, Constant::kWholeTile) +
                                        count_of(counts, Constant::kSplitTile)))
           << probe.text();
       // The probes of merging read the same bytes, at whatever rate they come.
       const bool on_time = probe.constant == Constant::kWholeTile ||
                            probe.constant == Constant::kSplitTile ||
-                           probe.constant == Constant::kUnit || probe.constant == Constant::kLaunch;
+                           probe.constant == Constant::kRun || probe.constant == Constant::kUnit ||
+                           probe.constant == Constant::kLaunch;
       double us = 0;
       for (const Constant c : all_constants()) {
         if (!is_rate(c)) us += count_of(counts, c) * field_of(card, c);
@@ -94,12 +97,19 @@ TEST(Probes, hold_the_tiles_and_sources_that_they_are_made_for) {
   EXPECT_EQ(count(Constant::kWholeTile, 1, Constant::kWholeTile), 16);
   EXPECT_EQ(count(Constant::kWholeTile, 1, Constant::kSplitTile), 0);
   EXPECT_EQ(count(Constant::kSplitTile, 0, Constant::kSplitTile), 8);
+  // Four split tiles whose halves hold 8 runs, 4 and 1; eight with 4 and 1.
+  for (const auto& [index, runs, tiles] :
+       {std::array{0, 28, 4}, {1, 12, 4}, {2, 0, 4}, {3, 24, 8}, {4, 0, 8}}) {
+    EXPECT_EQ(count(Constant::kRun, index, Constant::kRun), runs);
+    EXPECT_EQ(count(Constant::kRun, index, Constant::kSplitTile), tiles);
+  }
   EXPECT_EQ(count(Constant::kUnit, 4, Constant::kUnit), 6);
   EXPECT_EQ(count(Constant::kMerge, 0, Constant::kMerge), 0);
   EXPECT_EQ(count(Constant::kMerge, 1, Constant::kMerge), 1);
   EXPECT_EQ(count(Constant::kTurn, 4, Constant::kTurn), 1);
-  EXPECT_EQ(count(Constant::kLookup, 3, Constant::kLookup), 1);
-  EXPECT_EQ(count(Constant::kLookup, 4, Constant::kLookup), 2);
+  EXPECT_EQ(count(Constant::kTurn, 5, Constant::kTurn), 2);
+  EXPECT_EQ(count(Constant::kLookup, 3, Constant::kLookup), 0);
+  EXPECT_EQ(count(Constant::kLookup, 4, Constant::kLookup), 1);
 }
 
 TEST(Fit, finds_the_constants_that_the_times_were_made_from) {

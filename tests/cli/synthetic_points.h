@@ -17,6 +17,7 @@ inline DeviceProfile secret() {
   p.cache_bytes_per_us = 6.6e6;
   p.schedule = {.whole_tile_us = 1.55,
                 .split_tile_us = 1.21,
+                .run_us = 0.34,
                 .unit_us = 1.9,
                 .merge_us = 2.8,
                 .turn_us = 0.55,

@@ -67,6 +67,7 @@ BATCHES = {
     "no groups": Batch([133, 140], [1, 1], prefix=8, kv_heads=4),
     "one kv head": Batch([133, 140], [1, 1], prefix=8, q_heads=6, kv_heads=1),
     "window": Batch([133, 140, 300], [1, 5, 1], prefix=8, options={"window": 50, "scale": 0.3}),
+    "soft cap": Batch([133, 140, 300], [1, 5, 1], prefix=8, options={"soft_cap": 1.5}),
     "empty ranks": Batch([16, 0], [1, 1]),
     "nothing to see": Batch([0, 0], [1, 2]),
     "no rows": Batch([32, 16], [0, 0], prefix=1),

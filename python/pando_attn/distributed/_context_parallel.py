@@ -29,6 +29,7 @@ class _Spec(NamedTuple):
     head_dim: int
     dtype_code: int
     scale: float | None
+    soft_cap: float
     causal: bool
     window: int
 
@@ -86,6 +87,7 @@ class ContextParallel:
         scale: float | None = None,
         causal: bool = True,
         window: int = 0,
+        soft_cap: float = 0.0,
         visible: Any = None,
         share: str = "auto",
         device: Any = "cpu",
@@ -120,6 +122,7 @@ class ContextParallel:
                 arguments.integer("head_dim", head_dim),
                 arguments.dtype_code(dtype),
                 None if scale is None else arguments.number("scale", scale),
+                arguments.number("soft_cap", soft_cap),
                 arguments.flag("causal", causal),
                 arguments.integer("window", window),
             )
@@ -144,6 +147,7 @@ class ContextParallel:
             head_dim=spec.head_dim,
             dtype=arguments.DTYPES[spec.dtype_code],
             scale=spec.scale,
+            soft_cap=spec.soft_cap,
             causal=False,  # what rows see comes as ranges of what the rank holds
             window=0,
             share=share,
