@@ -62,9 +62,9 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
   merges_.push_back(merge);
 }
 
-/// How rows are merged: each as a job of its own for a team of 2^n warps, which read 16 sources each
-/// at once, or, -1, four rows in a job for one warp, which reads four sources of each. What has the
-/// fewest turns is the fastest.
+/// How rows are merged: each as a job of its own for a team of 2^n warps, which read 16 sources
+/// each at once, or, -1, four rows in a job for one warp, which reads four sources of each. What
+/// has the fewest turns is the fastest.
 int32_t Scheduler::find_merge_team(const Problem& p) const {
   constexpr int64_t kWarpsAThreadBlock = 8;  // that merge
   constexpr int64_t kOpen = 2;               // dependent reads before the first source
