@@ -28,6 +28,14 @@ DeviceProfile h100_profile() {
   rate.softmax_ns = 0.05;
   rate.peak_flops_per_us = 790e6;
   profile.rates.fill(rate);
+  profile.schedule = {.whole_tile_us = 1.7,
+                      .split_tile_us = 1.4,
+                      .run_us = 0.2,
+                      .unit_us = 1.5,
+                      .merge_us = 3.5,
+                      .turn_us = 0.4,
+                      .lookup_us = 2.8,
+                      .l2_bytes_per_us = 8.0e6};
   return profile;
 }
 

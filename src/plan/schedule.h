@@ -16,25 +16,12 @@
 
 namespace pando::cuda {
 
-/// Predicted times of one thread block, in microseconds.
-struct ScheduleCost {
-  double whole_tile_us = 1.7;  ///< 128 tokens for two blocks of rows
-  double split_tile_us = 1.4;  ///< 64 tokens for each of two blocks, or 128 for one
-  double run_us = 0.2;         ///< more for each run but one in a half of a tile
-  double unit_us = 1.5;        ///< query rows, first loads and the end of a unit
-  double merge_us = 3.5;       ///< from the last partial to the last row of out, for 16 of a row
-  double turn_us = 0.4;        ///< more for each 16 partials of a row beyond that
-  double lookup_us = 2.8;      ///< more for each 32 beyond the first 64, whose list is not at hand
-  double memory_bytes_per_us = 3.0e6;
-  double l2_bytes_per_us = 8.0e6;  ///< thread blocks side by side on the same tiles
-
-  /// From the last partial to the last row of out, for rows of so many partials.
-  double merging_us(double sources) const {
-    const double more = std::max(0.0, std::ceil(sources) - 1);
-    return merge_us + std::floor(more / 16) * turn_us +
-           std::floor(std::max(0.0, more - 32) / 32) * lookup_us;
-  }
-};
+/// From the last partial to the last row of out, for rows of so many partials, in microseconds.
+inline double merging_us(const ScheduleCost& cost, double sources) {
+  const double more = std::max(0.0, std::ceil(sources) - 1);
+  return cost.merge_us + std::floor(more / 16) * cost.turn_us +
+         std::floor(std::max(0.0, more - 32) / 32) * cost.lookup_us;
+}
 
 /// Makes schedules and keeps its memory, so that replanning stops allocating.
 class Scheduler {
@@ -48,10 +35,11 @@ class Scheduler {
     int32_t group;
     int64_t token_head_bytes;  ///< K and V of one token at one kv head
     int32_t thread_blocks;
+    const ScheduleCost& cost;
+    double memory_bytes_per_us;
     /// Distance of the cuts of a batch-invariant schedule, a multiple of kTileTokens; 0: tokens are
     /// placed and cut where it is predicted to be fastest.
     int32_t cut_tokens = 0;
-    ScheduleCost cost = {};
 
     int32_t packed_rows() const { return static_cast<int32_t>(order.rows.size()) * group; }
     int32_t blocks() const;

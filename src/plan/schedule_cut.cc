@@ -53,7 +53,7 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
       }
     }
   }
-  const double merge_us = parts > 1 ? p.cost.merging_us(parts) : 0;
+  const double merge_us = parts > 1 ? merging_us(p.cost, parts) : 0;
   return *std::ranges::max_element(loads_) + merge_us;
 }
 
@@ -97,7 +97,7 @@ double Scheduler::cut_by_share(const Problem& p, Layout& out) {
   }
   const auto lists = static_cast<double>(std::max<size_t>(1, out.lists.size())) * p.kv_heads;
   const double sources = static_cast<double>(out.pieces.size()) / lists;
-  return std::max(most_us, share_us - left_us) + p.cost.merging_us(sources + 1);
+  return std::max(most_us, share_us - left_us) + merging_us(p.cost, sources + 1);
 }
 
 /// The cut with the least predicted time.

@@ -219,7 +219,7 @@ void Scheduler::weigh_steps(const Problem& p, Layout& out) {
   int64_t steps = 0;
   for (const List& list : out.lists) steps += list.steps();
   const int64_t tokens = out.kv_tokens / std::max(1, p.kv_heads);
-  const double memory_us = static_cast<double>(tokens) * token_bytes / p.cost.memory_bytes_per_us;
+  const double memory_us = static_cast<double>(tokens) * token_bytes / p.memory_bytes_per_us;
   const double l2_us =
       static_cast<double>(steps) * kTileTokens * token_bytes / p.cost.l2_bytes_per_us;
   const double all_us = std::max(memory_us, l2_us) * p.thread_blocks;
