@@ -150,7 +150,7 @@ class Scheduler {
   static Unit make_unit(const Layout& layout, const Piece& piece);
   void list_units(const Problem& p);
   void end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
-  bool merges_row_by_row(const Problem& p) const;
+  int32_t find_merge_team(const Problem& p) const;
   void find_sources(const Problem& p, int32_t block);
   void end_block_in_cuts(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   void lay_out(const Problem& p, int64_t partial_rows);
