@@ -143,6 +143,11 @@ TEST(Fit, keeps_what_a_small_card_cannot_tell) {
     EXPECT_EQ(fitted.value, field_of(h100_profile(), constant));
   }
   EXPECT_TRUE(found[static_cast<size_t>(Constant::kWholeTile)].measured);
+  EXPECT_TRUE(found[static_cast<size_t>(Constant::kRun)].measured);
+  // 48 sources of a row need no lookup.
+  const Fit middle = fit(points_of(secret(), 60), h100_profile());
+  EXPECT_TRUE(middle[static_cast<size_t>(Constant::kTurn)].measured);
+  EXPECT_FALSE(middle[static_cast<size_t>(Constant::kLookup)].measured);
 }
 
 TEST(Fit, takes_a_negative_time_as_none_and_refuses_a_negative_tile) {

@@ -73,6 +73,7 @@ TEST(Profile, json_has_the_names_of_the_fields) {
   EXPECT_EQ(json["launch_us"], 10.5);
   EXPECT_EQ(json["rates"]["bf16"]["row_granule"], 64);
   EXPECT_EQ(json["schedule"]["whole_tile_us"], 1.7);
+  EXPECT_EQ(json["schedule"]["run_us"], 0.2);
   EXPECT_EQ(json["origin"]["driver"], "13.0");
   EXPECT_FALSE(Json::parse(profile_to_json(cpu_profile(1))).contains("schedule"));
 }
@@ -107,6 +108,8 @@ TEST(Profile, that_is_incomplete_or_wrong_is_refused_by_key) {
             "profile.name: got 64 bytes, want up to 63, none of them 0");
   EXPECT_EQ(said_of([](Json& j) { j["schedule"]["whole_tile_us"] = 0; }),
             "profile.schedule.whole_tile_us: got 0, want more than 0");
+  EXPECT_EQ(said_of([](Json& j) { j["schedule"]["run_us"] = 1e7; }),
+            "profile.schedule.run_us: got 10000000, want a number in [0, 1000000]");
   for (const char* text : {"", "{", "[1]", "nonsense"}) {
     EXPECT_NE(
         message_of(ErrorCode::kInvalidArgument, [&] { profile_from_json(text); }).find("profile"),
