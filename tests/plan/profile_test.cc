@@ -70,10 +70,10 @@ TEST(Profile, is_the_same_bits_after_a_round_trip) {
 TEST(Profile, json_has_the_names_of_the_fields) {
   const Json json = Json::parse(profile_to_json(h100_profile(), kOrigin));
   EXPECT_EQ(json["backend"], "cuda");
-  EXPECT_EQ(json["launch_us"], 10.5);
+  EXPECT_EQ(json["launch_us"], 7.2);
   EXPECT_EQ(json["rates"]["bf16"]["row_granule"], 64);
   EXPECT_EQ(json["schedule"]["whole_tile_us"], 1.7);
-  EXPECT_EQ(json["schedule"]["run_us"], 0.2);
+  EXPECT_EQ(json["schedule"]["run_us"], 0.3);
   EXPECT_EQ(json["origin"]["driver"], "13.0");
   EXPECT_FALSE(Json::parse(profile_to_json(cpu_profile(1))).contains("schedule"));
 }
@@ -137,7 +137,7 @@ TEST(Profile, of_a_file_gives_the_plan_of_the_profile) {
   };
   EXPECT_TRUE(same(plan(forest, spec, h100_profile()), plan(forest, spec, read)));
   DeviceProfile other = read;
-  other.schedule.split_tile_us *= 2;
+  other.schedule.unit_us *= 2;
   const double before = plan(forest, spec, read).cost().predicted_us;
   EXPECT_GT(plan(forest, spec, other).cost().predicted_us, before);
 }

@@ -31,9 +31,7 @@ struct MergeShape {
         team_shift(kSingle ? start.merge_team_shift : 0) {}
 
   /// The first job of a consumer warp, and how far it is from one to the next.
-  __device__ int32_t first(int warp) const {
-    return blockIdx.x + gridDim.x * (warp >> team_shift);
-  }
+  __device__ int32_t first(int warp) const { return blockIdx.x + gridDim.x * (warp >> team_shift); }
   __device__ int32_t stride() const { return gridDim.x * (C::kConsumerWarps >> team_shift); }
 
   /// A consumer warp's part of a job.
@@ -112,7 +110,8 @@ struct TeamPart {
   }
 };
 
-/// Puts together what the warps of a team have merged of one row; the team's first warp has it then.
+/// Puts together what the warps of a team have merged of one row; the team's first warp has it
+/// then.
 template <class C>
 __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_shift, int warp,
                                           Merged<1, kMergeColumns<C>>& merged) {

@@ -95,9 +95,9 @@ __device__ __forceinline__ int nth_bit(uint32_t bits, int n) {
   return place;
 }
 
-/// Merges the job's share of R rows, by one warp: up to 32 / R sources at a time. Lane s * R + r waits for
-/// one of them; then it weighs the s-th that has any of the rows for row r, and all lanes add up
-/// what is there, U sources in flight. `first_sources` are the merge's first, in shared or
+/// Merges the job's share of R rows, by one warp: up to 32 / R sources at a time. Lane s * R + r
+/// waits for one of them; then it weighs the s-th that has any of the rows for row r, and all lanes
+/// add up what is there, U sources in flight. `first_sources` are the merge's first, in shared or
 /// global memory.
 template <class C, int R, int U>
 __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
