@@ -38,6 +38,7 @@ inline std::vector<Point> points_of(const DeviceProfile& truth, int32_t multipro
   cases::Rng rng(1);
   const auto times = [&](double us) {
     std::vector<double> all;
+    all.reserve(5);
     for (int i = 0; i < 5; ++i) {
       all.push_back(us * (1 + noise * (static_cast<double>(rng.between(-1000, 1000)) / 1000)));
     }
