@@ -114,12 +114,17 @@ class Scheduler {
   struct RowSources {
     uint64_t without = 0, with_one = 0, with_more = 0;
   };
+  struct Step {
+    double us;  ///< by itself
+    bool own;   ///< no other list reads its tokens: they come from memory
+  };
   /// Lists over one block each, or over two, and how they are cut.
   struct Layout {
     std::vector<Run> runs;
     std::vector<Half> halves;
     std::vector<uint8_t> own;  ///< by half: no other list reads its tokens
     std::vector<List> lists;
+    std::vector<Step> steps;       ///< of all lists
     std::vector<double> until_us;  ///< by list: 0, then predicted time up to the end of each step
     std::vector<Piece> pieces;
     int64_t kv_tokens = 0;
@@ -133,7 +138,7 @@ class Scheduler {
                  int64_t& slot, Layout& out);
   static void check_slots(int64_t slots);
   static void append_run(const List& list, int32_t stream, const Run& run, bool own, Layout& out);
-  static double weigh(const Problem& p, double own_factor, double& own_us, Layout& out);
+  static void time_steps(const Problem& p, Layout& out);
   static void weigh_steps(const Problem& p, Layout& out);
   void cut(const Problem& p, Layout& out);
   double cut_evenly(const Problem& p, int32_t parts, Layout& out);
