@@ -114,6 +114,14 @@ def host_ints(name: str, values: Any, ndim: int = 1) -> np.ndarray:
     return array
 
 
+def host_ranges(name: str, values: Any) -> np.ndarray:
+    """Contiguous int32 ``[n, 2]`` in host memory."""
+    ranges = host_ints(name, values, ndim=2)
+    if ranges.shape[1] != 2:
+        raise ValueError(f"{name}: got shape {ranges.shape}, want (q_rows, 2)")
+    return ranges
+
+
 def host_masks(name: str, values: Any) -> np.ndarray:
     """A contiguous uint64 array of one dimension in host memory."""
     if type(values) is not np.ndarray:

@@ -133,9 +133,7 @@ class Plan:
         indptr, ids = tables_of(page_indptr, page_ids)
         ranges = listed = None
         if visible is not None:
-            ranges = arguments.host_ints("visible", visible, ndim=2)
-            if ranges.shape[1] != 2:
-                raise ValueError(f"visible: got shape {ranges.shape}, want (q_rows, 2)")
+            ranges = arguments.host_ranges("visible", visible)
         if changed is not None:
             listed = arguments.host_ints("changed", changed)
         _native.plan_make(
