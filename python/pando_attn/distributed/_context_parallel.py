@@ -133,7 +133,7 @@ class ContextParallel:
         of the page before them where balance allows. When it raises, :meth:`plan` comes next; so
         that pages stay, with ``placement=place(..., previous=cp.placement)``.
 
-        After a capture in a CUDA graph, ``q_rows`` stays, and the last replay must be past its upload.
+        After a capture in a CUDA graph ``q_rows`` stays; the last replay must be past its upload.
 
         Args:
             check: False leaves out the comparison of the ranks' hashes, and with it the wait for
