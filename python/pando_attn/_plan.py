@@ -153,9 +153,9 @@ class Plan:
         """Enqueues the copies of the plan to its CUDA device.
 
         Only needed in the capture of a CUDA graph, where it belongs before the first
-        :func:`attend`: replays then run the plan of the last :meth:`update`. ``stream`` is a stream
-        of PyTorch or CuPy or the address of a ``cudaStream_t``; by default the current stream of
-        the one that is loaded.
+        :func:`attend`: replays then run the plan of the last :meth:`update`, which is to be called
+        when the last replay is past the copies. ``stream`` is a stream of PyTorch or CuPy or the
+        address of a ``cudaStream_t``; by default the current stream of the one that is loaded.
         """
         if self._cuda_index is None:
             raise ValueError(f"plan: got one for {self.device}, want one for a CUDA device")
