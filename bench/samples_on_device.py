@@ -17,8 +17,9 @@ where --ways names it.
 `attention_us`: of all layers in one decode step in the middle; that of "pando, single launches" is
 that of "pando" too, whose replays can't be looked into. It holds the writing of the new K and V for
 "pando" and "paged sdpa"; "sdpa" writes them before. The last lines compare: the logits of one
-sample in the decode steps with those of the model in fp32, beside those of sdpa (Pando's error may
-be twice that of sdpa); and the wanted ratios. Exits with 1 when the logits are wrong.
+sample in the decode steps with those of the model in fp32, beside those of sdpa (root mean square
+of the differences over that of the logits; Pando's may be twice that of sdpa); and the wanted
+ratios. Exits with 1 when the logits are wrong.
 """
 
 from __future__ import annotations
@@ -150,9 +151,8 @@ def measure(ways: Ways, way: str) -> dict[str, Any]:
         "pando": ("pando", ways.pando),
     }[way]
     values: dict[str, Any] = {}
-    step = (
-        -1 if way in ("pando", "paged pando") else tokens // 2
-    )  # there are no calls to be timed in a replay
+    # There are no calls to be timed in a replay.
+    step = -1 if way in ("pando", "paged pando") else tokens // 2
     free()
     timer = AttentionTimes(name, args.samples, layers, step)
     if way.startswith("pando"):

@@ -133,9 +133,7 @@ class Plan:
         indptr, ids = tables_of(page_indptr, page_ids)
         ranges = listed = None
         if visible is not None:
-            ranges = arguments.host_ints("visible", visible, ndim=2)
-            if ranges.shape[1] != 2:
-                raise ValueError(f"visible: got shape {ranges.shape}, want (q_rows, 2)")
+            ranges = arguments.host_ranges("visible", visible)
         if changed is not None:
             listed = arguments.host_ints("changed", changed)
         _native.plan_make(
@@ -155,9 +153,9 @@ class Plan:
         """Enqueues the copies of the plan to its CUDA device.
 
         Only needed in the capture of a CUDA graph, where it belongs before the first
-        :func:`attend`: replays then run the plan of the last :meth:`update`. ``stream`` is a stream
-        of PyTorch or CuPy or the address of a ``cudaStream_t``; by default the current stream of
-        the one that is loaded.
+        :func:`attend`: replays then run the plan of the last :meth:`update`, which is to be called
+        when the last replay is past the copies. ``stream`` is a stream of PyTorch or CuPy or the
+        address of a ``cudaStream_t``; by default the current stream of the one that is loaded.
         """
         if self._cuda_index is None:
             raise ValueError(f"plan: got one for {self.device}, want one for a CUDA device")

@@ -114,7 +114,9 @@ def attend(
     order = LAYOUTS.get(layout) if isinstance(layout, str) else None
     if order is None:
         choice("layout", layout, LAYOUTS)  # raises
-    given = [(name, x, plan.dtype) for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache))]
+    given = [
+        (name, x, plan.dtype) for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache))
+    ]
     if sinks is not None:
         given.append(("sinks", sinks, "fp32"))
     for name, x, dtype in given:

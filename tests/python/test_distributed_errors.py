@@ -113,6 +113,62 @@ def test_an_update_that_is_refused_leaves_no_plan(two, other):
     two.run(update_of_own, [BATCH.kv_lens, other])
 
 
+def out_of_memory_once(rank, batch):
+    """Rank 1 has no room for the buffers of its first plan; the answer of the second."""
+    from pando_attn.distributed import ContextParallel, _exchange
+
+    cp = ContextParallel()
+    room = _exchange.Rows.room
+
+    def no_room(self, *shape):
+        raise torch.OutOfMemoryError("out of memory")
+
+    if rank == 1:
+        _exchange.Rows.room = no_room
+    try:
+        with pytest.raises((torch.OutOfMemoryError, ValueError), match=r"out of memory|refused"):
+            cp.plan(*tables(batch), batch.page_tokens, **arguments(batch))
+    finally:
+        _exchange.Rows.room = room
+    mine = cp.plan(*tables(batch), batch.page_tokens, **arguments(batch))
+    return cp.attend(*tensors(batch, mine.pages)).numpy()
+
+
+def test_a_rank_without_room_for_buffers_stops_the_others(two):
+    for out in two.run(out_of_memory_once, BATCH):
+        BATCH.answer().check(out)
+
+
+def captured(rank, batch):
+    """Of a batch whose step is in a graph, as far as that goes without a GPU."""
+    from pando_attn.distributed import ContextParallel
+
+    cp = ContextParallel()
+    mine = cp.plan(*tables(batch), batch.page_tokens, **arguments(batch))
+    cp._captured = True
+    cp.update(*tables(batch))
+    fewer = [0, 1, 2]
+    with pytest.raises(ValueError, match="q_indptr: got 2 query rows, want 3 as in the captured"):
+        cp.update(fewer, *tables(batch)[1:])
+    with pytest.raises(ValueError, match="plan: got none"):
+        cp.attend(*tensors(batch, mine.pages))
+    stays = place(*tables(batch)[1:], batch.page_tokens, 2, previous=cp.placement)
+    again = cp.plan(
+        fewer, *tables(batch)[1:], batch.page_tokens, placement=stays, **arguments(batch)
+    )
+    assert np.array_equal(again.pages, mine.pages)
+    q, k, v = tensors(batch, again.pages)
+    return cp.attend(q[:2], k, v).numpy()
+
+
+def test_the_rows_of_a_captured_step_stay(two):
+    batch = Batch([133, 140], [1, 1], prefix=4)
+    batch.q = BATCH.q[:2]
+    for out in two.run(captured, BATCH):
+        batch.k, batch.v, batch.tables = BATCH.k, BATCH.v, BATCH.tables
+        batch.answer().check(out)
+
+
 def misuse(rank):
     import torch.distributed as dist
 
@@ -139,9 +195,24 @@ def misuse(rank):
     halves = ContextParallel(head_parts=2)
     mine = halves.plan(*tables(BATCH), 16, **arguments(BATCH))
     q, k, v = tensors(BATCH, mine.pages)
-    for wrong, text in (((q[:, :3], k, v), "q: got shape"), ((q, k[:, :, :1], v), "k_cache: got")):
+    for wrong, text in (
+        ((q[:, :3], k, v), "q: got shape"),
+        ((q, k[:, :, :1], v), "k_cache: got"),
+        ((q, k, torch.cat([v, v[:, :, :1]], 2)), r"v_cache: got shape .*, want 2 heads"),
+    ):
         with pytest.raises(ValueError, match=text):
             halves.attend(*wrong)
+    for collective in ("all_gather", "all_to_all"):
+        whole = ContextParallel(collective=collective)
+        whole.plan(*tables(BATCH), 16, **arguments(BATCH))
+        for wrong, kind, text in (
+            ({"out": q.double()}, TypeError, "out: got dtype torch.float64, want torch.float32"),
+            ({"out": q[None].clone()}, ValueError, r"out: got shape \(1, 3, 4, 64\), want \(3, 4"),
+            ({"lse": q[..., 0].half()}, TypeError, "lse: got dtype torch.float16, want"),
+            ({"lse": q[:2, :, 0]}, ValueError, r"lse: got shape \(2, 4\), want \(3, 4\)"),
+        ):
+            with pytest.raises(kind, match=text):
+                whole.attend(q, k, v, **wrong)
 
 
 def test_misuse_is_refused_by_name(two):

@@ -51,7 +51,11 @@ def test_the_table_has_a_line_for_each_number_of_ranks(capsys):
     ("arguments", "text"),
     [
         (["--ranks", "0"], "ranks: got 0, want 1 or more"),
-        (["--ranks", "two"], "invalid literal"),
+        (["--ranks", "two"], "ranks: got 'two', want numbers such as 1,2,4"),
+        (["--page-tokens", "0"], "page_tokens: got 0, want a power of two"),
+        (["--q-len", "0"], "q_len: got 0, want 1 or more"),
+        (["--q-len", "400000000"], "q_len: got 400000000, want 1 or more, and fewer than 2^31"),
+        (["--tree", "1:3000000000"], "3000000000 tokens of a sequence, want fewer than 2^31"),
         (["--link-gbps", "0"], "link-gbps: got 0.0"),
         (["--tree", "2,3:1,1"], "tree: got '2,3:1,1', want nodes and tokens"),
         (

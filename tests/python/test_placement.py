@@ -220,6 +220,8 @@ def test_bad_arguments_of_a_placement_are_refused():
         placement.batch(0, [0, 2, 1], *tables[1:])
     with pytest.raises(ValueError, match="visible: got 1 ranges"):
         placement.batch(0, *tables, visible=[[0, 1]])
+    with pytest.raises(ValueError, match=r"visible: got shape \(1, 4\), want \(q_rows, 2\)"):
+        placement.batch(0, *tables, visible=[[0, 1, 0, 1]])
     with pytest.raises(ValueError, match="page_indptr"):
         placement.batch(0, *tables[:2], [0, 1], [0, 1])
     with pytest.raises(ValueError, match="previous: got a placement of pages of 16 tokens on 2"):

@@ -5,7 +5,6 @@ import json
 import pytest
 from batch import Batch
 
-
 RATE = {
     "narrow_rows": 0,
     "row_granule": 64,

@@ -18,7 +18,7 @@ def replays(monkeypatch):
     tensors. The replays of each graph."""
     counts = []
 
-    def capture(work):
+    def capture(work, device):
         index = len(counts)
         counts.append(0)
 
@@ -67,6 +67,17 @@ def test_rows_without_a_sequence_write_to_no_page_of_another(replays):
         assert samples(model, prompt(40), cache=cache, **stops) == want
 
 
+def test_rows_without_a_sequence_are_numbers(replays, monkeypatch):
+    model = tiny("llama")
+    finite = []
+    model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(
+        lambda module, inputs: finite.append(bool(inputs[0].isfinite().all()))
+    )
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, shape: x.new_full(shape, torch.nan))
+    samples(model, prompt(5), stop_tokens=range(0, 300, 20), max_new_tokens=60, num_samples=8)
+    assert replays and all(finite)
+
+
 def test_a_few_steps_need_no_graph(replays):
     model = tiny("llama")
     fewest = _decode_graph.FEWEST_STEPS
@@ -106,13 +117,27 @@ def test_a_plan_that_outgrows_its_graph_gets_another(replays, monkeypatch):
 def test_a_model_that_can_not_be_captured_runs_without(replays, monkeypatch):
     model = tiny("llama")
     want = samples(model, prompt(21), cuda_graph=False)
+    steps = []
+    model.register_forward_pre_hook(lambda *_: steps.append(1))
 
-    def capture(work):
+    def capture(work, device):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(_decode_graph, "capture", capture)
     with pytest.warns(UserWarning, match="cuda_graph: got LlamaForCausalLM.*not permitted"):
         assert samples(model, prompt(21)) == want
+    assert len(steps) == 24  # none twice: the other ranks of a group would wait for the second
+
+
+def test_what_fails_before_the_capture_is_no_fault_of_the_graph(replays, monkeypatch):
+    model = tiny("llama")
+
+    def forward(*args):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(_decode_graph, "forward", forward)
+    with pytest.raises(torch.OutOfMemoryError):
+        samples(model, prompt(5))
 
 
 def test_cuda_graph_is_a_flag():
@@ -134,3 +159,14 @@ def test_replays_on_cuda_give_the_tokens_of_single_launches(style):
     stops = {"stop_tokens": range(0, 300, 60), "max_new_tokens": 200, "num_samples": 16}
     tokens = samples(model, prompt(9), **stops)  # the page tables grow far past those of the start
     assert all(len(t) == 200 or t[-1] % 60 == 0 for t in tokens)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs 2 GPUs")
+@pytest.mark.filterwarnings("error:cuda_graph", "error:The CUDA Graph is empty")
+def test_a_model_that_is_not_on_the_current_device_is_captured_where_it_is():
+    greedy = {"temperature": 0.0, "max_new_tokens": 40}
+    for device in ("cuda:0", "cuda:1"):  # the first capture of the process is not on the second
+        model = tiny("llama", head_dim=64).to(device, torch.bfloat16)
+        eager = samples(model, prompt(20), cuda_graph=False, **greedy)
+        assert samples(model, prompt(20), **greedy) == eager

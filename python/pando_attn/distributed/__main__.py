@@ -33,6 +33,13 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _ranks(text: str) -> list[int]:
+    try:
+        return [int(n) for n in text.split(",")]
+    except ValueError:
+        raise ValueError(f"ranks: got {text!r}, want numbers such as {_RANKS}") from None
+
+
 def _time(us: float) -> str:
     return f"{us / 1e3:.2f} ms" if us >= 1e4 else f"{us:.1f} us"
 
@@ -62,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"link-gbps: got {options.link_gbps}, and latency-us {options.latency_us}; want "
                 "more than 0, and 0 or more"
             )
-        ranks = [int(n) for n in options.ranks.split(",")]
+        ranks = _ranks(options.ranks)
         heads = Heads(
             options.q_heads, options.kv_heads, options.head_dim, options.dtype, options.profile
         )

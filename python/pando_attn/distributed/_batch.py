@@ -112,7 +112,7 @@ def _ranges(
 ) -> np.ndarray:
     """``[q_rows, 2]``: what each row sees of its whole sequence, by the one mask rule."""
     if visible is not None:
-        visible = arguments.host_ints("visible", visible, ndim=2)
+        visible = arguments.host_ranges("visible", visible)
     ranges = np.zeros((max(int(q_indptr[-1]), 0) if q_indptr.size else 0, 2), np.int32)
     _native.visible_ranges(
         q_indptr,

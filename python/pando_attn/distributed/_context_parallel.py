@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,25 +13,9 @@ from .._attend import attend
 from .._plan import Plan
 from ._agreement import agree, digest_of
 from ._batch import RankBatch, WholeBatch
-from ._exchange import EXCHANGES, Rows
+from ._exchange import EXCHANGES, Rows, check_result, part_of
 from ._placement import Placement, place
-
-#: By their codes.
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class _Spec(NamedTuple):
-    """What is computed; the same on all ranks."""
-
-    page_tokens: int
-    q_heads: int
-    kv_heads: int
-    head_dim: int
-    dtype_code: int
-    scale: float | None
-    soft_cap: float
-    causal: bool
-    window: int
+from ._spec import Spec
 
 
 class ContextParallel:
@@ -68,9 +52,10 @@ class ContextParallel:
         self._plan: Plan | None = None
         self._batch: RankBatch | None = None
         self._placement: Placement | None = None
-        self._spec: _Spec | None = None
+        self._spec: Spec | None = None
         self._of: Rows | None = None
         self._exchanges: list[Any] = []
+        self._captured = False  # a graph knows where the buffers of the exchanges are
 
     def plan(
         self,
@@ -114,8 +99,8 @@ class ContextParallel:
         """
         batch = (q_indptr, kv_len, page_indptr, page_ids)
 
-        def make() -> tuple[_Spec, Plan]:
-            spec = _Spec(
+        def make() -> tuple[Spec, Plan]:
+            spec = Spec(
                 arguments.integer("page_tokens", page_tokens),
                 arguments.integer("q_heads", q_heads),
                 arguments.integer("kv_heads", kv_heads),
@@ -126,36 +111,10 @@ class ContextParallel:
                 arguments.flag("causal", causal),
                 arguments.integer("window", window),
             )
-            return spec, self._rank_plan(spec, share, device, threads)
+            self._captured = False  # a graph of the plan before is not replayed any more
+            return spec, spec.rank_plan(self.head_parts, share, device, threads)
 
         return self._make(make, batch, visible, placement, None)
-
-    def _rank_plan(self, spec: _Spec, share: str, device: Any, threads: int) -> Plan:
-        """For one part of the heads."""
-        parts = self.head_parts
-        if parts > 1 and (spec.kv_heads % parts or spec.q_heads % max(spec.kv_heads, 1)):
-            raise ValueError(
-                f"head_parts: got {parts}, want a divisor of kv_heads, {spec.kv_heads}"
-            )
-        on = str(device)
-        if on == "cuda":
-            on = f"cuda:{torch.cuda.current_device()}"
-        return Plan(
-            page_tokens=spec.page_tokens,
-            q_heads=spec.q_heads // parts,
-            kv_heads=spec.kv_heads // parts,
-            head_dim=spec.head_dim,
-            dtype=arguments.DTYPES[spec.dtype_code],
-            scale=spec.scale,
-            soft_cap=spec.soft_cap,
-            causal=False,  # what rows see comes as ranges of what the rank holds
-            window=0,
-            share=share,
-            batch_invariant=False,
-            cut_tokens=512,
-            device=on,
-            threads=threads,
-        )
 
     def update(
         self,
@@ -171,8 +130,10 @@ class ContextParallel:
         """Plans for the next step, or for another batch of the same shape of heads.
 
         Pages of the batch before that are still used stay where they are; new ones go to the rank
-        of the page before them where balance allows. When it raises, :meth:`plan` comes next, with
-        a ``placement`` for which ``placement`` of this object is the previous one.
+        of the page before them where balance allows. When it raises, :meth:`plan` comes next; so
+        that pages stay, with ``placement=place(..., previous=cp.placement)``.
+
+        After a capture in a CUDA graph ``q_rows`` stays; the last replay must be past its upload.
 
         Args:
             check: False leaves out the comparison of the ranks' hashes, and with it the wait for
@@ -189,7 +150,7 @@ class ContextParallel:
 
     def _make(
         self,
-        make: Callable[[], tuple[_Spec, Plan]],
+        make: Callable[[], tuple[Spec, Plan]],
         batch: tuple[Any, Any, Any, Any],
         visible: Any,
         placement: Placement | None,
@@ -209,6 +170,7 @@ class ContextParallel:
             whole = WholeBatch.of(batch, spec.page_tokens, spec.causal, spec.window, visible)
             mine = placement.seen_from(self.rank, whole, placement.owners(whole))
             plan.update(*mine[:4], visible=mine.visible)
+            of, exchanges = self._exchanges_of(plan)
             how = (spec, self.collective, self.head_parts, placement.owner)
             digest = digest_of(*how, *whole) if check else 0
         except Exception:
@@ -218,21 +180,21 @@ class ContextParallel:
         if check:
             agree(digest, self.group)
         self._plan, self._batch, self._placement, self._spec = plan, mine, placement, spec
-        of = Rows(
-            rows=plan.q_rows,
-            heads=plan.q_heads,
-            head_dim=plan.head_dim,
-            dtype=_DTYPES[plan.dtype_code],
-            dtype_code=plan.dtype_code,
-            device=torch.device(plan.device),
-        )
-        if self._of != of:
-            kind = EXCHANGES[self.collective]
-            self._of = of
-            count = self.head_parts if of.rows else 0
-            overlaps = count > 1
-            self._exchanges = [kind(of, self.group, overlaps) for _ in range(count)]
+        self._of, self._exchanges = of, exchanges
         return mine
+
+    def _exchanges_of(self, plan: Plan) -> tuple[Rows, list[Any]]:
+        """What brings the partials of a plan together: that of the step before where it fits."""
+        of = Rows.of(plan)
+        if self._of == of:
+            return of, self._exchanges
+        if self._captured:
+            raise ValueError(
+                f"q_indptr: got {of.rows} query rows, want {self._of and self._of.rows} as in the "
+                "captured call; another ContextParallel takes them"
+            )
+        kind, count = EXCHANGES[self.collective], self.head_parts if of.rows else 0
+        return of, [kind(of, self.group, count > 1) for _ in range(count)]
 
     def _made(self) -> tuple[Plan, RankBatch]:
         if self._plan is None or self._batch is None:
@@ -246,9 +208,9 @@ class ContextParallel:
 
     @property
     def placement(self) -> Placement:
-        """Where all pages are."""
-        self._made()
-        assert self._placement is not None
+        """Where all pages are; after an :meth:`update` that has failed, where they were before."""
+        if self._placement is None:
+            raise ValueError("plan: got none, want plan() to be called first")
         return self._placement
 
     @property
@@ -273,9 +235,10 @@ class ContextParallel:
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Attention of all rows over the KV of all ranks; on every rank.
 
-        Calls go to the current stream. All of it can be captured in a CUDA graph, after a first
-        call outside of one; buffers are those of the last :meth:`plan` or :meth:`update` that
-        changed ``q_rows``.
+        Calls go to the current stream. It must be that of :meth:`plan` and :meth:`update`, or wait
+        for it and be waited for: these two make the buffers of the collectives, and drop them when
+        ``q_rows`` changes. All of it can be captured in a CUDA graph, after a first call outside of
+        one; its replays end with the next :meth:`plan`.
 
         Args:
             q: ``[q_rows, q_heads, head_dim]``, of all sequences.
@@ -300,21 +263,28 @@ class ContextParallel:
             out = torch.empty_like(q)
         if lse is None and return_lse:
             lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
-        parts = self.head_parts
-        for x, name, at in ((q, "q", 1), (k_cache, "k_cache", heads_at)):
-            wanted = (plan.q_heads if name == "q" else plan.kv_heads) * parts
+        check_result("out", out, q.shape, q.dtype)
+        if lse is not None:
+            check_result("lse", lse, q.shape[:-1], torch.float32)
+        parts, kv_heads = self.head_parts, plan.kv_heads * self.head_parts
+        for x, name, at, wanted in (
+            (q, "q", 1, plan.q_heads * parts),
+            (k_cache, "k_cache", heads_at, kv_heads),
+            (v_cache, "v_cache", heads_at, kv_heads),
+        ):
             if parts > 1 and (x.ndim <= at or x.shape[at] != wanted):
                 raise ValueError(f"{name}: got shape {tuple(x.shape)}, want {wanted} heads")
         by_heads = [
             (
-                _part(q, 1, i, parts),
-                _part(k_cache, heads_at, i, parts),
-                _part(v_cache, heads_at, i, parts),
+                part_of(q, 1, i, parts),
+                part_of(k_cache, heads_at, i, parts),
+                part_of(v_cache, heads_at, i, parts),
             )
             for i in range(parts)
         ]
         if plan.q_rows == 0:
             return out if lse is None else (out, lse)
+        self._captured |= q.is_cuda and torch.cuda.is_current_stream_capturing()
         for tensors, exchange in zip(by_heads, self._exchanges):
             to, to_lse = exchange.targets()
             attend(plan, *tensors, out=to, lse=to_lse, layout=layout)
@@ -324,15 +294,7 @@ class ContextParallel:
                 exchange.finish(out, lse)
                 continue
             of_part = None if lse is None else torch.empty_like(exchange.targets()[1])
-            exchange.finish(_part(out, 1, i, parts), of_part)
+            exchange.finish(part_of(out, 1, i, parts), of_part)
             if lse is not None and of_part is not None:
-                _part(lse, 1, i, parts).copy_(of_part)
+                part_of(lse, 1, i, parts).copy_(of_part)
         return out if lse is None else (out, lse)
-
-
-def _part(x: torch.Tensor, dim: int, index: int, parts: int) -> torch.Tensor:
-    """One of equal parts of a dimension."""
-    if parts == 1:
-        return x
-    size = x.shape[dim] // parts
-    return x.narrow(dim, index * size, size)

@@ -8,9 +8,11 @@ import torch
 import torch.distributed as dist
 
 from .._merge import merge_parts
+from .._plan import Plan
 from ._agreement import collective
 
 _ALIGNMENT = 16  # of what a kernel reads and writes
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # by their codes
 
 
 class Rows(NamedTuple):
@@ -22,6 +24,18 @@ class Rows(NamedTuple):
     dtype: torch.dtype
     dtype_code: int
     device: torch.device
+
+    @staticmethod
+    def of(plan: Plan) -> Rows:
+        """Those of a plan."""
+        return Rows(
+            rows=plan.q_rows,
+            heads=plan.q_heads,
+            head_dim=plan.head_dim,
+            dtype=_DTYPES[plan.dtype_code],
+            dtype_code=plan.dtype_code,
+            device=torch.device(plan.device),
+        )
 
     @property
     def out_bytes(self) -> int:
@@ -44,6 +58,23 @@ class Rows(NamedTuple):
 
 def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def check_result(name: str, x: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+    """Before anything is sent: a rank that stopped between two collectives would leave the others
+    waiting."""
+    if x.dtype != dtype:
+        raise TypeError(f"{name}: got dtype {x.dtype}, want {dtype}")
+    if x.shape != shape:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, want {tuple(shape)}")
+
+
+def part_of(x: torch.Tensor, dim: int, index: int, parts: int) -> torch.Tensor:
+    """One of equal parts of a dimension."""
+    if parts == 1:
+        return x
+    size = x.shape[dim] // parts
+    return x.narrow(dim, index * size, size)
 
 
 class AllGather:

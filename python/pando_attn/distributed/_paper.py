@@ -18,6 +18,7 @@ from ._placement import place
 Tables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 _ELEMENT_BYTES = (4, 2, 2)
+_INT32_MAX = np.iinfo(np.int32).max
 
 
 class Link(NamedTuple):
@@ -49,11 +50,21 @@ class Tree(NamedTuple):
             raise ValueError(
                 f"tree: got {text!r}, want nodes and tokens by level, such as 1,4,16:512,128,32"
             )
+        if sum(tokens) > _INT32_MAX:
+            raise ValueError(
+                f"tree: got {text!r}, {sum(tokens)} tokens of a sequence, want fewer than 2^31"
+            )
         return Tree(tuple(nodes), tuple(tokens))
 
     def tables(self, page_tokens: int, q_len: int = 1) -> Tables:
         """q_indptr, kv_len, page_indptr and page_ids."""
+        if page_tokens < 1:
+            raise ValueError(f"page_tokens: got {page_tokens}, want a power of two up to 256")
         count = self.nodes[-1]
+        if not 1 <= q_len <= _INT32_MAX // count:
+            raise ValueError(
+                f"q_len: got {q_len}, want 1 or more, and fewer than 2^31 rows of {count} sequences"
+            )
         levels, used = [], 0
         for level, (nodes, tokens) in enumerate(zip(self.nodes, self.tokens)):
             if level + 1 < len(self.nodes) and tokens % page_tokens:

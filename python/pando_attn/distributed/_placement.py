@@ -156,7 +156,7 @@ def place(
             f"previous: got a placement of pages of {previous.page_tokens} tokens on "
             f"{previous.ranks} ranks, want {page_tokens} and {ranks}"
         )
-    known = pages.ids.max(initial=-1) + 1
+    known = int(pages.ids.max(initial=-1)) + 1
     owner = np.full(known, _NOWHERE, np.int32)
     local = np.full(known, _NOWHERE, np.int32)
     if previous is not None:

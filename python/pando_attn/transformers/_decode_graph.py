@@ -23,10 +23,15 @@ def supported(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def capture(work: Callable[[], None]) -> Callable[[], None]:
+def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """What does `work` again, on the tensors that it has used."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # By default PyTorch captures a stream of the device that was current at the first capture of
+    # the process, and what `work` launches on another device would not be in the graph.
+    stream = torch.cuda.Stream(device)
+    # Other threads go on, such as that of NCCL, which asks for its events.
+    mode = "thread_local"
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream, capture_error_mode=mode):
         work()
     return graph.replay
 
@@ -53,31 +58,42 @@ class DecodeGraph:
         self._tables: Any = None
         self._replay: Callable[[], None] | None = None
 
-    def run(self, tokens: list[int], layout: Layout) -> torch.Tensor:
-        """Logits ``[len(tokens), vocab_size]`` in fp32, until the next call.
+    def first(self, tokens: list[int], layout: Layout) -> torch.Tensor:
+        """Logits ``[rows, vocab_size]`` in fp32 of a step without the graph: it makes the plans,
+        and all else that must not be captured."""
+        self._bring(tokens, layout)
+        self._forward()
+        return self._logits
 
-        The first call has all rows. ValueError when the plan has outgrown what the graph knows.
+    def capture(self) -> None:
+        """The step that was the first, for :meth:`run`."""
+        self._replay = capture(self._forward, self._cache.shape.device)
+
+    def run(self, tokens: list[int], layout: Layout) -> torch.Tensor:
+        """Logits ``[len(tokens), vocab_size]`` in fp32, until the next call; ``tokens`` are those
+        of up to ``rows`` sequences.
+
+        ValueError when the plan has outgrown what the graph knows.
         """
+        assert self._replay is not None
+        self._plans.update(layout.tables)
+        self._bring(tokens, layout)
+        self._replay()
+        return self._logits[: len(tokens)]
+
+    def _bring(self, tokens: list[int], layout: Layout) -> None:
+        """Enqueues the copies of what differs between steps, but for the plans."""
         count = len(tokens)
         host = self._host.numpy()
         host[:, count:] = 0
         host[2, count:] = self._cache.scratch_slot
         host[:, :count] = tokens, layout.positions, layout.slots
         self._tables = layout.tables
-        if self._replay is None:
-            self._inputs.copy_(self._host, non_blocking=True)
-            self._forward()  # makes the plans, and all else that must not be captured
-            logits = self._logits
-            self._replay = capture(self._forward)
-            return logits
-        self._plans.update(layout.tables)
         self._inputs.copy_(self._host, non_blocking=True)
-        self._replay()
-        return self._logits[:count]
 
     def _forward(self) -> None:
         tokens, positions, slots = self._inputs
-        step = KvStep(self._cache, self._plans, self._tables, slots)
+        step = KvStep(self._cache, self._plans, self._tables, slots, in_graph=True)
         self._logits = forward(self._model, tokens, positions, self._all_rows, step)
         step.check()
 
@@ -102,19 +118,21 @@ class Decoder:
             except ValueError:
                 self._graph = None  # a plan that has outgrown it; what else is wrong is said below
         if self._graphs and steps_left >= FEWEST_STEPS:
-            self._graph = DecodeGraph(self._model, self._cache, count)
+            graph = DecodeGraph(self._model, self._cache, count)
+            logits = graph.first(tokens, layout)
             try:
-                return self._graph.run(tokens, layout)
+                graph.capture()
+                self._graph = graph
+            except NotImplementedError:
+                raise
             except RuntimeError as error:
-                if isinstance(error, NotImplementedError):
-                    raise
-                self._graph = None
                 self._graphs = False
                 warnings.warn(
                     f"cuda_graph: got {type(self._model).__name__}, which can't be captured "
                     f"({error}); its steps are launched one by one",
                     stacklevel=2,
                 )
+            return logits
         device = self._cache.shape.device
         inputs = torch.tensor([tokens, layout.positions.tolist(), layout.slots.tolist()])
         ids, positions, slots = inputs.to(device)

@@ -125,15 +125,25 @@ class KvCache:
 
 
 class KvStep:
-    """What the layers of one forward pass need; see ``Paged`` of ``_attention.py``."""
+    """What the layers of one forward pass need; see ``Paged`` of ``_attention.py``.
+
+    With ``in_graph`` the layers may be captured after they have run once: what they launch holds
+    for any step with as many tokens, of which those after the plan's rows are of no sequence.
+    """
 
     def __init__(
-        self, cache: KvCache, plans: StepPlans, tables: Tables, slots: torch.Tensor
+        self,
+        cache: KvCache,
+        plans: StepPlans,
+        tables: Tables,
+        slots: torch.Tensor,
+        in_graph: bool = False,
     ) -> None:
         self._cache = cache
         self._plans = plans
         self._tables = tables
         self._slots = slots
+        self._in_graph = in_graph
         self._layers: set[int] = set()
 
     def attend(
@@ -161,13 +171,11 @@ class KvStep:
             shape_of(query, shape.kv_heads, scoring, self._tables.page_tokens), self._tables
         )
         q = query[0].transpose(0, 1)
-        out = query.new_empty(q.shape)
         rows = plan.q_rows
-        if rows < len(q):  # those after are of no sequence
-            out[rows:] = 0
-            attend(plan, q[:rows], k, v, out=out[:rows], sinks=scoring.sinks)
-        else:
-            attend(plan, q, k, v, out=out, sinks=scoring.sinks)
+        # Zeros, so that rows of no sequence are numbers: a layer that quantizes all rows by their
+        # greatest would spread what else is there.
+        out = query.new_zeros(q.shape) if self._in_graph else query.new_empty(q.shape)
+        attend(plan, q[:rows], k, v, out=out[:rows], sinks=scoring.sinks)
         self._layers.add(layer)
         return out.unsqueeze(0)
 
