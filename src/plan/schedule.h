@@ -154,7 +154,6 @@ class Scheduler {
   void find_sources(const Problem& p, int32_t block);
   void end_block_in_cuts(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   void lay_out(const Problem& p, int64_t partial_rows);
-  void describe_tile(const Problem& p, const Unit& unit, int32_t index, TileInfo& tile) const;
   Start make_start(const Problem& p, int32_t thread_block) const;
 
   Layout layouts_[2];

@@ -181,6 +181,98 @@ TEST(Schedule, spoiled_bytes_are_refused) {
   refused([](std::byte* s, Header& h) {
     reinterpret_cast<cuda::Row*>(s + h.rows_offset)->q_row = h.rows;
   });
+  // Halves and runs that are not where each other say.
+  const auto half = [](std::byte* schedule, const Header& h) {
+    return reinterpret_cast<cuda::Half*>(schedule + h.halves_offset);
+  };
+  refused([&](std::byte* s, Header& h) { half(s, h)->slot_begin += 64; });
+  refused([&](std::byte* s, Header& h) { half(s, h)->slot_begin = 0x7fffffc0; });
+  refused([](std::byte* s, Header& h) {
+    reinterpret_cast<cuda::Run*>(s + h.runs_offset)->slot_begin += 1;
+  });
+}
+
+TEST(Schedule, spoiled_starts_are_refused) {
+  OwnedBatch batch = shared_prefix(40, 16, 4);
+  for (const int32_t page_tokens : {16, 4}) {
+    batch.page_tokens = page_tokens;
+    batch.kv_len.assign(40, 20 * page_tokens);
+    const Plan p = h100_plan(batch, spec_of(8, 2));
+    const int64_t at = p.header().schedule_offset;
+    using Header = cuda::ScheduleHeader;
+    // All that a thread block reads of its start, by itself.
+    const auto refused = [&](const char* what, const std::function<void(cuda::Start&)>& spoil) {
+      std::vector<std::byte> bytes(p.bytes().begin(), p.bytes().end());
+      auto* const starts =
+          reinterpret_cast<cuda::Start*>(bytes.data() + at + Header::kStartsOffset);
+      ASSERT_GT(starts->unit_end, starts->unit_begin);
+      spoil(*starts);
+      EXPECT_THROW(Plan::from_bytes(bytes), Error) << what << ", pages of " << page_tokens;
+    };
+    refused("page", [](cuda::Start& s) { s.tiles[0].page[0] = 1 << 20; });
+    refused("negative page", [](cuda::Start& s) { s.tiles[0].page[3] = -1; });
+    refused("kv_head", [](cuda::Start& s) { s.tiles[0].kv_head = 2; });
+    refused("tokens", [](cuda::Start& s) { s.tiles[0].tokens += 8; });
+    refused("position", [](cuda::Start& s) { s.tiles[0].position[1] += 8; });
+    refused("boxes", [](cuda::Start& s) { s.tiles[0].rows[0] |= cuda::Granule::kBig | 15 << 16; });
+    refused("state", [](cuda::Start& s) { s.tiles[0].state[2] ^= 1; });
+    refused("second tile", [](cuda::Start& s) { s.tiles[1].page[0] += 1; });
+    refused("q_row", [](cuda::Start& s) { s.q_row = 39; });
+    refused("q_row", [](cuda::Start& s) { s.q_row = -2; });
+    refused("merge_team_shift", [](cuda::Start& s) { s.merge_team_shift += 1; });
+    refused("merge_rows", [](cuda::Start& s) { s.merge_rows += 1; });
+    refused("packed_rows", [](cuda::Start& s) { s.packed_rows += 64; });
+    refused("partial_rows", [](cuda::Start& s) { s.partial_rows += 1; });
+    refused("units_at", [](cuda::Start& s) { s.units_at += 4; });
+    refused("merge_rows_at", [](cuda::Start& s) { s.merge_rows_at -= 4; });
+    refused("unit", [](cuda::Start& s) { s.unit.whole_end += 1; });
+  }
+}
+
+/// Of all starts, the header and, where it is the first, the copy of a unit.
+TEST(Schedule, spoils_that_agree_with_each_other_are_refused) {
+  OwnedBatch batch = shared_prefix(40, 16, 4);
+  const Plan p = h100_plan(batch, spec_of(8, 2));
+  const int64_t at = p.header().schedule_offset;
+  using Header = cuda::ScheduleHeader;
+  const auto refused =
+      [&](const char* what,
+          const std::function<void(Header&, std::span<cuda::Start>, std::span<cuda::Unit>)>&
+              spoil) {
+        std::vector<std::byte> bytes(p.bytes().begin(), p.bytes().end());
+        std::byte* const schedule = bytes.data() + at;
+        auto& header = *reinterpret_cast<Header*>(schedule);
+        const std::span units(reinterpret_cast<cuda::Unit*>(schedule + header.units_offset),
+                              static_cast<size_t>(header.units));
+        const std::span starts(reinterpret_cast<cuda::Start*>(schedule + Header::kStartsOffset),
+                               static_cast<size_t>(header.thread_blocks));
+        spoil(header, starts, units);
+        for (cuda::Start& start : starts) {
+          if (start.unit_begin < start.unit_end) start.unit = units[start.unit_begin];
+        }
+        EXPECT_THROW(Plan::from_bytes(bytes), Error) << what;
+      };
+  for (const int32_t shift : {4, 31, -1}) {
+    refused("merge_team_shift", [&](Header& h, auto starts, auto) {
+      ASSERT_GE(h.merge_team_shift, 0);
+      h.merge_team_shift = shift;
+      for (cuda::Start& start : starts) start.merge_team_shift = shift;
+    });
+  }
+  refused("more tiles than halves", [](Header&, auto starts, auto units) {
+    units[0].whole_tiles += 1;
+    starts[0].tile_count += 1;
+  });
+  refused("more split tiles than halves", [](Header&, auto starts, auto units) {
+    units[0].split_tiles += 1;
+    starts[0].tile_count += 1;
+  });
+  // Merges would wait for a second warpgroup that does not write.
+  refused("the end of a block that is not there", [](Header&, auto, auto units) {
+    const auto alone = std::ranges::find(units, 1, &cuda::Unit::blocks);
+    ASSERT_NE(alone, units.end());
+    alone->ending[1].partial = 0;
+  });
 }
 
 }  // namespace
