@@ -1,5 +1,6 @@
 #include "pando/plan.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/check.h"
@@ -36,12 +37,18 @@ bool sections_fit(const PlanHeader& h) {
          h.schedule_bytes >= 0 && h.schedule_bytes <= h.total_bytes - h.schedule_offset;
 }
 
+/// So that no number of bytes, and no sum or product of some, overflows.
+constexpr int64_t kMostBytes = int64_t{1} << 60;
+
 bool heads_are_sane(const PlanHeader& h) {
   return h.kv_heads > 0 && h.q_heads > 0 && h.q_heads % h.kv_heads == 0 && h.head_dim > 0 &&
          h.workers > 0 && h.row_tile > 0 && h.kv_tile > 0 && h.page_tokens > 0 &&
          h.partial_slots >= 0 && h.partial_rows >= 0 && h.units >= 0 && h.partials_bytes >= 0 &&
          h.scratch_bytes >= 0 && h.soft_cap >= 0 && h.tree_rows >= 0 &&
-         (h.backend == Backend::kCpu || h.backend == Backend::kCuda);
+         h.partials_bytes <= kMostBytes && h.scratch_bytes <= kMostBytes / h.workers &&
+         (h.dtype == DType::kF32 || h.dtype == DType::kBF16 || h.dtype == DType::kF16) &&
+         (h.backend == Backend::kCpu || h.backend == Backend::kCuda) &&
+         std::ranges::find(h.device, '\0') != h.device.end();
 }
 
 /// Every index in the lists points into the plan, so that a backend can follow it blindly.
@@ -55,8 +62,8 @@ bool lists_are_sane(const Plan& plan) {
     const int64_t rows = int64_t{item.packed_end} - item.packed_begin;
     if (!rows_ok(item.packed_begin, item.packed_end) || rows > h.row_tile) return false;
     if (item.token_begin < 0 || item.token_begin >= item.token_end) return false;
-    const int64_t last_page = item.page_offset + (item.token_end - 1) / h.page_tokens;
-    if (item.page_offset < 0 || last_page >= h.page_table_len) return false;
+    const int64_t last_page = (item.token_end - 1) / h.page_tokens;
+    if (item.page_offset < 0 || item.page_offset >= h.page_table_len - last_page) return false;
     if (item.partial < -1 || (item.partial >= 0 && item.partial + rows > h.partial_slots)) {
       return false;
     }

@@ -10,6 +10,7 @@
 #include "pando/plan.h"
 #include "plan/coverage.h"
 #include "plan/schedule_reader.h"
+#include "support/message_of.h"
 
 namespace pando {
 namespace {
@@ -86,6 +87,18 @@ TEST(Schedule, window_reads_what_is_seen) {
   const Plan p = h100_plan(batch, spec);
   EXPECT_EQ(plan_problem(batch.view(), spec, p), "");
   EXPECT_EQ(p.cost().kv_bytes, 2 * 100 * 2 * 128 * 2 * 2);
+}
+
+TEST(Schedule, positions_past_2_30_are_refused) {
+  constexpr int32_t kPages = (1 << 22) + 1;
+  OwnedBatch batch = OwnedBatch::of({std::vector<int32_t>(kPages)}, 256);
+  for (int32_t p = 0; p < kPages; ++p) batch.pages[0][p] = p;
+  AttentionSpec spec = spec_of(8, 2);
+  spec.window = 100;
+  EXPECT_EQ(testing::message_of(ErrorCode::kUnsupported, [&] { h100_plan(batch, spec); }),
+            "kv_len[0]: got 1073742080 or more, the CUDA backend supports 1073741824");
+  batch.kv_len[0] = 1 << 30;
+  EXPECT_NO_THROW(Plan::from_bytes(h100_plan(batch, spec).bytes()));
 }
 
 TEST(Schedule, every_ratio_of_heads_is_covered) {
