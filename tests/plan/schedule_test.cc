@@ -205,6 +205,58 @@ TEST(Schedule, spoiled_bytes_are_refused) {
   });
 }
 
+/// Whether all that a thread block loads by its start lies in the page table and in q.
+bool starts_are_followed_safely(const Plan& plan) {
+  const PlanHeader& h = plan.header();
+  const auto header = *reinterpret_cast<const cuda::ScheduleHeader*>(plan.schedule().data());
+  const auto* const starts = reinterpret_cast<const cuda::Start*>(
+      plan.schedule().data() + cuda::ScheduleHeader::kStartsOffset);
+  const auto pages = cuda::PageShape::of(h.page_tokens);
+  for (const cuda::Start& start : std::span(starts, header.thread_blocks)) {
+    if (start.tile_count == 0) continue;
+    const int32_t last_row = (start.unit.block + start.unit.blocks) * 64 / plan.group() - 1;
+    const int32_t rows = std::min(last_row, h.rows - 1) - start.unit.block * 64 / plan.group();
+    if (start.q_row < -1 || (start.q_row >= 0 && start.q_row + rows >= h.rows)) return false;
+    for (const cuda::TileInfo& tile : start.tiles) {
+      if (tile.kv_head < 0 || tile.kv_head >= h.kv_heads) return false;
+      for (int32_t i = 0; i < cuda::kGranules; ++i) {
+        const cuda::Granule granule{tile.position[i], tile.page[i], tile.rows[i]};
+        const int64_t count = (granule.tokens(pages) + h.page_tokens - 1) / h.page_tokens;
+        if (count > 0 && (tile.page[i] < 0 || tile.page[i] + count > h.page_table_len)) {
+          return false;
+        }
+      }
+    }
+  }
+  return true;
+}
+
+TEST(Schedule, any_spoiled_word_is_refused_or_harmless) {
+  OwnedBatch batch = shared_prefix(20, 3, 2);
+  batch.kv_len[7] -= 5;
+  for (const bool batch_invariant : {false, true}) {
+    const Plan p = plan(discover(batch.view()), spec_of(8, 2), h100_profile(),
+                        {.sharing = Sharing::kAll, .batch_invariant = batch_invariant});
+    std::vector<std::byte> bytes(p.bytes().begin(), p.bytes().end());
+    for (size_t at = 0; at + 4 <= bytes.size(); at += 4) {
+      int32_t good;
+      std::memcpy(&good, &bytes[at], 4);
+      for (const int32_t bad : {good + 1, good - 1, good ^ (1 << 24), 0x7fffffff, -0x7fffffff - 1,
+                                0x40000000, 0x3fffffc0, 2}) {
+        std::memcpy(&bytes[at], &bad, 4);
+        try {
+          const Plan moved = Plan::from_bytes(bytes);
+          ASSERT_TRUE(starts_are_followed_safely(moved)) << at << ": " << bad;
+          ASSERT_FALSE(explain(moved).empty());
+        } catch (const Error& error) {
+          ASSERT_EQ(error.code, ErrorCode::kInvalidArgument);
+        }
+      }
+      std::memcpy(&bytes[at], &good, 4);
+    }
+  }
+}
+
 TEST(Schedule, spoiled_starts_are_refused) {
   OwnedBatch batch = shared_prefix(40, 16, 4);
   for (const int32_t page_tokens : {16, 4}) {
