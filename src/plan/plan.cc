@@ -43,12 +43,18 @@ constexpr int64_t kMostBytes = int64_t{1} << 60;
 bool heads_are_sane(const PlanHeader& h) {
   return h.kv_heads > 0 && h.q_heads > 0 && h.q_heads % h.kv_heads == 0 && h.head_dim > 0 &&
          h.workers > 0 && h.row_tile > 0 && h.kv_tile > 0 && h.page_tokens > 0 &&
-         h.partial_slots >= 0 && h.partial_rows >= 0 && h.units >= 0 && h.partials_bytes >= 0 &&
-         h.scratch_bytes >= 0 && h.soft_cap >= 0 && h.tree_rows >= 0 &&
+         h.page_table_len >= 0 && h.partial_slots >= 0 && h.partial_rows >= 0 && h.units >= 0 &&
+         h.partials_bytes >= 0 && h.scratch_bytes >= 0 && h.soft_cap >= 0 && h.tree_rows >= 0 &&
          h.partials_bytes <= kMostBytes && h.scratch_bytes <= kMostBytes / h.workers &&
          (h.dtype == DType::kF32 || h.dtype == DType::kBF16 || h.dtype == DType::kF16) &&
          (h.backend == Backend::kCpu || h.backend == Backend::kCuda) &&
          std::ranges::find(h.device, '\0') != h.device.end();
+}
+
+/// So that no difference of two overflows.
+bool cost_is_sane(const PlanCost& c) {
+  return std::ranges::min({c.kv_bytes, c.unshared_kv_bytes, c.io_bytes, c.partial_bytes, c.flops,
+                           c.padded_flops, c.unshared_padded_flops}) >= 0;
 }
 
 /// Every index in the lists points into the plan, so that a backend can follow it blindly.
@@ -85,7 +91,7 @@ bool lists_are_sane(const Plan& plan) {
     if (row.visible_end - int64_t{row.tree_begin} > kMostTreeRows) return false;
     if (row.tree_mask != 0 && h.tree_rows == 0) return false;
   }
-  return h.backend == Backend::kCpu || cuda::schedule_is_sane(plan);
+  return h.backend == Backend::kCpu ? h.schedule_bytes == 0 : cuda::schedule_is_sane(plan);
 }
 
 }  // namespace
@@ -134,7 +140,7 @@ Plan Plan::from_bytes(std::span<const std::byte> bytes) {
       header.total_bytes == static_cast<int64_t>(bytes.size()) && bytes.size() % sizeof(Block) == 0,
       "bytes: got {} bytes, want the {} that the plan's header states", bytes.size(),
       header.total_bytes);
-  require(sections_fit(header) && heads_are_sane(header),
+  require(sections_fit(header) && heads_are_sane(header) && cost_is_sane(header.cost),
           "bytes: a section or a size in the header is out of range");
   Plan plan;
   plan.blocks_.resize(bytes.size() / sizeof(Block));

@@ -110,7 +110,7 @@ bool unit_is_sane(const Unit& unit, const Sections& s, int64_t blocks, int32_t k
 
 bool tokens_are_sane(const Sections& s, const PlanHeader& h) {
   for (const pando::cuda::Run& run : s.runs) {
-    const int64_t last_page = run.page_offset + int64_t{run.token_end - 1} / h.page_tokens;
+    const int64_t last_page = run.page_offset + (int64_t{run.token_end} - 1) / h.page_tokens;
     if (!within(run.slot_begin, run.slot_begin, kMostSlots) || run.slot_begin % kGranule != 0 ||
         !within(run.token_begin, run.token_end, kMostPositions) ||
         run.token_begin == run.token_end || run.page_offset < 0 || last_page >= h.page_table_len) {

@@ -229,6 +229,11 @@ TEST(Plan, spoiled_bytes_are_refused) {
   refused([](PlanHeader& h) { h.page_table_len = 1; });
   refused([](PlanHeader& h) { h.dtype = static_cast<DType>(3); });
   refused([](PlanHeader& h) { h.device.fill('x'); });
+  refused([](PlanHeader& h) { h.cost.kv_bytes = -1; });
+  refused([](PlanHeader& h) {  // a schedule too short for its header
+    h.schedule_offset = h.total_bytes - 64;
+    h.schedule_bytes = 64;
+  });
   refused([](PlanHeader& h) { h.soft_cap = std::numeric_limits<float>::quiet_NaN(); });
   // Where products of sizes would overflow.
   refused([](PlanHeader& h) {
