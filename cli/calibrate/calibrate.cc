@@ -8,6 +8,8 @@
 namespace pando::calibrate {
 namespace {
 
+constexpr int kMostRuns = 1'000'000;
+
 Json counts_json(const Counts& counts) {
   Json json = Json::object();
   for (const Constant constant : all_constants()) {
@@ -118,7 +120,10 @@ Measured measured_from_json(std::string_view text) {
               name, key);
       return number_of(run[key], key);
     };
-    measured.shapes[name] = {time("median"), time("min"), static_cast<int>(time("count"))};
+    const double count = time("count");
+    require(count <= kMostRuns, "from: got a count of {} as {}, want up to {}", name, count,
+            kMostRuns);
+    measured.shapes[name] = {time("median"), time("min"), static_cast<int>(count)};
   }
   return measured;
 }

@@ -9,7 +9,7 @@
 
 #include "cases/shapes_table.h"
 #include "core/check.h"
-#include "plan/schedule_format.h"
+#include "plan/schedule.h"
 
 namespace pando::calibrate {
 namespace {
@@ -194,10 +194,8 @@ Counts counts_of(const Plan& plan, const ScheduleCost& cost) {
   }
   if (sources > 1) {
     count_of(longest, Constant::kMerge) = 1;
-    const int32_t turns = (sources - 1) / 16;
-    const int32_t lookups = std::max(0, sources - 1 - kSourcesAtHand / 2) / 32;
-    count_of(longest, Constant::kTurn) = turns;
-    count_of(longest, Constant::kLookup) = lookups;
+    count_of(longest, Constant::kTurn) = cuda::merge_turns(sources);
+    count_of(longest, Constant::kLookup) = cuda::merge_lookups(sources);
   }
   count_of(longest, Constant::kLaunch) = 1;
   count_of(longest, Constant::kMemory) = static_cast<double>(plan.cost().kv_bytes);

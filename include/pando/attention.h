@@ -30,11 +30,13 @@ struct VisibleRange {
 
 /// Which attention is computed, over visible j:
 ///
-///     s_ij = scale * q_i . k_j,  with a soft cap  s_ij = soft_cap * tanh(scale * q_i . k_j /
-///     soft_cap) o_i = sum_j exp(s_ij - lse_i) v_j,  lse_i = ln(sum_j exp(s_ij) + exp(sink)),
-///     AttendArgs::sinks
+///     x_ij  = scale * q_i . k_j
+///     s_ij  = x_ij, or with a soft cap  soft_cap * tanh(x_ij / soft_cap)
+///     lse_i = ln(sum_j exp(s_ij) + exp(sink))
+///     o_i   = sum_j exp(s_ij - lse_i) v_j
 ///
-/// Scores are capped before the mask: a cap does not change what a row sees.
+/// Scores are capped before the mask: a cap does not change what a row sees. Sinks are in
+/// AttendArgs.
 struct AttentionSpec {
   int32_t q_heads = 0;                         ///< a multiple of kv_heads
   int32_t kv_heads = 0;                        ///< q head h reads kv head h / (q_heads / kv_heads)

@@ -58,7 +58,9 @@ struct CallView {
     q_factor = scale > 0 ? 1.0f : scale < 0 ? -1.0f : 0.0f;
     scale_ln = scale == 0 ? 1.0f : scale * q_factor;
     into_cap = soft_cap > 0 ? scale_ln / soft_cap : 0.0f;
-    if (soft_cap > 0) scale_ln = soft_cap;
+    // A cap so far away that the quotient is no normal number is none.
+    if (into_cap < std::numeric_limits<float>::min()) into_cap = 0;
+    if (capped()) scale_ln = soft_cap;
     scale_log2 = scale_ln * kLog2E;
   }
   bool capped() const { return into_cap > 0; }

@@ -116,9 +116,10 @@ void check_sinks(const float* sinks, const PlanHeader& h) {
 void check_plan(const PlanHeader& h) {
   const int64_t partial_rows =
       h.backend == Backend::kCpu ? int64_t{h.kv_heads} * h.partial_slots : h.partial_rows;
-  const int64_t partials_bytes = partial_rows * (h.head_dim + 1) * int64_t{sizeof(float)};
-  require(h.partials_bytes >= partials_bytes, "plan: got {} bytes of partials, want at least {}",
-          h.partials_bytes, partials_bytes);
+  const int64_t row_bytes = (int64_t{h.head_dim} + 1) * int64_t{sizeof(float)};
+  require(partial_rows <= h.partials_bytes / row_bytes,
+          "plan: got {} bytes of partials, want {} for each of {} rows", h.partials_bytes,
+          row_bytes, partial_rows);
 }
 
 void check_cpu_plan(const PlanHeader& h) {
@@ -136,6 +137,8 @@ void check_cuda_plan(const PlanHeader& h) {
   require(cuda_supports({h.dtype, h.head_dim}) && cuda_supports_pages(h.page_tokens),
           "plan: got {} x {} with pages of {}, want one of {} with pages of {}", h.head_dim,
           dtype_name(h.dtype), h.page_tokens, cuda_shapes_text(), cuda_pages_text());
+  if (h.soft_cap > 0) check_variant(Variant::kSoftCap, h.backend);
+  if (h.tree_rows > 0) check_variant(Variant::kTreeMask, h.backend);
 }
 
 std::string_view backend_name(Backend backend) {

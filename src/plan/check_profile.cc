@@ -1,5 +1,6 @@
 #include "plan/check_profile.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "core/check.h"
@@ -10,6 +11,13 @@ namespace {
 // So that no sum of predicted times overflows.
 constexpr double kMostTime = 1e6;
 constexpr double kMostRate = 1e12;
+// So that no product of sizes overflows.
+constexpr int32_t kMostSize = 1 << 16;
+
+void check_size(const char* field, int32_t size) {
+  require(size >= 1 && size <= kMostSize, "profile.{}: got {}, want a number in [1, {}]", field,
+          size, kMostSize);
+}
 
 void check_time(const char* field, double time) {
   require(time >= 0 && time <= kMostTime, "profile.{}: got {}, want a number in [0, {}]", field,
@@ -33,9 +41,12 @@ void check_profile(const DeviceProfile& profile) {
   require(profile.backend == Backend::kCpu || profile.backend == Backend::kCuda,
           "profile.backend: got code {}, want cpu (0) or cuda (1)",
           static_cast<int32_t>(profile.backend));
-  require(profile.workers >= 1, "profile.workers: got {}, want 1 or more", profile.workers);
-  require(profile.row_tile >= 1, "profile.row_tile: got {}, want 1 or more", profile.row_tile);
-  require(profile.kv_tile >= 1 && std::has_single_bit(static_cast<uint32_t>(profile.kv_tile)),
+  require(std::ranges::find(profile.name, '\0') != profile.name.end(),
+          "profile.name: got {} bytes without a 0, want one at their end", profile.name.size());
+  check_size("workers", profile.workers);
+  check_size("row_tile", profile.row_tile);
+  check_size("kv_tile", profile.kv_tile);
+  require(std::has_single_bit(static_cast<uint32_t>(profile.kv_tile)),
           "profile.kv_tile: got {}, want a power of two", profile.kv_tile);
   check_time("launch_us", profile.launch_us);
   check_time("item_us", profile.item_us);
@@ -47,8 +58,7 @@ void check_profile(const DeviceProfile& profile) {
   for (const KernelRate& rate : profile.rates) {
     require(rate.narrow_rows >= 0, "profile.rates.narrow_rows: got {}, want 0 or more",
             rate.narrow_rows);
-    require(rate.row_granule >= 1, "profile.rates.row_granule: got {}, want 1 or more",
-            rate.row_granule);
+    check_size("rates.row_granule", rate.row_granule);
     check_time("rates.narrow_ns", rate.narrow_ns);
     check_time("rates.convert_ns", rate.convert_ns);
     check_time("rates.wide_ns", rate.wide_ns);

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "plan/tile_format.h"
+#include "plan/schedule_format.h"
 
 namespace pando::cuda {
 
@@ -43,6 +43,38 @@ inline void conclude(TileInfo& tile) {
   tile.state[0] = TileInfo::state_of(0xff, full, plain, holes);
   tile.state[1] = TileInfo::state_of(0xff00, full, plain, holes);
   tile.state[2] = TileInfo::state_of(0xffff, full, alike, holes);
+}
+
+/// The `index`-th tile of a unit, in the order of TileOrder in the kernel.
+inline void describe_tile(const Unit& unit, int32_t index, std::span<const Half> halves,
+                          std::span<const Run> runs, const PageShape& pages, TileInfo& tile) {
+  const bool split_first =
+      unit.whole_tiles == 0 || (unit.split_first != 0 && unit.split_tiles != 0);
+  const int32_t first_tiles = split_first ? unit.split_tiles : unit.whole_tiles;
+  const bool split = split_first == (index < first_tiles);
+  if (index >= first_tiles) index -= first_tiles;
+  tile.kv_head = unit.kv_head;
+  for (int32_t side = 0; side < 2; ++side) {
+    const int32_t half = split ? unit.split_begin[side] + index * unit.split_stride()
+                               : unit.whole_begin + side + index * 2;
+    if (half >= (split ? unit.split_end[side] : unit.whole_end)) continue;
+    const Half& from = halves[half];
+    describe_half(runs.subspan(from.run_begin, from.runs), from.slot_begin, side, pages, tile);
+  }
+  conclude(tile);
+}
+
+/// The first tiles of a thread block with these units.
+inline void describe_first_tiles(std::span<const Unit> units, std::span<const Half> halves,
+                                 std::span<const Run> runs, const PageShape& pages,
+                                 TileInfo (&tiles)[Start::kTiles]) {
+  int32_t tile = 0;
+  for (const Unit& unit : units) {
+    for (int32_t i = 0; i < unit.whole_tiles + unit.split_tiles; ++i) {
+      if (tile == Start::kTiles) return;
+      describe_tile(unit, i, halves, runs, pages, tiles[tile++]);
+    }
+  }
 }
 
 }  // namespace pando::cuda

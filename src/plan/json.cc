@@ -82,7 +82,8 @@ std::string to_json(const Plan& plan, bool with_items) {
                {"cost", cost_json(h.cost)},
                {"decisions", list_json(plan.decisions())}};
   if (with_items) json["work_items"] = list_json(plan.items());
-  return json.dump();
+  // A device's name may have been cut inside a character.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace pando

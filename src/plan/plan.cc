@@ -1,5 +1,6 @@
 #include "pando/plan.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/check.h"
@@ -36,12 +37,24 @@ bool sections_fit(const PlanHeader& h) {
          h.schedule_bytes >= 0 && h.schedule_bytes <= h.total_bytes - h.schedule_offset;
 }
 
+/// So that no number of bytes, and no sum or product of some, overflows.
+constexpr int64_t kMostBytes = int64_t{1} << 60;
+
 bool heads_are_sane(const PlanHeader& h) {
   return h.kv_heads > 0 && h.q_heads > 0 && h.q_heads % h.kv_heads == 0 && h.head_dim > 0 &&
          h.workers > 0 && h.row_tile > 0 && h.kv_tile > 0 && h.page_tokens > 0 &&
-         h.partial_slots >= 0 && h.partial_rows >= 0 && h.units >= 0 && h.partials_bytes >= 0 &&
-         h.scratch_bytes >= 0 && h.soft_cap >= 0 && h.tree_rows >= 0 &&
-         (h.backend == Backend::kCpu || h.backend == Backend::kCuda);
+         h.page_table_len >= 0 && h.partial_slots >= 0 && h.partial_rows >= 0 && h.units >= 0 &&
+         h.partials_bytes >= 0 && h.scratch_bytes >= 0 && h.soft_cap >= 0 && h.tree_rows >= 0 &&
+         h.partials_bytes <= kMostBytes && h.scratch_bytes <= kMostBytes / h.workers &&
+         (h.dtype == DType::kF32 || h.dtype == DType::kBF16 || h.dtype == DType::kF16) &&
+         (h.backend == Backend::kCpu || h.backend == Backend::kCuda) &&
+         std::ranges::find(h.device, '\0') != h.device.end();
+}
+
+/// So that no difference of two overflows.
+bool cost_is_sane(const PlanCost& c) {
+  return std::ranges::min({c.kv_bytes, c.unshared_kv_bytes, c.io_bytes, c.partial_bytes, c.flops,
+                           c.padded_flops, c.unshared_padded_flops}) >= 0;
 }
 
 /// Every index in the lists points into the plan, so that a backend can follow it blindly.
@@ -55,8 +68,8 @@ bool lists_are_sane(const Plan& plan) {
     const int64_t rows = int64_t{item.packed_end} - item.packed_begin;
     if (!rows_ok(item.packed_begin, item.packed_end) || rows > h.row_tile) return false;
     if (item.token_begin < 0 || item.token_begin >= item.token_end) return false;
-    const int64_t last_page = item.page_offset + (item.token_end - 1) / h.page_tokens;
-    if (item.page_offset < 0 || last_page >= h.page_table_len) return false;
+    const int64_t last_page = (item.token_end - 1) / h.page_tokens;
+    if (item.page_offset < 0 || item.page_offset >= h.page_table_len - last_page) return false;
     if (item.partial < -1 || (item.partial >= 0 && item.partial + rows > h.partial_slots)) {
       return false;
     }
@@ -78,7 +91,7 @@ bool lists_are_sane(const Plan& plan) {
     if (row.visible_end - int64_t{row.tree_begin} > kMostTreeRows) return false;
     if (row.tree_mask != 0 && h.tree_rows == 0) return false;
   }
-  return h.backend == Backend::kCpu || cuda::schedule_is_sane(plan);
+  return h.backend == Backend::kCpu ? h.schedule_bytes == 0 : cuda::schedule_is_sane(plan);
 }
 
 }  // namespace
@@ -127,7 +140,7 @@ Plan Plan::from_bytes(std::span<const std::byte> bytes) {
       header.total_bytes == static_cast<int64_t>(bytes.size()) && bytes.size() % sizeof(Block) == 0,
       "bytes: got {} bytes, want the {} that the plan's header states", bytes.size(),
       header.total_bytes);
-  require(sections_fit(header) && heads_are_sane(header),
+  require(sections_fit(header) && heads_are_sane(header) && cost_is_sane(header.cost),
           "bytes: a section or a size in the header is out of range");
   Plan plan;
   plan.blocks_.resize(bytes.size() / sizeof(Block));

@@ -61,8 +61,9 @@ void check_tree_mask(const AttentionSpec& spec, const Forest& forest) {
     }
     for (int32_t r = 0; r < q_len; ++r) {
       const int32_t bits = std::bit_width(spec.tree_mask[first + r]);
-      require(bits <= q_len, "tree_mask[{}]: got bit {}, want bits below {}, the query rows of {}",
-              first + r, bits - 1, q_len, fmt::format("sequence {}", s));
+      require(bits <= q_len,
+              "tree_mask[{}]: got bit {}, want bits below {}, the query rows of sequence {}",
+              first + r, bits - 1, q_len, s);
     }
   }
 }

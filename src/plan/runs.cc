@@ -112,14 +112,19 @@ void SharingDecider::find_seen(const RowOrder& order) {
   }
 }
 
-int32_t SharingDecider::count_seeing(const RowOrder& order, const Segment& below,
-                                     const Segment& segment) const {
-  int32_t count = 0;
+SharingDecider::Seeing SharingDecider::find_seeing(const Context& context, const Segment& below,
+                                                   const Segment& segment) const {
+  const auto& [forest, order, cost, options] = context;
+  Seeing seeing;
   for (int32_t seq = below.seq_begin; seq < below.seq_end; ++seq) {
-    const bool has_rows = order.row_at[seq] < order.row_at[seq + 1];
-    count += has_rows && (!order.drops_tokens || visible_tokens(segment, seen_of_seq_[seq]) > 0);
+    const int32_t rows = order.row_at[seq + 1] - order.row_at[seq];
+    if (rows == 0 || visible_tokens(segment, seen_of_seq_[seq]) == 0) continue;
+    ++seeing.sequences;
+    if (visible_tokens(below, seen_of_seq_[seq]) > 0) continue;
+    ++seeing.not_below.count;
+    seeing.not_below.compute_us += cost.compute_us(cost.packed(rows));
   }
-  return count;
+  return seeing;
 }
 
 /// Bottom up: what the rows under each segment see, and who would read its tokens if it were not
@@ -155,7 +160,13 @@ void SharingDecider::survey(const Context& context) {
     Readers& above = readers_[s.parent];
     // Of the sequences that hold the parent's tokens, those that have moved past them don't count.
     int32_t seeing = seen_by_[i];
-    if (order.drops_tokens) seeing = count_seeing(order, s, segments[s.parent]);
+    Readers apart = readers;
+    if (order.drops_tokens) {
+      const Seeing found = find_seeing(context, s, segments[s.parent]);
+      seeing = found.sequences;
+      apart.count += found.not_below.count;
+      apart.compute_us += found.not_below.compute_us;
+    }
     seen_by_[s.parent] += seeing;
     if (seeing == 0) continue;
     if (readers.count > 1 && weigh(context, i, s.token_begin, true).reason == Reason::kShared) {
@@ -163,10 +174,10 @@ void SharingDecider::survey(const Context& context) {
       ++above.count;
       above.compute_us += cost.compute_us(cost.packed(rows));
     } else {
-      const int32_t count = order.drops_tokens ? std::min(seeing, readers.count) : readers.count;
+      const int32_t count = order.drops_tokens ? std::min(seeing, apart.count) : apart.count;
       above.count += count;
       above.compute_us +=
-          count == readers.count ? readers.compute_us : readers.compute_us * count / readers.count;
+          count == apart.count ? apart.compute_us : apart.compute_us * count / apart.count;
     }
   }
 }

@@ -64,8 +64,12 @@ class SharingDecider {
 
   void survey(const Context& context);
   void find_seen(const RowOrder& order);
-  /// Sequences under `below` with a row that sees some of `segment`.
-  int32_t count_seeing(const RowOrder& order, const Segment& below, const Segment& segment) const;
+  /// Who sees some of a segment, of the sequences under one that follows it.
+  struct Seeing {
+    int32_t sequences = 0;
+    Readers not_below;  ///< of these, those that see nothing of the segment below
+  };
+  Seeing find_seeing(const Context& context, const Segment& below, const Segment& segment) const;
   Decision weigh(const Context& context, int32_t segment, int32_t start, bool below_shared) const;
 
   std::vector<VisibleRange> seen_;         ///< by segment: what its rows see

@@ -12,7 +12,7 @@
 namespace pando::cuda {
 namespace {
 
-constexpr int64_t kMostMerges = int64_t{1} << 22;  ///< so that the kernel's job numbers fit 32 bits
+constexpr int64_t kMostBlocks = kMostMerges / 16;  ///< at all kv heads
 
 }  // namespace
 
@@ -21,10 +21,15 @@ int32_t Scheduler::Problem::blocks() const {
 }
 
 void Scheduler::build(const Problem& p) {
-  if (int64_t{p.blocks()} * p.kv_heads > kMostMerges) {
+  if (int64_t{p.blocks()} * p.kv_heads > kMostBlocks) {
     fail(ErrorCode::kUnsupported,
          "batch: got {} packed rows at {} kv heads, the CUDA backend supports {} blocks of 64 rows",
-         p.packed_rows(), p.kv_heads, kMostMerges);
+         p.packed_rows(), p.kv_heads, kMostBlocks);
+  }
+  for (const pando::Run& run : p.runs) {
+    if (run.token_end <= kMostPositions) continue;
+    fail(ErrorCode::kUnsupported, "kv_len[{}]: got {} or more, the CUDA backend supports {}",
+         run.sequence, run.token_end, kMostPositions);
   }
   const bool invariant = p.cut_tokens > 0;
   chosen_ = &layouts_[0];
@@ -53,9 +58,9 @@ void Scheduler::build(const Problem& p) {
       }
     }
   }
-  if (static_cast<int64_t>(merges_.size()) > kMostMerges * 16) {
+  if (static_cast<int64_t>(merges_.size()) > kMostMerges) {
     fail(ErrorCode::kUnsupported, "batch: the plan needs {} merges, the CUDA backend supports {}",
-         merges_.size(), kMostMerges * 16);
+         merges_.size(), kMostMerges);
   }
   if (partial_rows > std::numeric_limits<int32_t>::max()) {
     fail(ErrorCode::kUnsupported, "batch: the plan needs more than 2^31 - 1 partial rows");
@@ -168,27 +173,6 @@ void Scheduler::lay_out(const Problem& p, int64_t partial_rows) {
   header_.total_bytes = at;
 }
 
-/// The `index`-th tile of a unit, in the order of TileOrder in the kernel.
-void Scheduler::describe_tile(const Problem& p, const Unit& unit, int32_t index,
-                              TileInfo& tile) const {
-  const PageShape pages = PageShape::of(p.forest.page_tokens());
-  const bool split_first =
-      unit.whole_tiles == 0 || (unit.split_first != 0 && unit.split_tiles != 0);
-  const int32_t first_tiles = split_first ? unit.split_tiles : unit.whole_tiles;
-  const bool split = split_first == (index < first_tiles);
-  if (index >= first_tiles) index -= first_tiles;
-  tile.kv_head = unit.kv_head;
-  for (int32_t side = 0; side < 2; ++side) {
-    const int32_t half = split ? unit.split_begin[side] + index * unit.split_stride()
-                               : unit.whole_begin + side + index * 2;
-    if (half >= (split ? unit.split_end[side] : unit.whole_end)) continue;
-    const Half& from = chosen_->halves[half];
-    describe_half({chosen_->runs.data() + from.run_begin, static_cast<size_t>(from.runs)},
-                  from.slot_begin, side, pages, tile);
-  }
-  conclude(tile);
-}
-
 Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
   const auto at = [](int64_t offset) { return static_cast<int32_t>(offset / 16); };
   Start start{};
@@ -213,13 +197,9 @@ Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
   }
   if (start.unit_begin == start.unit_end) return start;
   const Unit& unit = start.unit = units_[start.unit_begin];
-  int32_t tile = 0;
-  for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
-    for (int32_t i = 0; i < units_[u].whole_tiles + units_[u].split_tiles; ++i) {
-      if (tile == Start::kTiles) break;
-      describe_tile(p, units_[u], i, start.tiles[tile++]);
-    }
-  }
+  const auto count = static_cast<size_t>(start.unit_end - start.unit_begin);
+  describe_first_tiles({&units_[start.unit_begin], count}, chosen_->halves, chosen_->runs,
+                       PageShape::of(p.forest.page_tokens()), start.tiles);
   const auto& rows = p.order.rows;
   const int32_t first = unit.block * kBlockRows / p.group;
   const int32_t last = std::min(((unit.block + unit.blocks) * kBlockRows - 1) / p.group,

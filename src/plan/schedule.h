@@ -16,11 +16,18 @@
 
 namespace pando::cuda {
 
+/// What a merge of rows of so many partials takes turn_us and lookup_us for: see ScheduleCost.
+inline double merge_turns(double sources) {
+  return std::floor(std::max(0.0, std::ceil(sources) - 1) / 16);
+}
+inline double merge_lookups(double sources) {
+  return std::floor(std::max(0.0, std::ceil(sources) - 33) / 32);
+}
+
 /// From the last partial to the last row of out, for rows of so many partials, in microseconds.
 inline double merging_us(const ScheduleCost& cost, double sources) {
-  const double more = std::max(0.0, std::ceil(sources) - 1);
-  return cost.merge_us + std::floor(more / 16) * cost.turn_us +
-         std::floor(std::max(0.0, more - 32) / 32) * cost.lookup_us;
+  return cost.merge_us + merge_turns(sources) * cost.turn_us +
+         merge_lookups(sources) * cost.lookup_us;
 }
 
 /// Makes schedules and keeps its memory, so that replanning stops allocating.
@@ -159,7 +166,6 @@ class Scheduler {
   void find_sources(const Problem& p, int32_t block);
   void end_block_in_cuts(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   void lay_out(const Problem& p, int64_t partial_rows);
-  void describe_tile(const Problem& p, const Unit& unit, int32_t index, TileInfo& tile) const;
   Start make_start(const Problem& p, int32_t thread_block) const;
 
   Layout layouts_[2];

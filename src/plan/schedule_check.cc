@@ -1,9 +1,11 @@
 #include "plan/schedule_check.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <span>
 
+#include "plan/describe_tile.h"
 #include "plan/schedule_format.h"
 
 namespace pando::cuda {
@@ -39,6 +41,7 @@ bool take_all(std::span<const std::byte> bytes, Sections& s) {
   std::memcpy(&s.header, bytes.data(), sizeof(s.header));
   const ScheduleHeader& h = s.header;
   return h.total_bytes == static_cast<int64_t>(bytes.size()) && h.thread_blocks >= 1 &&
+         h.merges <= kMostMerges &&
          take(bytes, ScheduleHeader::kStartsOffset, h.thread_blocks, s.starts) &&
          take(bytes, h.units_offset, h.units, s.units) &&
          take(bytes, h.halves_offset, h.halves, s.halves) &&
@@ -63,19 +66,36 @@ bool partials_are_sane(int32_t partial, uint32_t rows, const ScheduleHeader& h) 
   return within(partial, partial + count, h.partial_rows);
 }
 
+/// A unit has as many tiles as its halves fill.
+bool tiles_are_sane(const Unit& unit, int32_t halves) {
+  const auto tiles = [](int32_t begin, int32_t end, int32_t stride) {
+    return (int64_t{end} - begin + stride - 1) / stride;
+  };
+  if (!within(unit.whole_begin, unit.whole_end, halves)) return false;
+  int64_t split_tiles = 0;
+  for (int32_t side = 0; side < 2; ++side) {
+    if (!within(unit.split_begin[side], unit.split_end[side], halves)) return false;
+    split_tiles = std::max(
+        split_tiles, tiles(unit.split_begin[side], unit.split_end[side], unit.split_stride()));
+  }
+  return unit.whole_tiles == tiles(unit.whole_begin, unit.whole_end, 2) &&
+         unit.split_tiles == split_tiles && unit.whole_tiles + split_tiles > 0;
+}
+
 bool unit_is_sane(const Unit& unit, const Sections& s, int64_t blocks, int32_t kv_heads) {
   // Of a pair the second block may be missing: it has no rows then.
   if ((unit.blocks != 1 && unit.blocks != 2) ||
       !within(unit.block, int64_t{unit.block} + 1, blocks) ||
-      !within(unit.kv_head, int64_t{unit.kv_head} + 1, kv_heads) || unit.whole_tiles < 0 ||
-      unit.split_tiles < 0 || int64_t{unit.whole_tiles} + unit.split_tiles == 0 ||
-      !within(unit.whole_begin, unit.whole_end, s.header.halves) ||
-      unit.whole_end - unit.whole_begin > 2 * int64_t{unit.whole_tiles}) {
+      !within(unit.kv_head, int64_t{unit.kv_head} + 1, kv_heads) ||
+      !tiles_are_sane(unit, s.header.halves)) {
     return false;
   }
   for (int32_t side = 0; side < 2; ++side) {
-    if (!within(unit.split_begin[side], unit.split_end[side], s.header.halves)) return false;
     const Ending& ending = unit.ending[side];
+    // Of a single block the first warpgroup writes the rows; nobody would publish a second's.
+    if (side >= unit.blocks && (ending.partial != -1 || (ending.touched | ending.direct) != 0)) {
+      return false;
+    }
     if (!rows_are_sane(ending.touched) || !rows_are_sane(ending.direct)) return false;
     const int64_t present =
         std::max<int64_t>(0, s.header.packed_rows - (unit.block + int64_t{side}) * kBlockRows);
@@ -89,17 +109,26 @@ bool unit_is_sane(const Unit& unit, const Sections& s, int64_t blocks, int32_t k
 }
 
 bool tokens_are_sane(const Sections& s, const PlanHeader& h) {
-  for (const Half& half : s.halves) {
-    if (half.runs < 0 || half.runs > kHalfTokens / kGranule ||
-        !within(half.run_begin, int64_t{half.run_begin} + half.runs, s.header.runs)) {
+  for (const pando::cuda::Run& run : s.runs) {
+    const int64_t last_page = run.page_offset + (int64_t{run.token_end} - 1) / h.page_tokens;
+    if (!within(run.slot_begin, run.slot_begin, kMostSlots) || run.slot_begin % kGranule != 0 ||
+        !within(run.token_begin, run.token_end, kMostPositions) ||
+        run.token_begin == run.token_end || run.page_offset < 0 || last_page >= h.page_table_len) {
       return false;
     }
   }
-  for (const pando::cuda::Run& run : s.runs) {
-    const int64_t last_page = run.page_offset + int64_t{run.token_end - 1} / h.page_tokens;
-    if (run.slot_begin < 0 || run.token_begin < 0 || run.token_begin >= run.token_end ||
-        run.page_offset < 0 || last_page >= h.page_table_len) {
+  for (const Half& half : s.halves) {
+    if (half.runs < 0 || half.runs > kHalfTokens / kGranule ||
+        !within(half.run_begin, int64_t{half.run_begin} + half.runs, s.header.runs) ||
+        !within(half.slot_begin, int64_t{half.slot_begin} + kHalfTokens, kMostSlots) ||
+        half.slot_begin % kHalfTokens != 0) {
       return false;
+    }
+    for (const pando::cuda::Run& run : s.runs.subspan(half.run_begin, half.runs)) {
+      const int64_t slot_end = int64_t{run.slot_begin} + run.token_end - run.token_begin;
+      if (run.slot_begin >= half.slot_begin + kHalfTokens || slot_end <= half.slot_begin) {
+        return false;
+      }
     }
   }
   return true;
@@ -131,7 +160,27 @@ bool merges_are_sane(const Sections& s, int64_t blocks, int32_t kv_heads) {
   return true;
 }
 
-bool start_is_sane(const Start& start, const Sections& s) {
+/// The query rows of a thread block's first unit follow each other in q, as the start says.
+bool q_row_is_sane(const Start& start, const Sections& s, int32_t group) {
+  if (start.q_row == -1) return true;
+  const int64_t first = int64_t{start.unit.block} * kBlockRows / group;
+  const int64_t end = (int64_t{start.unit.block} + start.unit.blocks) * kBlockRows;
+  const int64_t last = std::min<int64_t>((end - 1) / group, s.header.rows - 1);
+  for (int64_t row = first; row <= last; ++row) {
+    if (s.rows[row].q_row != start.q_row + row - first) return false;
+  }
+  return true;
+}
+
+/// Loaders follow a start's tiles without a look at the runs that they describe.
+bool first_tiles_are_sane(const Start& start, const Sections& s, int32_t page_tokens) {
+  TileInfo tiles[Start::kTiles] = {};
+  const auto units = s.units.subspan(start.unit_begin, start.unit_end - start.unit_begin);
+  describe_first_tiles(units, s.halves, s.runs, PageShape::of(page_tokens), tiles);
+  return std::memcmp(tiles, start.tiles, sizeof(tiles)) == 0;
+}
+
+bool start_is_sane(const Start& start, const Sections& s, const Plan& plan) {
   const ScheduleHeader& h = s.header;
   const auto at = [](int32_t section, int64_t offset) { return section * int64_t{16} == offset; };
   if (start.merges != h.merges || start.packed_rows != h.packed_rows ||
@@ -146,12 +195,13 @@ bool start_is_sane(const Start& start, const Sections& s) {
   }
   int64_t tiles = 0;
   for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
-    tiles += s.units[u].whole_tiles + s.units[u].split_tiles;
+    tiles += int64_t{s.units[u].whole_tiles} + s.units[u].split_tiles;
   }
   if (start.tile_count != tiles) return false;
   if (tiles == 0) return true;
-  if (std::memcmp(&start.unit, &s.units[start.unit_begin], sizeof(Unit)) != 0) return false;
-  return start.q_row >= -1 && start.q_row < h.rows;
+  return std::memcmp(&start.unit, &s.units[start.unit_begin], sizeof(Unit)) == 0 &&
+         q_row_is_sane(start, s, plan.group()) &&
+         first_tiles_are_sane(start, s, plan.header().page_tokens);
 }
 
 }  // namespace
@@ -164,7 +214,8 @@ bool schedule_is_sane(const Plan& plan) {
   const int64_t blocks = (packed_rows + kBlockRows - 1) / kBlockRows;
   if (s.header.packed_rows != packed_rows || s.header.rows != h.rows ||
       s.header.partial_rows != h.partial_rows || s.header.units != h.units ||
-      s.header.thread_blocks != h.workers) {
+      s.header.thread_blocks != h.workers ||
+      !std::has_single_bit(static_cast<uint32_t>(h.page_tokens))) {
     return false;
   }
   int32_t next = 0;
@@ -178,13 +229,14 @@ bool schedule_is_sane(const Plan& plan) {
   for (const Unit& unit : s.units) {
     if (!unit_is_sane(unit, s, blocks, h.kv_heads)) return false;
   }
-  for (const Start& start : s.starts) {
-    if (!start_is_sane(start, s)) return false;
-  }
   for (const Row& row : s.rows) {
     if (!within(row.q_row, int64_t{row.q_row} + 1, h.rows)) return false;
   }
-  return tokens_are_sane(s, h) && merges_are_sane(s, blocks, h.kv_heads);
+  if (!tokens_are_sane(s, h)) return false;
+  for (const Start& start : s.starts) {
+    if (!start_is_sane(start, s, plan)) return false;
+  }
+  return merges_are_sane(s, blocks, h.kv_heads);
 }
 
 }  // namespace pando::cuda

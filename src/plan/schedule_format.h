@@ -86,6 +86,9 @@ struct alignas(16) Merge {
   int32_t reserved[2];
 };
 
+/// Merges of a schedule at most, so that the kernel's job numbers fit 32 bits.
+inline constexpr int32_t kMostMerges = 1 << 26;
+
 /// A row is merged by 2^0 to 2^3 warps of a thread block.
 inline constexpr int32_t kMostMergeTeamShift = 3;
 

@@ -9,8 +9,6 @@
 namespace pando::cuda {
 namespace {
 
-constexpr int64_t kMostSlots = int64_t{1} << 30;  ///< of a stream
-
 /// Where a run of `tokens` may start, so that most of its boxes are whole.
 int32_t run_alignment(int32_t tokens) {
   if (tokens > 16) return kHalfTokens;

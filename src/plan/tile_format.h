@@ -15,6 +15,10 @@ inline constexpr int32_t kHalfTokens = 64;
 inline constexpr int32_t kGranule = 8;
 inline constexpr int32_t kGranules = kTileTokens / kGranule;
 
+/// Slots of a stream and positions of a sequence at most, so that their sums fit 32 bits.
+inline constexpr int32_t kMostSlots = 1 << 30;
+inline constexpr int32_t kMostPositions = 1 << 30;
+
 /// Tokens that some rows of a list attend to, placed in the slots of one of its streams.
 struct alignas(16) Run {
   static constexpr int kSkipShift = 20;

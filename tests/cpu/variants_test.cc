@@ -1,5 +1,6 @@
 // Variants of attention in every kernel on every vector target: soft cap, sinks, trees.
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernel_targets.h"
@@ -43,6 +44,20 @@ TEST_P(Variants, tanh_is_accurate_and_exact_at_the_ends) {
             (std::vector<float>{0.0f, 1.0f, 1.0f, -1.0f, -1.0f}));
   EXPECT_TRUE(std::isnan(out[count + 6]));
   EXPECT_NEAR(out[count + 7], std::tanh(-0.3), 1e-7);
+}
+
+TEST(SoftCap, that_no_score_comes_near_is_none) {
+  CallView call{};
+  call.set_scale(0.125f, 1e8f);
+  EXPECT_TRUE(call.capped());
+  EXPECT_EQ(call.scale_ln, 1e8f);
+  // The quotients are no normal numbers.
+  for (const auto& [scale, cap] : {std::pair{0.125f, 3e37f}, {-1e-31f, 1e8f}, {1e-38f, 1e38f}}) {
+    call.set_scale(scale, cap);
+    EXPECT_FALSE(call.capped()) << scale << " " << cap;
+    EXPECT_EQ(call.scale_ln, std::abs(scale));
+    EXPECT_EQ(call.q_factor, scale < 0 ? -1.0f : 1.0f);
+  }
 }
 
 TEST_P(Variants, soft_caps_match_the_oracle) {

@@ -227,6 +227,26 @@ TEST(Plan, spoiled_bytes_are_refused) {
   refused([](PlanHeader& h) { h.kv_heads = 0; });
   refused([](PlanHeader& h) { h.partial_slots = 1; });
   refused([](PlanHeader& h) { h.page_table_len = 1; });
+  refused([](PlanHeader& h) { h.dtype = static_cast<DType>(3); });
+  refused([](PlanHeader& h) { h.device.fill('x'); });
+  refused([](PlanHeader& h) { h.cost.kv_bytes = -1; });
+  refused([](PlanHeader& h) {  // a schedule too short for its header
+    h.schedule_offset = h.total_bytes - 64;
+    h.schedule_bytes = 64;
+  });
+  refused([](PlanHeader& h) { h.soft_cap = std::numeric_limits<float>::quiet_NaN(); });
+  // Where products of sizes would overflow.
+  refused([](PlanHeader& h) {
+    h.workers = 1 << 20;
+    h.scratch_bytes = int64_t{1} << 44;
+  });
+  refused([](PlanHeader& h) { h.partials_bytes = std::numeric_limits<int64_t>::max() - 63; });
+  for (const int64_t offset : {int64_t{-1}, std::numeric_limits<int64_t>::max()}) {
+    std::vector<std::byte> bytes = good;
+    auto* const items = reinterpret_cast<WorkItem*>(bytes.data() + p.header().items_offset);
+    items->page_offset = offset;
+    EXPECT_THROW(Plan::from_bytes(bytes), Error) << offset;
+  }
   for (size_t length : {size_t{0}, sizeof(PlanHeader) - 1, good.size() - 64}) {
     EXPECT_THROW(Plan::from_bytes(std::span(good).first(length)), Error);
   }

@@ -92,7 +92,12 @@ TEST(Profile, that_is_incomplete_or_wrong_is_refused_by_key) {
             "profile.workers: got 1.5, want a whole number in [0, 2147483647]");
   EXPECT_EQ(said_of([](Json& j) { j["workers"] = int64_t{1} << 31; }),
             "profile.workers: got 2147483648, want a whole number in [0, 2147483647]");
-  EXPECT_EQ(said_of([](Json& j) { j["workers"] = 0; }), "profile.workers: got 0, want 1 or more");
+  EXPECT_EQ(said_of([](Json& j) { j["workers"] = 0; }),
+            "profile.workers: got 0, want a number in [1, 65536]");
+  EXPECT_EQ(said_of([](Json& j) { j["workers"] = 2147483647; }),
+            "profile.workers: got 2147483647, want a number in [1, 65536]");
+  EXPECT_EQ(said_of([](Json& j) { j["row_tile"] = 65537; }),
+            "profile.row_tile: got 65537, want a number in [1, 65536]");
   EXPECT_EQ(said_of([](Json& j) { j["backend"] = "tpu"; }),
             "profile.backend: got \"tpu\", want cpu or cuda");
   // A CPU has no schedule.
@@ -110,6 +115,11 @@ TEST(Profile, that_is_incomplete_or_wrong_is_refused_by_key) {
             "profile.schedule.whole_tile_us: got 0, want more than 0");
   EXPECT_EQ(said_of([](Json& j) { j["schedule"]["run_us"] = 1e7; }),
             "profile.schedule.run_us: got 10000000, want a number in [0, 1000000]");
+  EXPECT_EQ(said_of([](Json& j) { j["launch_us"] = Json::array({1}); }),
+            "profile.launch_us: got an array, want a finite number");
+  const std::string deep = std::string(1 << 20, '[') + std::string(1 << 20, ']');
+  EXPECT_EQ(message_of(ErrorCode::kInvalidArgument, [&] { profile_from_json(deep); }),
+            "profile: got an array, want an object");
   for (const char* text : {"", "{", "[1]", "nonsense"}) {
     EXPECT_NE(
         message_of(ErrorCode::kInvalidArgument, [&] { profile_from_json(text); }).find("profile"),
@@ -124,6 +134,13 @@ TEST(Profile, that_cannot_be_planned_for_is_not_written) {
             "profile.schedule.merge_us: got nan, want a number in [0, 1000000]");
   EXPECT_EQ(message_of(ErrorCode::kInvalidArgument, [&] { Planner planner(p); }),
             "profile.schedule.merge_us: got nan, want a number in [0, 1000000]");
+}
+
+TEST(Profile, name_without_an_end_is_refused) {
+  DeviceProfile p = h100_profile();
+  p.name.fill('x');
+  EXPECT_EQ(message_of(ErrorCode::kInvalidArgument, [&] { profile_to_json(p); }),
+            "profile.name: got 64 bytes without a 0, want one at their end");
 }
 
 TEST(Profile, of_a_file_gives_the_plan_of_the_profile) {

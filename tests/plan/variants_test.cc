@@ -154,6 +154,25 @@ TEST(Windows, a_prefix_is_shared_by_those_who_still_see_it) {
   }
 }
 
+TEST(Windows, rows_that_see_nothing_after_a_prefix_share_it) {
+  OwnedBatch batch = uneven_batch();
+  const Forest forest = discover(batch.view());
+  AttentionSpec spec = small_spec();
+  const auto planned = [&](VisibleRange range) {
+    const std::vector<VisibleRange> visible(8, range);
+    spec.visible = visible;
+    const Plan p = plan(forest, spec, cpu_profile(1));
+    EXPECT_EQ(plan_problem(batch.view(), spec, p), "");
+    return p.decisions()[0];
+  };
+  // That they do not see its first token either takes little away.
+  const Decision from_first = planned({0, 1000}), from_second = planned({1, 1000});
+  EXPECT_EQ(from_first.reason, Reason::kShared);
+  EXPECT_EQ(from_second.reason, Reason::kShared);
+  EXPECT_EQ(from_second.seen_by, 8);
+  EXPECT_NEAR(from_second.saves_us, from_first.saves_us, 0.01 * from_first.saves_us);
+}
+
 TEST(Windows, what_a_sequence_does_not_see_saves_nothing) {
   OwnedBatch batch = uneven_batch();
   const Forest forest = discover(batch.view());

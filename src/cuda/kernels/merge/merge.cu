@@ -13,23 +13,27 @@ namespace {
   throw Error(ErrorCode::kUnsupported, message);
 }
 
+void check_tensor(const std::string& name, const void* address,
+                  std::initializer_list<int64_t> strides) {
+  for (const int64_t stride : strides) {
+    if (stride % kMergeColumns == 0) continue;
+    unsupported(name + ": got a stride of " + std::to_string(stride) +
+                " elements, want a multiple of 8");
+  }
+  const auto past = reinterpret_cast<uintptr_t>(address) % 16;
+  if (past != 0) {
+    unsupported(name + ": got memory that starts " + std::to_string(past) +
+                " bytes past a multiple of 16, want it aligned to 16 bytes");
+  }
+}
+
 void check(const MergeParams& p, DType dtype) {
   if (dtype == DType::kF32) unsupported("dtype: got fp32 on CUDA, want one of bf16, fp16");
   if (p.head_dim % kMergeColumns != 0) {
     unsupported("head_dim: got " + std::to_string(p.head_dim) + ", want a multiple of 8");
   }
-  for (const int64_t stride :
-       {p.part_stride, p.row_stride, p.head_stride, p.out_row_stride, p.out_head_stride}) {
-    if (stride % kMergeColumns != 0) {
-      unsupported("parts: got a stride of " + std::to_string(stride) +
-                  " elements, want multiples of 8");
-    }
-  }
-  for (const void* address : {p.parts, static_cast<const void*>(p.out)}) {
-    if (reinterpret_cast<uintptr_t>(address) % 16 != 0) {
-      unsupported("parts: got memory that is not aligned to 16 bytes");
-    }
-  }
+  check_tensor("parts", p.parts, {p.part_stride, p.row_stride, p.head_stride});
+  check_tensor("out", p.out, {p.out_row_stride, p.out_head_stride});
 }
 
 }  // namespace
