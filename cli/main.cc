@@ -86,6 +86,11 @@ void add_gen(CLI::App& app, GenOptions& o, Command& chosen) {
   command->add_option("--page-tokens", o.page_tokens, "Tokens of a page")->capture_default_str();
   command->add_option("--window", o.window, "Sliding window; 0: none")->capture_default_str();
   command->add_flag("--no-causal", o.no_causal, "Every row sees the whole sequence");
+  command->add_option("--soft-cap", o.soft_cap, "Scores stay within it; 0: no cap")
+      ->capture_default_str();
+  command->add_flag("--sinks", o.sinks, "A random attention sink for each query head");
+  command->add_flag("--draft-trees", o.draft_trees,
+                    "The query rows of each sequence are a random tree of draft tokens");
   command->add_option("--data", o.data, "randn, small or adversarial")->capture_default_str();
   command->add_option("--unused", o.unused, "In unused slots: zero, nan, inf or mixed")
       ->capture_default_str();

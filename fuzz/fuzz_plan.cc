@@ -89,11 +89,14 @@ void run(ByteReader in) {
   if (forest.q_rows() > 4096) return;
 
   std::vector<VisibleRange> visible;
-  const AttentionSpec spec = take_spec(in, forest.q_rows(), visible);
+  std::vector<uint64_t> tree_mask;
+  AttentionSpec spec = take_spec(in, forest.q_rows(), visible);
   const PlanOptions options = take_options(in);
+  const int threads = in.in_range(0, 4);
   // So are packed rows: the checker keeps a number for each.
   if (spec.kv_heads > 0 && int64_t{forest.q_rows()} * spec.group() > 50'000) return;
-  plan_checked(forest, batch, spec, cpu_profile(in.in_range(0, 4)), options);
+  take_variants(in, forest.q_rows(), spec, tree_mask);
+  plan_checked(forest, batch, spec, cpu_profile(threads), options);
   plan_checked(forest, batch, spec, h100_profile(), options);
 }
 

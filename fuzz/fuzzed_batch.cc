@@ -114,6 +114,17 @@ AttentionSpec take_spec(ByteReader& in, int32_t q_rows, std::vector<VisibleRange
   return spec;
 }
 
+void take_variants(ByteReader& in, int32_t q_rows, AttentionSpec& spec,
+                   std::vector<uint64_t>& tree_mask) {
+  if (in.one_in(8)) spec.soft_cap = in.take<float>();
+  if (!in.one_in(4)) return;
+  tree_mask.resize(static_cast<size_t>(in.one_in(16) ? in.in_range(0, 70) : q_rows));
+  // Mostly bits that few rows have.
+  for (uint64_t& mask : tree_mask) mask = in.take<uint64_t>() >> in.in_range(0, 63);
+  spec.tree_mask = tree_mask;
+  if (!in.one_in(8)) spec.visible = {}, spec.window = 0;
+}
+
 PlanOptions take_options(ByteReader& in) {
   constexpr int32_t kCuts[] = {512, 64, 128, 1024, 0, -64, 100, 2147483647};
   PlanOptions options;

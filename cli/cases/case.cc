@@ -70,6 +70,7 @@ void Tables::check(const std::string& origin, ErrorCode code) const {
 AttentionSpec Case::attention() const {
   AttentionSpec full = spec;
   full.visible = visible;
+  full.tree_mask = tree_mask;
   return full;
 }
 
@@ -79,7 +80,7 @@ KvLayout Case::kv() const {
 }
 
 Problem Case::problem() const {
-  return {tables.batch(), attention(), q_view(), k.data(), v.data(), kv()};
+  return {tables.batch(), attention(), q_view(), k.data(), v.data(), kv(), sinks_or_null()};
 }
 
 int64_t Case::kv_elements() const {
@@ -99,6 +100,7 @@ Case subset(const Case& problem, const std::vector<int32_t>& sequences) {
   part.name = problem.name;
   part.spec = problem.spec;
   part.order = problem.order;
+  part.sinks = problem.sinks;
   part.k = problem.k.share();
   part.v = problem.v.share();
   part.tables.page_tokens = all.page_tokens;
@@ -117,6 +119,7 @@ Case subset(const Case& problem, const std::vector<int32_t>& sequences) {
   std::byte* to = part.q.data();
   for (const int32_t row : q_rows) {
     if (!problem.visible.empty()) part.visible.push_back(problem.visible[row]);
+    if (!problem.tree_mask.empty()) part.tree_mask.push_back(problem.tree_mask[row]);
     for (int32_t head = 0; head < problem.spec.q_heads; ++head, to += head_bytes) {
       std::memcpy(to, problem.q.data() + problem.q_offset(row, head) * element, head_bytes);
     }

@@ -37,8 +37,10 @@ struct Tables {
 struct Case {
   std::string name;
   Tables tables;
-  AttentionSpec spec;  ///< without `visible`, which attention() adds
+  AttentionSpec spec;  ///< without `visible` and `tree_mask`, which attention() adds
   std::vector<VisibleRange> visible;
+  std::vector<uint64_t> tree_mask;
+  std::vector<float> sinks;  ///< empty, or [q_heads]
   KvOrder order = KvOrder::kHnd;
   int64_t q_row_stride = 0;  ///< elements; 0: contiguous
   int64_t q_head_stride = 0;
@@ -48,6 +50,7 @@ struct Case {
 
   AttentionSpec attention() const;
   KvLayout kv() const;
+  const float* sinks_or_null() const { return sinks.empty() ? nullptr : sinks.data(); }
   ConstRowsView q_view() const { return {q.data(), q_row_stride, q_head_stride}; }
   /// The problem that the oracle solves.
   Problem problem() const;

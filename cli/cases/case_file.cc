@@ -38,6 +38,7 @@ std::string describe(const Case& problem) {
                {"page_tokens", problem.tables.page_tokens},
                {"layout", problem.order == KvOrder::kHnd ? "hnd" : "nhd"}};
   if (problem.spec.scale) json["scale"] = *problem.spec.scale;
+  if (problem.spec.soft_cap != 0) json["soft_cap"] = problem.spec.soft_cap;
   return json.dump();
 }
 
@@ -132,11 +133,30 @@ const TensorView& tensor_at(const Safetensors& file, const std::string& origin, 
   return *tensor;
 }
 
+template <class T>
+std::vector<T> read_list(const Safetensors& file, const std::string& origin, const char* name,
+                         std::string_view dtype) {
+  const TensorView& tensor = tensor_at(file, origin, name, dtype, 1);
+  std::vector<T> values(tensor.shape[0]);
+  if (!values.empty()) std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
+  return values;
+}
+
 std::vector<int32_t> read_ints(const Safetensors& file, const std::string& origin,
                                const char* name) {
-  const TensorView& tensor = tensor_at(file, origin, name, "I32", 1);
-  std::vector<int32_t> values(tensor.shape[0]);
-  if (!values.empty()) std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
+  return read_list<int32_t>(file, origin, name, "I32");
+}
+
+/// A tensor that older files and most others do not have: `count` entries, or none.
+template <class T>
+std::vector<T> read_optional(const Safetensors& file, const std::string& origin, const char* name,
+                             std::string_view dtype, int64_t count) {
+  if (file.find(name) == nullptr) return {};
+  std::vector<T> values = read_list<T>(file, origin, name, dtype);
+  if (static_cast<int64_t>(values.size()) != count) {
+    fail(ErrorCode::kIo, "{}: tensor '{}': got {} entries, want {}", origin, name, values.size(),
+         count);
+  }
   return values;
 }
 
@@ -199,6 +219,13 @@ void write_case(const std::string& path, const Case& problem) {
   if (!problem.visible.empty()) {
     tensors.push_back(ints("visible", problem.visible.data(), {length(problem.visible), 2}));
   }
+  const auto add = [&](const char* name, const char* type, const auto& values) {
+    if (!values.empty()) {
+      tensors.push_back({name, type, {length(values)}, std::as_bytes(std::span(values))});
+    }
+  };
+  add("tree_mask", "U64", problem.tree_mask);
+  add("sinks", "F32", problem.sinks);
   write_safetensors(path, {{kMetadataKey, describe(problem)}}, std::move(tensors));
 }
 
@@ -222,6 +249,8 @@ Case parse_case(std::span<const std::byte> bytes, const std::string& origin) {
   problem.spec.causal = fields.boolean("causal");
   problem.spec.window = fields.integer("window", 0, std::numeric_limits<int32_t>::max());
   problem.spec.scale = fields.optional_number("scale");
+  problem.spec.soft_cap = fields.optional_number("soft_cap").value_or(0.0f);
+  if (problem.spec.soft_cap < 0) fields.refuse("soft_cap", "0 or a positive number");
   try {
     problem.spec.dtype = dtype_from_name(fields.text("dtype"));
   } catch (const Error&) {
@@ -248,6 +277,8 @@ Case parse_case(std::span<const std::byte> bytes, const std::string& origin) {
                             {tables.q_rows(), problem.spec.q_heads, problem.spec.head_dim});
   problem.k = read_elements(file, origin, "k", dtype, kv_shape(problem));
   problem.v = read_elements(file, origin, "v", dtype, kv_shape(problem));
+  problem.tree_mask = read_optional<uint64_t>(file, origin, "tree_mask", "U64", tables.q_rows());
+  problem.sinks = read_optional<float>(file, origin, "sinks", "F32", problem.spec.q_heads);
   if (file.find("visible") != nullptr) {
     const TensorView& visible = tensor_at(file, origin, "visible", "I32", 2);
     if (visible.shape != std::vector<int64_t>{tables.q_rows(), 2}) {

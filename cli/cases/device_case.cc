@@ -30,7 +30,8 @@ DeviceCase::DeviceCase(const Case& problem)
       q_(on_device(problem.q, q_elements(problem), problem.spec.dtype, mix_seed(1, 0))),
       k_(on_device(problem.k, problem.kv_elements(), problem.spec.dtype, mix_seed(1, 1))),
       v_(on_device(problem.v, problem.kv_elements(), problem.spec.dtype, mix_seed(1, 2))),
-      page_ids_(std::as_bytes(std::span(problem.tables.page_ids))) {}
+      page_ids_(std::as_bytes(std::span(problem.tables.page_ids))),
+      sinks_(std::as_bytes(std::span(problem.sinks))) {}
 
 AttendArgs DeviceCase::inputs() const {
   AttendArgs args;
@@ -40,6 +41,7 @@ AttendArgs DeviceCase::inputs() const {
   args.kv = problem_.kv();
   args.page_ids = {reinterpret_cast<const int32_t*>(page_ids_.data()),
                    problem_.tables.page_ids.size()};
+  if (!problem_.sinks.empty()) args.sinks = reinterpret_cast<const float*>(sinks_.data());
   return args;
 }
 
@@ -49,6 +51,8 @@ Case DeviceCase::download(const std::vector<int32_t>& sequences) const {
   whole.tables = problem_.tables;
   whole.spec = problem_.spec;
   whole.visible = problem_.visible;
+  whole.tree_mask = problem_.tree_mask;
+  whole.sinks = problem_.sinks;
   whole.order = problem_.order;
   whole.q_row_stride = problem_.q_row_stride;
   whole.q_head_stride = problem_.q_head_stride;

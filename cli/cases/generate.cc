@@ -131,9 +131,11 @@ std::vector<uint8_t> used_slots(const Case& problem, bool only_visible) {
     }
     const int32_t q_len = tables.q_indptr[s + 1] - tables.q_indptr[s];
     for (int32_t row = 0; row < q_len; ++row) {
-      const VisibleRange range =
-          visible_range(spec, tables.q_indptr[s] + row, row, q_len, tables.kv_len[s]);
-      mark(range.begin, range.end);
+      const RowMask mask = row_mask(spec, tables.q_indptr[s] + row, row, q_len, tables.kv_len[s]);
+      mark(mask.range.begin, mask.tree_begin);
+      for (int32_t t = mask.tree_begin; t < mask.range.end; ++t) {
+        if (mask.sees(t)) mark(t, t + 1);
+      }
     }
   }
   return used;
@@ -156,6 +158,25 @@ DataKind data_kind_from_name(std::string_view name) {
   }
   fail(ErrorCode::kInvalidArgument, "data: got \"{}\", want one of randn, small, adversarial",
        name);
+}
+
+std::vector<uint64_t> random_trees(const Tables& tables, Rng& rng) {
+  std::vector<uint64_t> masks(tables.q_rows());
+  for (int32_t s = 0; s < tables.sequences(); ++s) {
+    uint64_t* const rows = masks.data() + tables.q_indptr[s];
+    const int32_t q_len = tables.q_indptr[s + 1] - tables.q_indptr[s];
+    for (int32_t node = 0; node < std::min(q_len, kMostTreeRows); ++node) {
+      const int64_t parent = rng.between(-1, node - 1);
+      rows[node] = (parent < 0 ? 0 : rows[parent]) | uint64_t{1} << node;
+    }
+  }
+  return masks;
+}
+
+std::vector<float> random_sinks(int32_t q_heads, Rng& rng) {
+  std::vector<float> sinks(q_heads);
+  for (float& sink : sinks) sink = 3 * rng.normal();
+  return sinks;
 }
 
 void fill_data(Case& problem, const DataOptions& options) {

@@ -78,6 +78,11 @@ struct DataOptions {
 /// options give the same bytes, on any platform and with any number of threads.
 void fill_data(Case& problem, const DataOptions& options);
 
+/// A tree mask in which the query rows of each sequence are nodes of a random forest.
+std::vector<uint64_t> random_trees(const Tables& tables, Rng& rng);
+/// Normal numbers as sinks, large enough to matter beside the scores of a few hundred tokens.
+std::vector<float> random_sinks(int32_t q_heads, Rng& rng);
+
 /// Overwrites the slots that no row sees: with `invisible_too` also those that a sequence holds but
 /// that lie outside the visible range of all its rows.
 void fill_unused(Case& problem, Unused with, bool invisible_too = false);

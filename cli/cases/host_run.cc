@@ -23,6 +23,7 @@ HostRun::HostRun(const Case& problem, const Plan& plan, bool strided, bool want_
   args_.page_ids = problem.tables.page_ids;
   args_.out = {output_.out.data(), output_.row_stride, output_.head_stride};
   args_.lse = want_lse ? output_.lse.data() : nullptr;
+  args_.sinks = problem.sinks_or_null();
   args_.workspace = workspace_.span().first(workspace_bytes_);
 }
 

@@ -1,9 +1,11 @@
 // Random cases: forests of any shape, attended to in any way.
 #include <algorithm>
+#include <limits>
 
 #include "cases/suites.h"
 #include "core/check.h"
 #include "plan/cuda_shapes.h"
+#include "plan/variants.h"
 
 namespace pando::cases {
 namespace {
@@ -71,6 +73,35 @@ std::vector<VisibleRange> random_visible(const Tables& tables, Rng& rng) {
   return visible;
 }
 
+/// Any bits for query tokens that are there, or a forest.
+std::vector<uint64_t> random_tree_mask(const Tables& tables, Rng& rng) {
+  if (rng.one_in(2)) return random_trees(tables, rng);
+  std::vector<uint64_t> masks;
+  for (int32_t s = 0; s < tables.sequences(); ++s) {
+    const int32_t q_len = tables.q_indptr[s + 1] - tables.q_indptr[s];
+    for (int32_t row = 0; row < q_len; ++row) masks.push_back(rng.bits() >> (64 - q_len));
+  }
+  return masks;
+}
+
+/// Variants that the backend supports, any of them together.
+void draw_variants(Case& problem, Backend backend, Rng& rng) {
+  static const std::vector<float> kCaps = {0.5f, 5, 30, 50, 1e3f};
+  for (const VariantSupport& support : kVariants) {
+    const bool drawn = rng.one_in(4);
+    if (!drawn || !variant_is_supported(support, backend)) continue;
+    if (support.variant == Variant::kSoftCap) problem.spec.soft_cap = rng.pick(kCaps);
+    if (support.variant == Variant::kSinks) {
+      problem.sinks = random_sinks(problem.spec.q_heads, rng);
+      if (rng.one_in(3)) problem.sinks[0] = -std::numeric_limits<float>::infinity();
+    }
+    if (support.variant == Variant::kTreeMask && problem.visible.empty()) {
+      problem.spec.window = 0;
+      problem.tree_mask = random_tree_mask(problem.tables, rng);
+    }
+  }
+}
+
 RunOptions random_run(Rng& rng, Sharing sharing) {
   static const std::vector<int32_t> kCuts = {256, 512, 1024};
   RunOptions run;
@@ -103,6 +134,8 @@ RandomCase random_case(uint64_t seed, Backend backend) {
     problem.visible = random_visible(problem.tables, rng);
     problem.spec.window = 0;  // ranges replace the window
   }
+  Rng variants(mix_seed(seed, 2));
+  draw_variants(problem, backend, variants);
   if (rng.one_in(3)) {
     problem.q_head_stride = problem.spec.head_dim + 8 * rng.below(3);
     problem.q_row_stride = problem.spec.q_heads * problem.q_head_stride + 8 * rng.below(3);

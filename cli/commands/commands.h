@@ -46,6 +46,9 @@ struct GenOptions {
   int32_t page_tokens = 64;
   int32_t window = 0;
   bool no_causal = false;
+  double soft_cap = 0;
+  bool sinks = false;
+  bool draft_trees = false;
   std::string data = "randn";
   std::string unused = "zero";
   uint64_t seed = 0;

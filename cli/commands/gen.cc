@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "cases/case_file.h"
@@ -10,6 +11,7 @@
 #include "commands/commands.h"
 #include "commands/common.h"
 #include "core/check.h"
+#include "core/mask.h"
 #include "term/style.h"
 
 namespace pando::cli {
@@ -72,6 +74,18 @@ cases::ForestShape make_shape(const GenOptions& options, cases::Rng& rng, Attent
                              options.q_len);
 }
 
+void add_variants(const GenOptions& options, cases::Rng& rng, cases::Case& problem) {
+  require(options.soft_cap >= 0 && std::isfinite(options.soft_cap),
+          "soft-cap: got {}, want 0 (no cap) or a positive number", options.soft_cap);
+  problem.spec.soft_cap = static_cast<float>(options.soft_cap);
+  if (options.sinks) problem.sinks = cases::random_sinks(problem.spec.q_heads, rng);
+  if (!options.draft_trees) return;
+  require(options.q_len <= kMostTreeRows, "q-len: got {} beside draft-trees, want {} or less",
+          options.q_len, kMostTreeRows);
+  require(options.window == 0, "window: got {} beside draft-trees, want 0", options.window);
+  problem.tree_mask = cases::random_trees(problem.tables, rng);
+}
+
 cases::Case make_case(const GenOptions& options) {
   check_range("q-len", options.q_len, 0, 1 << 20);
   check_range("head-dim", options.head_dim, 1, 1 << 16);
@@ -97,6 +111,7 @@ cases::Case make_case(const GenOptions& options) {
   problem.spec.dtype = dtype_from_name(options.dtype);
   problem.spec.window = options.window;
   problem.spec.causal = !options.no_causal;
+  add_variants(options, rng, problem);
   problem.order = order_from_name(options.layout);
   const cases::DataOptions data{.kind = cases::data_kind_from_name(options.data),
                                 .unused = parse_unused(options.unused),

@@ -13,6 +13,7 @@
 #include "pando/cuda.h"
 #include "pando/version.h"
 #include "plan/cuda_shapes.h"
+#include "plan/variants.h"
 #include "term/style.h"
 
 namespace pando::cli {
@@ -28,7 +29,7 @@ Lines supported(const ChosenBackend& backend) {
           {"page_tokens", cuda ? cuda_pages_text() : "powers of two from 1 to 256"},
           {"layouts", cuda ? "hnd, nhd, any strides of multiples of 8 with contiguous head_dim"
                            : "hnd, nhd, any strides with contiguous head_dim"},
-          {"masks", "causal, window, a visible range for each query row"},
+          {"variants", variants_text(cuda ? Backend::kCuda : Backend::kCpu)},
           {"batch_invariant", "yes"}};
 }
 
@@ -67,7 +68,19 @@ Json info_json(const InfoOptions& options, const ChosenBackend& backend,
   json["measured"] = options.measure;
   json["profile"] = profile_json(profile);
   for (const auto& [what, text] : supported(backend)) json["supported"][what] = text;
+  for (const VariantSupport& support : kVariants) {
+    json["variants"][std::string(support.name)] = {{"cpu", support.cpu}, {"cuda", support.cuda}};
+  }
   return json;
+}
+
+/// Each variant with the backends that have it, the chosen one or not.
+Lines variant_lines() {
+  Lines lines;
+  for (const VariantSupport& support : kVariants) {
+    lines.emplace_back(support.name, support.cuda ? "cpu, cuda" : "cpu");
+  }
+  return lines;
 }
 
 void print_profile(const InfoOptions& options, const DeviceProfile& profile,
@@ -108,6 +121,8 @@ int run_info(const InfoOptions& options) {
   print_profile(options, profile, style, print);
   fmt::print("\n{}\n", style.bold("supported"));
   print(supported(backend));
+  fmt::print("\n{}\n", style.bold("variants, by backend"));
+  print(variant_lines());
   return 0;
 }
 

@@ -19,7 +19,8 @@ std::string_view dtype_name(DType dtype);
 /// Inverse of dtype_name; throws kInvalidArgument with the list of names.
 DType dtype_from_name(std::string_view name);
 
-/// The one mask rule: a query row sees kv positions `[begin, end)` of its own sequence.
+/// The one mask rule: a query row sees kv positions `[begin, end)` of its own sequence; in a tree
+/// of draft tokens, of the last 64 of these only some.
 /// `end` is clamped to the sequence's kv_len, `begin` to 0; an empty range gives o = 0, lse = -inf.
 struct VisibleRange {
   int32_t begin = 0;
@@ -27,16 +28,28 @@ struct VisibleRange {
   friend bool operator==(const VisibleRange&, const VisibleRange&) = default;
 };
 
-/// Which attention is computed:  o_i = sum_j softmax_j(scale * q_i . k_j) v_j  over visible j.
+/// Which attention is computed, over visible j:
+///
+///     s_ij = scale * q_i . k_j,  with a soft cap  s_ij = soft_cap * tanh(scale * q_i . k_j /
+///     soft_cap) o_i = sum_j exp(s_ij - lse_i) v_j,  lse_i = ln(sum_j exp(s_ij) + exp(sink)),
+///     AttendArgs::sinks
+///
+/// Scores are capped before the mask: a cap does not change what a row sees.
 struct AttentionSpec {
   int32_t q_heads = 0;                         ///< a multiple of kv_heads
   int32_t kv_heads = 0;                        ///< q head h reads kv head h / (q_heads / kv_heads)
   int32_t head_dim = 0;                        ///< CPU: a multiple of 8 up to 256
   DType dtype = DType::kBF16;                  ///< of q, k, v and out
   std::optional<float> scale = {};             ///< 1 / sqrt(head_dim) when absent
+  float soft_cap = 0;                          ///< scores stay within +-soft_cap; 0: no cap
   bool causal = true;                          ///< query rows are the last tokens of their sequence
   int32_t window = 0;                          ///< a row sees its last `window` positions; 0: all
   std::span<const VisibleRange> visible = {};  ///< [q_rows]; replaces causal; window must be 0 then
+  /// [q_rows]; the query rows of a sequence, 64 at most, are nodes of a tree of draft tokens. Bit j
+  /// of a row: it sees query token j of its sequence, at position kv_len - q_len + j. It sees all
+  /// positions before kv_len - q_len. Bits from q_len on must be 0. Replaces causal; window must be
+  /// 0 and visible empty then.
+  std::span<const uint64_t> tree_mask = {};
 
   int32_t group() const { return q_heads / kv_heads; }
   float scale_or_default() const;
@@ -86,6 +99,11 @@ struct AttendArgs {
   RowsView out;                       ///< [q_rows, q_heads, head_dim]
   float* lse = nullptr;               ///< optional, contiguous [q_rows, q_heads], natural log
   std::span<std::byte> workspace;     ///< at least plan.workspace_bytes(), 64-byte aligned
+  /// Optional, contiguous [q_heads]: attention sinks, logits that take part in the softmax of every
+  /// row of their head and have no value. They are neither scaled nor capped; -inf is no sink. lse
+  /// includes them, and a row that sees nothing has o = 0 and lse = sink. Whoever merges results of
+  /// parts of the kv must give sinks to one part only.
+  const float* sinks = nullptr;
 };
 
 }  // namespace pando

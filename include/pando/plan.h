@@ -36,6 +36,11 @@ struct PlanRow {
   int32_t q_row;          ///< row of q, out and lse
   int32_t visible_begin;  ///< the one mask rule, clamped to [0, kv_len]
   int32_t visible_end;
+  /// The row sees all of [visible_begin, tree_begin). Of [tree_begin, visible_end), at most 64
+  /// positions, it sees tree_begin + j where bit j of tree_mask is set. Rows without holes have
+  /// tree_begin = visible_end and tree_mask = 0.
+  int32_t tree_begin;
+  uint64_t tree_mask;
 };
 
 /// Attention of a tile of packed rows over a run of kv tokens, at every kv head. Plans for CUDA
@@ -71,6 +76,7 @@ enum class Reason : int32_t {
   kSharingOff = 3,      ///< PlanOptions::sharing is kNone
   kNotWholeCut = 4,     ///< batch-invariant, and holds no whole cut (CUDA: tile) more
   kInvisible = 5,       ///< outside every row's visible range: nobody reads it
+  kOneReader = 6,       ///< one sequence at most has rows that see some of it
 };
 std::string_view reason_text(Reason reason);
 
@@ -83,7 +89,7 @@ struct Decision {
   int32_t sequences;
   int32_t q_rows;
   Reason reason;
-  int32_t reserved;
+  int32_t seen_by;  ///< of the sequences, those with a row that sees some of it
   double saves_us;  ///< predicted time of reading it again for each child
   double costs_us;  ///< predicted time of partials, merging and extra items
 };
@@ -104,7 +110,7 @@ struct PlanCost {
 /// The head of a plan's flat buffer; sections follow at the given byte offsets.
 struct PlanHeader {
   static constexpr uint32_t kMagic = 0x4f444e50;  // "PNDO"
-  static constexpr uint32_t kVersion = 2;
+  static constexpr uint32_t kVersion = 3;
 
   uint32_t magic = kMagic;
   uint32_t version = kVersion;
@@ -128,6 +134,8 @@ struct PlanHeader {
   int32_t head_dim = 0;
   DType dtype = DType::kF32;
   float scale = 1;
+  float soft_cap = 0;     ///< 0: none
+  int32_t tree_rows = 0;  ///< rows with holes; 0: no kernel needs to look at tree_mask
   int32_t page_tokens = 1;
   int32_t max_page_id = -1;
   int32_t sequences = 0;

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._arguments import device_of as _device_of
 from ._attend import attend
 from ._native import OutOfPages, cuda_devices, cuda_unavailable, simd_name
+from ._native import variants as _variants
 from ._native import version as _version
 from ._plan import Plan, Segment, plan
 from ._prefix import Added, Appended, KvPool, PageCopy, PageTables, PrefixTree
@@ -41,7 +43,14 @@ __all__ = [
     "plan",
     "shared_prefix_attention",
     "simd_name",
+    "variants",
 ]
+
+
+def variants(device: str = "cpu") -> tuple[str, ...]:
+    """Names of the arguments that ask for variants of attention and that a device supports, such as
+    "window" and "soft_cap". ``device`` is "cpu", "cuda", or "h100", which is only planned for."""
+    return tuple(_variants(0 if _device_of(device)[0] == "cpu" else 1).split(", "))
 
 
 def __getattr__(name: str) -> Any:

@@ -114,6 +114,32 @@ def host_ints(name: str, values: Any, ndim: int = 1) -> np.ndarray:
     return array
 
 
+def host_masks(name: str, values: Any) -> np.ndarray:
+    """A contiguous uint64 array of one dimension in host memory."""
+    if type(values) is not np.ndarray:
+        try:
+            array = np.asarray(values)
+        except Exception as error:  # whatever the owner of the values raises
+            raise TypeError(
+                f"{name}: got {kind_name(values)}, want integers in host memory ({error})"
+            ) from None
+        if isinstance(values, (list, tuple)) and array.dtype.kind in "ifO" and array.ndim == 1:
+            # NumPy has no one type for numbers beside those above 2^63, nor for an empty list.
+            values = [_integer(name, value, 65) for value in values]
+            if values and not 0 <= min(values) <= max(values) < 2**64:
+                raise ValueError(f"{name}: got {min(values)} to {max(values)}, want 64 bits")
+            array = np.array(values, np.uint64)
+    else:
+        array = values
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: got dtype {array.dtype}, want integers")
+    if array.ndim != 1:
+        raise ValueError(f"{name}: got {array.ndim} dimensions, want 1")
+    # Bits of signed integers are bits: PyTorch has little else.
+    array = array.astype(np.int64) if array.dtype.itemsize < 8 else array
+    return np.ascontiguousarray(array).view(np.uint64).copy()
+
+
 def dtype_code(dtype: Any) -> int:
     """0, 1 or 2 for what names fp32, bf16 or fp16 here, in NumPy, in PyTorch or in JAX."""
     name = dtype if isinstance(dtype, str) else str(dtype)

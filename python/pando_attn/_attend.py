@@ -18,6 +18,7 @@ def attend(
     out: Any = None,
     lse: Any = None,
     return_lse: bool = False,
+    sinks: Any = None,
     layout: str = "NHD",
     stream: Any = None,
 ) -> Any:
@@ -37,6 +38,10 @@ def attend(
         lse: where the natural logarithm of each row's sum of exponentials goes, fp32 and contiguous
             ``[q_rows, q_heads]``; -inf for rows that see nothing.
         return_lse: make ``lse`` when it is absent.
+        sinks: fp32 and contiguous ``[q_heads]``: a logit for each query head that takes part in the
+            softmax of each of its rows and has no value; -inf for none. It is neither scaled nor
+            capped. ``lse`` includes it: that of rows that see nothing is the sink. Of parts of the
+            kv that are merged, only one must get the sinks.
         layout: "NHD" or "HND", of K and V.
         stream: of a CUDA device, as for :meth:`Plan.upload`; by default the current stream of q's
             framework.
@@ -75,6 +80,9 @@ def attend(
     elif return_lse:
         result_lse = kind.lse_like(q)
         write_lse = kind.target(result_lse, 0)
+    read_sinks = None
+    if sinks is not None:
+        read_sinks = _arrays.kind_of("sinks", sinks).read("sinks", sinks, 0)
     if plan._cuda_index is None:
         on = _arrays.FRAMEWORKS_STREAM
     elif stream is not None:
@@ -90,6 +98,7 @@ def attend(
             read_v,
             write_out,
             write_lse,
+            read_sinks,
             order,
             "k_cache",
             "v_cache",
@@ -99,7 +108,14 @@ def attend(
         )
     except (BufferError, RuntimeError):
         _arrays.check_exports(
-            {"q": read_q, "k_cache": read_k, "v_cache": read_v, "out": write_out, "lse": write_lse}
+            {
+                "q": read_q,
+                "k_cache": read_k,
+                "v_cache": read_v,
+                "out": write_out,
+                "lse": write_lse,
+                "sinks": read_sinks,
+            }
         )
         raise
     if out is None:

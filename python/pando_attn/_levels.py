@@ -56,6 +56,7 @@ class Levels:
             head_dim=key.head_dim,
             dtype=DTYPES[key.dtype_code],
             scale=key.scale,
+            soft_cap=0.0,
             causal=False,
             window=0,
             share="none",  # groups have nothing in common
@@ -166,6 +167,7 @@ class Levels:
                 v,
                 out,
                 lse,
+                None,  # no sinks
                 _PLAIN,
                 k_name,
                 v_name,

@@ -61,6 +61,7 @@ tree_tables = _function("tree_tables")
 version = _function("version")
 simd_name = _function("simd_name")
 tolerance = _function("tolerance")
+variants = _function("variants")
 cuda_devices = _function("cuda_devices")
 cuda_unavailable = _function("cuda_unavailable")
 

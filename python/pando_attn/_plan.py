@@ -57,6 +57,7 @@ class Plan:
         head_dim: int,
         dtype: Any,
         scale: float | None,
+        soft_cap: float,
         causal: bool,
         window: int,
         share: str,
@@ -86,6 +87,7 @@ class Plan:
             self.head_dim,
             self.dtype_code,
             None if scale is None else arguments.number("scale", scale),
+            arguments.number("soft_cap", soft_cap),
             arguments.flag("causal", causal),
             arguments.integer("window", window),
             arguments.choice("share", share, arguments.SHARING),
@@ -107,11 +109,12 @@ class Plan:
         page_ids: Any,
         *,
         visible: Any = None,
+        tree_mask: Any = None,
         changed: Sequence[int] | None = None,
     ) -> None:
         """Plans again for another batch, or for the next step of the same one.
 
-        The batch is described as for :func:`plan`, and so is ``visible``. Without ``changed`` the
+        The batch is described as for :func:`plan`, and so are ``visible`` and ``tree_mask``. Without ``changed`` the
         shared runs are found anew. With it, the cost is that of what changed since the step before:
         a sequence that is not listed must hold the pages that it held, possibly followed by more,
         and be at least as long; listed ones may hold anything; sequences past the old batch size
@@ -139,6 +142,7 @@ class Plan:
             ids,
             self._page_tokens,
             ranges,
+            None if tree_mask is None else arguments.host_masks("tree_mask", tree_mask),
             listed,
         )
         self._numbers: tuple[Any, ...] | None = None
@@ -275,7 +279,9 @@ def plan(
     scale: float | None = None,
     causal: bool = True,
     window: int = 0,
+    soft_cap: float = 0.0,
     visible: Any = None,
+    tree_mask: Any = None,
     share: str = "auto",
     batch_invariant: bool = False,
     cut_tokens: int = 512,
@@ -304,8 +310,13 @@ def plan(
         scale: of the scores; ``1 / sqrt(head_dim)`` by default.
         causal: query rows are the last tokens of their sequence, and see what is before them.
         window: a row sees its last ``window`` positions; 0: all of them.
+        soft_cap: scores become ``soft_cap * tanh(score / soft_cap)`` after ``scale`` and before the
+            mask; 0: no cap.
         visible: ``[q_rows, 2]``: the kv positions ``[begin, end)`` that each row sees. Replaces
             ``causal``.
+        tree_mask: ``[q_rows]`` integers of 64 bits: the query rows of a sequence, 64 at most, are a
+            tree of draft tokens. A row sees query token ``j`` of its sequence where bit ``j`` is
+            set, and all positions before the query tokens. Replaces ``causal``.
         share: "auto" shares a segment where the cost model says that it pays; "none"; "all".
         batch_invariant: the bits of a sequence's output do not depend on the rest of the batch, nor
             on what is shared.
@@ -327,6 +338,7 @@ def plan(
         head_dim=head_dim,
         dtype=dtype,
         scale=scale,
+        soft_cap=soft_cap,
         causal=causal,
         window=window,
         share=share,
@@ -335,5 +347,5 @@ def plan(
         device=device,
         threads=threads,
     )
-    made.update(q_indptr, kv_len, page_indptr, page_ids, visible=visible)
+    made.update(q_indptr, kv_len, page_indptr, page_ids, visible=visible, tree_mask=tree_mask)
     return made

@@ -19,7 +19,7 @@ import numpy as np
 import tvm_ffi
 
 from . import _native
-from ._arguments import LAYOUTS, choice, kind_name
+from ._arguments import DTYPES, LAYOUTS, choice, kind_name
 from ._arrays import FRAMEWORKS_STREAM, dtype_of
 from ._plan import Plan, plan_of_handle
 
@@ -31,9 +31,16 @@ except ImportError:
     ) from None
 
 _TARGET = "pando_attn.attend"
+_TARGET_WITH_SINKS = "pando_attn.attend_with_sinks"
 
 
 def _run(q: Any, k: Any, v: Any, out: Any, lse: Any, handle: int, order: int) -> None:
+    _run_with_sinks(q, k, v, None, out, lse, handle, order)
+
+
+def _run_with_sinks(
+    q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, handle: int, order: int
+) -> None:
     plan = plan_of_handle(handle)
     _native.attend(
         plan._handle,
@@ -43,6 +50,7 @@ def _run(q: Any, k: Any, v: Any, out: Any, lse: Any, handle: int, order: int) ->
         v,
         out,
         lse,
+        sinks,
         order,
         "k_cache",
         "v_cache",
@@ -53,12 +61,13 @@ def _run(q: Any, k: Any, v: Any, out: Any, lse: Any, handle: int, order: int) ->
 
 
 for _platform in ("cpu", "gpu"):
-    jax_tvm_ffi.register_ffi_target(
-        _TARGET,
-        tvm_ffi.convert(_run),
-        ["args", "rets", "attrs.plan", "attrs.layout"],
-        platform=_platform,
-    )
+    for _target, _function in ((_TARGET, _run), (_TARGET_WITH_SINKS, _run_with_sinks)):
+        jax_tvm_ffi.register_ffi_target(
+            _target,
+            tvm_ffi.convert(_function),
+            ["args", "rets", "attrs.plan", "attrs.layout"],
+            platform=_platform,
+        )
 
 
 def _wait_for_programs() -> None:
@@ -75,6 +84,7 @@ def attend(
     v_cache: Any,
     *,
     return_lse: bool = False,
+    sinks: Any = None,
     layout: str = "NHD",
 ) -> Any:
     """:func:`pando_attn.attend` of JAX arrays, in and outside of ``jax.jit``.
@@ -93,12 +103,13 @@ def attend(
             ``[num_pages, kv_heads, page_tokens, head_dim]``.
         v_cache: the same.
         return_lse: return the LSE of each row too.
+        sinks: fp32 ``[q_heads]``, as for :func:`pando_attn.attend`.
         layout: "NHD" or "HND", of K and V.
 
     Returns:
         ``out``, of the shape and dtype of q; with ``return_lse`` ``(out, lse)``, where ``lse`` is
         fp32 ``[q_rows, q_heads]``: the natural logarithm of each row's sum of exponentials, -inf
-        for rows that see nothing.
+        for rows that see nothing; with sinks it includes them.
 
     Raises:
         ValueError or TypeError that names the argument, when the program is traced. What is only
@@ -111,19 +122,23 @@ def attend(
     order = LAYOUTS.get(layout) if isinstance(layout, str) else None
     if order is None:
         choice("layout", layout, LAYOUTS)  # raises
-    for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
+    given = [(name, x, plan.dtype) for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache))]
+    if sinks is not None:
+        given.append(("sinks", sinks, "fp32"))
+    for name, x, dtype in given:
         if not isinstance(x, (jax.Array, np.ndarray)):
             raise TypeError(f"{name}: got {kind_name(x)}, want an array of JAX")
-        if dtype_of(name, x) != plan.dtype_code:
-            raise TypeError(f"{name}: got dtype {x.dtype}, want {plan.dtype}, the plan's")
+        if DTYPES[dtype_of(name, x)] != dtype:
+            raise TypeError(f"{name}: got dtype {x.dtype}, want {dtype}, the plan's")
     plan._wait_for_programs = _wait_for_programs
     call = jax.ffi.ffi_call(
-        _TARGET,
+        _TARGET if sinks is None else _TARGET_WITH_SINKS,
         (
             jax.ShapeDtypeStruct(q.shape, q.dtype),
             jax.ShapeDtypeStruct(q.shape[:-1], np.float32),
         ),
         has_side_effect=True,  # what effects_barrier waits for
     )
-    out, lse = call(q, k_cache, v_cache, plan=plan.handle, layout=order)
+    inputs = [x for _, x, _ in given]
+    out, lse = call(*inputs, plan=plan.handle, layout=order)
     return (out, lse) if return_lse else out

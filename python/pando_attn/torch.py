@@ -6,8 +6,8 @@
     def layer(q, k_cache, v_cache):
         return attend(plan, q, k_cache, v_cache)
 
-The operator ``torch.ops.pando_attn.attend(q, k_cache, v_cache, plan, layout)`` is what a graph
-holds. Its ``plan`` is ``Plan.handle``, an integer, so that a graph runs what its plan is at the
+The operator ``torch.ops.pando_attn.attend(q, k_cache, v_cache, plan, layout, sinks)`` is what a
+graph holds. Its ``plan`` is ``Plan.handle``, an integer, so that a graph runs what its plan is at the
 time of the call: ``plan.update`` neither compiles again nor leaves old results. Tried with
 PyTorch 2.15.
 """
@@ -25,20 +25,26 @@ _STRIDES = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_strid
 
 _library = torch.library.Library("pando_attn", "DEF")
 _library.define(
-    "attend(Tensor q, Tensor k_cache, Tensor v_cache, SymInt plan, str layout) -> (Tensor, Tensor)",
+    "attend(Tensor q, Tensor k_cache, Tensor v_cache, SymInt plan, str layout, Tensor? sinks=None)"
+    " -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag, _STRIDES),
 )
 
 
 def _run(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, plan: int, layout: str
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    plan: int,
+    layout: str,
+    sinks: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     made = plan_of_handle(plan)
     if q.is_cuda and torch.cuda.is_current_stream_capturing():
         # PyTorch captures graphs of its own accord, after a first run that has uploaded the plan:
         # without this a replay would not see what update has made since.
         made.upload()
-    out, lse = _attend(made, q, k_cache, v_cache, return_lse=True, layout=layout)
+    out, lse = _attend(made, q, k_cache, v_cache, return_lse=True, sinks=sinks, layout=layout)
     return out, lse
 
 
@@ -50,7 +56,12 @@ for _device in ("CPU", "CUDA"):
 
 @torch.library.register_fake("pando_attn::attend", lib=_library)
 def _fake(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, plan: int, layout: str
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    plan: int,
+    layout: str,
+    sinks: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
 
@@ -62,6 +73,7 @@ def attend(
     v_cache: torch.Tensor,
     *,
     return_lse: bool = False,
+    sinks: torch.Tensor | None = None,
     layout: str = "NHD",
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """:func:`pando_attn.attend` of tensors, as an operator that ``torch.compile`` keeps whole.
@@ -82,12 +94,13 @@ def attend(
             ``[num_pages, kv_heads, page_tokens, head_dim]``.
         v_cache: the same.
         return_lse: return the LSE of each row too.
+        sinks: fp32 ``[q_heads]``, as for :func:`pando_attn.attend`.
         layout: "NHD" or "HND", of K and V.
 
     Returns:
         ``out``, of the shape and dtype of q; with ``return_lse`` ``(out, lse)``, where ``lse`` is
         fp32 ``[q_rows, q_heads]``: the natural logarithm of each row's sum of exponentials, -inf
-        for rows that see nothing. New tensors.
+        for rows that see nothing; with sinks it includes them. New tensors.
 
     Raises:
         ValueError, TypeError or NotImplementedError that names the argument, as
@@ -99,10 +112,13 @@ def attend(
         raise TypeError(f"plan: got {kind_name(plan)}, want a pando_attn.Plan")
     if not isinstance(layout, str) or layout not in LAYOUTS:
         choice("layout", layout, LAYOUTS)  # raises
-    for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
+    given = [("q", q), ("k_cache", k_cache), ("v_cache", v_cache)]
+    if sinks is not None:
+        given.append(("sinks", sinks))
+    for name, x in given:
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{name}: got {kind_name(x)}, want a torch.Tensor")
         if x.requires_grad and torch.is_grad_enabled():
             raise grad_refused(name)  # here too, since kernels of compiled programs can't see it
-    out, lse = torch.ops.pando_attn.attend(q, k_cache, v_cache, plan.handle, layout)
+    out, lse = torch.ops.pando_attn.attend(q, k_cache, v_cache, plan.handle, layout, sinks)
     return (out, lse) if return_lse else out

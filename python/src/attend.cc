@@ -17,12 +17,13 @@ CudaStream stream_of(const PlanRequest& request, int64_t stream) {
   return reinterpret_cast<CudaStream>(stream);
 }
 
-/// Computes `plan` on tensors; lse is optional. `bits`: bf16 comes as uint16. `stream`: a
-/// cudaStream_t, or -1 for the current one of the framework whose tensors these are.
+/// Computes `plan` on tensors; lse and sinks are optional. `bits`: bf16 comes as uint16. `stream`:
+/// a cudaStream_t, or -1 for the current one of the framework whose tensors these are.
 void attend_tensors(PlanRef plan, ffi::Optional<CpuRunner> cpu, ffi::TensorView q,
                     ffi::TensorView k, ffi::TensorView v, ffi::TensorView out,
-                    ffi::Optional<ffi::TensorView> lse, int64_t order, ffi::String k_name,
-                    ffi::String v_name, bool bits, int64_t stream, bool wait) {
+                    ffi::Optional<ffi::TensorView> lse, ffi::Optional<ffi::TensorView> sinks,
+                    int64_t order, ffi::String k_name, ffi::String v_name, bool bits,
+                    int64_t stream, bool wait) {
   const std::lock_guard lock(plan->mutex);
   const PlanHeader& h = plan->plan().header();
   const PlanRequest& request = plan->request();
@@ -37,6 +38,7 @@ void attend_tensors(PlanRef plan, ffi::Optional<CpuRunner> cpu, ffi::TensorView 
                   .out = rows_view("out", out, h.rows, h.q_heads, h.head_dim, rules),
                   .workspace = {}};
   if (lse.has_value()) args.lse = lse_view("lse", *lse, h.rows, h.q_heads, rules);
+  if (sinks.has_value()) args.sinks = sinks_view("sinks", *sinks, h.q_heads, rules);
   for (const void* input : {args.q.data, args.k, args.v}) {
     require(h.rows == 0 || args.out.data != input,
             "out: got the memory of an input, want memory of its own");

@@ -6,6 +6,7 @@
 #include "pando/cpu.h"
 #include "pando/cuda.h"
 #include "pando/version.h"
+#include "plan/variants.h"
 #include "registration.h"
 
 namespace pando::python {
@@ -15,6 +16,11 @@ ffi::String version_text() { return version(); }
 ffi::String simd_name() { return std::string(cpu_simd_name()); }
 int64_t cuda_devices() { return cuda_device_count(); }
 ffi::String cuda_why_not(int64_t device) { return cuda_unavailable(narrow("device", device)); }
+
+/// Names of the variants of attention that a backend supports, with commas between them.
+ffi::String variant_names(int64_t backend) {
+  return variants_text(static_cast<Backend>(narrow("backend", backend)));
+}
 
 /// (of the output, of the LSE): how far a result may be from the oracle; core/tolerance.h.
 ffi::Array<double> tolerance_of(int64_t dtype, double rounded_err_out, double rounded_err_lse,
@@ -34,6 +40,7 @@ void register_info() {
       .def("pando_attn.version", Guarded<&version_text>::call)
       .def("pando_attn.tolerance", Guarded<&tolerance_of>::call)
       .def("pando_attn.simd_name", Guarded<&simd_name>::call)
+      .def("pando_attn.variants", Guarded<&variant_names>::call)
       .def("pando_attn.cuda_devices", Guarded<&cuda_devices>::call)
       .def("pando_attn.cuda_unavailable", Guarded<&cuda_why_not>::call);
 }

@@ -31,13 +31,14 @@ PlanRequest request_for(const std::string& device, int64_t index, int64_t thread
 /// A plan object that has no plan yet.
 PlanRef plan_new(ffi::String device, int64_t device_index, int64_t threads, int64_t q_heads,
                  int64_t kv_heads, int64_t head_dim, int64_t dtype, ffi::Optional<double> scale,
-                 bool causal, int64_t window, int64_t sharing, bool batch_invariant,
-                 int64_t cut_tokens) {
+                 double soft_cap, bool causal, int64_t window, int64_t sharing,
+                 bool batch_invariant, int64_t cut_tokens) {
   PlanRequest request = request_for(std::string(device), device_index, threads);
   request.spec = {.q_heads = narrow("q_heads", q_heads),
                   .kv_heads = narrow("kv_heads", kv_heads),
                   .head_dim = narrow("head_dim", head_dim),
                   .dtype = dtype_of(dtype),
+                  .soft_cap = static_cast<float>(soft_cap),
                   .causal = causal,
                   .window = narrow("window", window)};
   if (scale.has_value()) request.spec.scale = static_cast<float>(*scale);
@@ -49,22 +50,24 @@ PlanRef plan_new(ffi::String device, int64_t device_index, int64_t threads, int6
 
 void plan_make(PlanRef plan, ffi::TensorView q_indptr, ffi::TensorView kv_len,
                ffi::TensorView page_indptr, ffi::TensorView page_ids, int64_t page_tokens,
-               ffi::Optional<ffi::TensorView> visible, ffi::Optional<ffi::TensorView> changed) {
+               ffi::Optional<ffi::TensorView> visible, ffi::Optional<ffi::TensorView> tree_mask,
+               ffi::Optional<ffi::TensorView> changed) {
   static_assert(sizeof(VisibleRange) == 2 * sizeof(int32_t));
   const BatchView batch{.q_indptr = host_ints("q_indptr", q_indptr),
                         .kv_len = host_ints("kv_len", kv_len),
                         .page_indptr = host_ints("page_indptr", page_indptr),
                         .page_ids = host_ints("page_ids", page_ids),
                         .page_tokens = narrow("page_tokens", page_tokens)};
-  std::span<const VisibleRange> ranges;
+  RowMasks masks;
   if (visible.has_value()) {
     const auto ints = host_ints("visible", *visible);
-    ranges = {reinterpret_cast<const VisibleRange*>(ints.data()), ints.size() / 2};
+    masks.visible = {reinterpret_cast<const VisibleRange*>(ints.data()), ints.size() / 2};
   }
+  if (tree_mask.has_value()) masks.tree_mask = host_masks("tree_mask", *tree_mask);
   std::optional<std::span<const int32_t>> listed;
   if (changed.has_value()) listed = host_ints("changed", *changed);
   const std::lock_guard lock(plan->mutex);
-  plan->make(batch, ranges, listed);
+  plan->make(batch, masks, listed);
 }
 
 ffi::String plan_explain(PlanRef plan) {

@@ -9,10 +9,11 @@ PlanObject::PlanObject(PlanRequest request)
   if (request_.cuda_device) cuda_ = std::make_unique<CudaSide>(*request_.cuda_device);
 }
 
-void PlanObject::make(const BatchView& batch, std::span<const VisibleRange> visible,
+void PlanObject::make(const BatchView& batch, const RowMasks& masks,
                       std::optional<std::span<const int32_t>> changed) {
   AttentionSpec spec = request_.spec;
-  spec.visible = visible;
+  spec.visible = masks.visible;
+  spec.tree_mask = masks.tree_mask;
   if (changed && forest_is_of_plan_) {
     forest_.update(batch, *changed);
   } else {

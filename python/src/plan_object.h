@@ -17,10 +17,16 @@ namespace pando::python {
 
 /// What a plan is made for; the same for all updates.
 struct PlanRequest {
-  AttentionSpec spec;  // without visible, which belongs to a batch
+  AttentionSpec spec;  // without what RowMasks holds
   PlanOptions options;
   DeviceProfile profile;
   std::optional<int> cuda_device;  ///< absent: the CPU, or a device that is only planned for
+};
+
+/// What belongs to a batch: each of the two is [q_rows] or empty.
+struct RowMasks {
+  std::span<const VisibleRange> visible;
+  std::span<const uint64_t> tree_mask;
 };
 
 /// Forest, planner, plan, page ids and workspace. One call at a time: `mutex` is for callers.
@@ -30,7 +36,7 @@ class PlanObject : public ffi::Object {
 
   /// The plan of `batch`, whose page ids are copied. With `changed` the forest is brought up to
   /// date, else it is discovered again. When this throws, the plan before stays.
-  void make(const BatchView& batch, std::span<const VisibleRange> visible,
+  void make(const BatchView& batch, const RowMasks& masks,
             std::optional<std::span<const int32_t>> changed);
   /// Runs the plan on `args`, without page_ids and workspace.
   void run(AttendArgs args, CpuRunnerObject* cpu, CudaStream stream, bool wait);

@@ -1,5 +1,7 @@
 #include "tensors.h"
 
+#include "plan/variants.h"
+
 namespace pando::python {
 namespace {
 
@@ -82,17 +84,23 @@ std::string wanted_kv(KvOrder order, const PlanHeader& plan) {
                      plan.head_dim);
 }
 
-std::span<int32_t> ints(std::string_view argument, const ffi::TensorView& tensor) {
+/// Contiguous memory of the host whose elements are integers of a kind.
+template <class T>
+std::span<T> integers(std::string_view argument, const ffi::TensorView& tensor, DLDataType wanted) {
   if (!on_host(tensor.device())) {
     fail(ErrorCode::kTypeMismatch, "{}: got memory of {}, want that of the host", argument,
          device_text(tensor.device()));
   }
-  if (!same(tensor.dtype(), {kDLInt, 32, 1})) {
-    fail(ErrorCode::kTypeMismatch, "{}: got dtype {}, want int32", argument,
-         dtype_text(tensor.dtype()));
+  if (!same(tensor.dtype(), wanted)) {
+    fail(ErrorCode::kTypeMismatch, "{}: got dtype {}, want {}", argument,
+         dtype_text(tensor.dtype()), dtype_text(wanted));
   }
   require(tensor.IsContiguous(), "{}: got strided memory, want it contiguous", argument);
-  return {static_cast<int32_t*>(address(tensor)), static_cast<size_t>(tensor.numel())};
+  return {static_cast<T*>(address(tensor)), static_cast<size_t>(tensor.numel())};
+}
+
+std::span<int32_t> ints(std::string_view argument, const ffi::TensorView& tensor) {
+  return integers<int32_t>(argument, tensor, {kDLInt, 32, 1});
 }
 
 }  // namespace
@@ -107,6 +115,9 @@ std::string shape_text(const ffi::TensorView& tensor) {
 
 std::span<const int32_t> host_ints(std::string_view argument, const ffi::TensorView& tensor) {
   return ints(argument, tensor);
+}
+std::span<const uint64_t> host_masks(std::string_view argument, const ffi::TensorView& tensor) {
+  return integers<uint64_t>(argument, tensor, {kDLUInt, 64, 1});
 }
 std::span<int32_t> writable_host_ints(std::string_view argument, const ffi::TensorView& tensor) {
   return ints(argument, tensor);
@@ -209,6 +220,18 @@ float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_
           heads);
   require(tensor.IsContiguous(), "{}: got strided memory, want it contiguous", argument);
   return static_cast<float*>(address(tensor));
+}
+
+const float* sinks_view(std::string_view argument, const ffi::TensorView& tensor, int32_t heads,
+                        TensorRules rules) {
+  rules.dtype = DType::kF32;
+  rules.bits = false;
+  check_variant(Variant::kSinks, rules.backend);
+  check_tensor(argument, tensor, rules);
+  require(tensor.ndim() == 1 && tensor.size(0) == heads, "{}: got shape {}, want ({},): q_heads",
+          argument, shape_text(tensor), heads);
+  require(tensor.IsContiguous(), "{}: got strided memory, want it contiguous", argument);
+  return static_cast<const float*>(address(tensor));
 }
 
 }  // namespace pando::python

@@ -21,6 +21,8 @@ enum class KvOrder : int64_t {
 
 /// Elements of a contiguous int32 tensor in host memory. Throws kTypeMismatch or kInvalidArgument.
 std::span<const int32_t> host_ints(std::string_view argument, const ffi::TensorView& tensor);
+/// The same of uint64.
+std::span<const uint64_t> host_masks(std::string_view argument, const ffi::TensorView& tensor);
 std::span<int32_t> writable_host_ints(std::string_view argument, const ffi::TensorView& tensor);
 
 /// What tensors of one call have in common.
@@ -59,6 +61,10 @@ KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order
 /// A contiguous fp32 [rows, heads] tensor, or one of [sequences, rows, heads].
 float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_t rows,
                 int32_t heads, TensorRules rules);
+
+/// Contiguous fp32 [heads].
+const float* sinks_view(std::string_view argument, const ffi::TensorView& tensor, int32_t heads,
+                        TensorRules rules);
 
 /// Such as "(4, 8, 128)".
 std::string shape_text(const ffi::TensorView& tensor);

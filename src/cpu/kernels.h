@@ -25,6 +25,8 @@ MergeKernel merge_kernel(DType dtype);
 const char* vector_target_name();
 /// 2^x of `count` values x <= 0, as the kernels compute it; for tests.
 void exp2_values(const float* in, float* out, int64_t count);
+/// tanh of `count` values, as the kernels compute it; for tests.
+void tanh_values(const float* in, float* out, int64_t count);
 
 /// The best kernels for `dtype` on this machine.
 KernelSet best_kernels(DType dtype);

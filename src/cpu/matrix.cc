@@ -46,8 +46,7 @@ PANDO_AVX512 void write_rows(const Matrix& m) {
   for (int32_t row = 0; row < m.u.rows; ++row) {
     const float row_sum = m.b.row_sum[row];
     const bool empty = m.b.row_max[row] == kEmptyScore;
-    const float lse_ln =
-        empty ? kEmptyScore : m.b.row_max[row] * m.u.call->scale_ln + std::log(row_sum);
+    float lse_ln = empty ? kEmptyScore : m.b.row_max[row] * m.u.call->scale_ln + std::log(row_sum);
     const __m512 inverse = _mm512_set1_ps(empty ? 0.0f : 1.0f / row_sum);
     const float* const o = m.o(row / 16) + row % 16 * 16;
     for (int32_t d = 0; d < m.dim_steps; ++d) {
@@ -56,6 +55,7 @@ PANDO_AVX512 void write_rows(const Matrix& m) {
       store_natural(low, high, m.b.row_out + d * 32);
     }
     const RowTarget target = m.u.target(row);
+    target.add_sink(m.b.row_out, m.head_dim, lse_ln);
     if (target.lse != nullptr) *target.lse = lse_ln;
     if (target.partial) {
       std::memcpy(target.o, m.b.row_out, m.head_dim * sizeof(float));

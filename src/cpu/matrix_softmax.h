@@ -17,9 +17,19 @@ class Softmax {
         end_(t.seen.any_end - t.base),
         full_begin_(t.seen.full_begin - t.base),
         full_end_(t.seen.full_end - t.base),
-        begins_(_mm512_load_si512(m.b.visible_begin + row_block * 16)),
-        ends_(_mm512_load_si512(m.b.visible_end + row_block * 16)),
+        trees_(m.u.call->trees),
+        masks_(m.b.masks.from(row_block * 16)),
+        begins_(_mm512_load_si512(masks_.begins)),
+        ends_(_mm512_load_si512(masks_.ends)),
         scale_log2_(_mm512_set1_ps(m.u.call->scale_log2)) {}
+
+  /// Puts the tile's scores under a soft cap: tanh(into_cap * q.k).
+  PANDO_AVX512_INLINE void cap(float* s, float into_cap) const {
+    const __m512 factor = _mm512_set1_ps(into_cap);
+    for (int32_t i = begin_; i < end_; ++i) {
+      _mm512_store_ps(s + i * 16, tanh_16(_mm512_mul_ps(_mm512_load_ps(s + i * 16), factor)));
+    }
+  }
 
   /// The larger of `top` and the tile's unscaled scores.
   PANDO_AVX512_INLINE __m512 max(__m512 top) const {
@@ -70,18 +80,31 @@ class Softmax {
   }
 
  private:
+  /// Lanes that have no hole at `token`. A shift by 32 or more gives 0.
+  PANDO_AVX512_INLINE __mmask16 outside_holes(__m512i token) const {
+    const __m512i tree_begin = _mm512_load_si512(masks_.tree_begins);
+    const __m512i bit = _mm512_sub_epi32(token, tree_begin);
+    const __m512i low = _mm512_srlv_epi32(_mm512_load_si512(masks_.tree_low), bit);
+    const __m512i high = _mm512_srlv_epi32(_mm512_load_si512(masks_.tree_high),
+                                           _mm512_sub_epi32(bit, _mm512_set1_epi32(32)));
+    return _mm512_cmpgt_epi32_mask(tree_begin, token) |
+           _mm512_test_epi32_mask(_mm512_or_si512(low, high), _mm512_set1_epi32(1));
+  }
   /// Score of token i where the row sees it, else -inf, whatever the product was.
   PANDO_AVX512_INLINE __m512 score(int32_t i) const {
     const __m512 x = _mm512_load_ps(s_ + i * 16);
     if (i >= full_begin_ && i < full_end_) return x;
     const __m512i token = _mm512_set1_epi32(base_ + i);
-    const __mmask16 seen =
+    __mmask16 seen =
         _mm512_cmple_epi32_mask(begins_, token) & _mm512_cmpgt_epi32_mask(ends_, token);
+    if (trees_) seen &= outside_holes(token);
     return _mm512_mask_mov_ps(_mm512_set1_ps(kEmptyScore), seen, x);
   }
 
   const float* s_;
   int32_t base_, begin_, end_, full_begin_, full_end_;
+  bool trees_;
+  LaneMasks masks_;
   __m512i begins_, ends_;
   __m512 scale_log2_;
 };
@@ -91,6 +114,7 @@ PANDO_AVX512 inline void softmax(const Matrix& m, const TokenTile& t, int32_t ro
                                  TilePrefetch& coming) {
   const int32_t first = row_block * 16;
   const Softmax tile(m, t, row_block);
+  if (m.u.call->capped()) tile.cap(m.s(row_block), m.u.call->into_cap);
   uint32_t* const p_pairs = m.p_pairs(row_block);
   const __m512 old_max = _mm512_load_ps(m.b.row_max + first);
   const __m512 top = tile.max(old_max);

@@ -26,7 +26,7 @@ struct Matrix {
         head_dim(unit.call->head_dim),
         dim_steps((head_dim + 31) / 32),
         row_blocks((unit.rows + 15) / 16),
-        bounds(fill_visible(unit, row_blocks * 16, b.visible_begin, b.visible_end)) {}
+        bounds(fill_visible(unit, row_blocks * 16, b.masks)) {}
 
   int32_t padded_dim() const { return dim_steps * 32; }
   // Of one block of 16 rows.
@@ -153,7 +153,7 @@ PANDO_AVX512 inline void add_stale(const Matrix& m, const TokenTile& t, int32_t 
     const int32_t i = token - t.base;
     for (int32_t r = 0; r < 16; ++r) {
       const int32_t row = row_block * 16 + r;
-      if (token < m.b.visible_begin[row] || token >= m.b.visible_end[row]) continue;
+      if (!m.b.masks.sees(row, token, m.u.call->trees)) continue;
       const uint32_t pair = p_pairs[i / 32 * 256 + r * 16 + i % 32 / 2];
       const float p = bf16_to_float(static_cast<uint16_t>(i % 2 == 0 ? pair : pair >> 16));
       for (int32_t d = 0; d < m.head_dim; ++d) {

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "core/convert.h"
+#include "cpu/unit.h"
 
 /// What the matrix kernels share needs AVX-512 with bf16 and nothing more.
 #define PANDO_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
@@ -42,6 +43,26 @@ PANDO_AVX512_INLINE __m512 exp2_16(__m512 x) {
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.62e4bap-1f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
   return _mm512_scalef_ps(p, x);  // p * 2^floor(x)
+}
+
+/// tanh(x): relative error below 4e-7, +-1 at the ends, 0 at 0. A NaN stays one.
+PANDO_AVX512_INLINE __m512 tanh_16(__m512 x) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  const __m512 sign = _mm512_set1_ps(-0.0f);
+  const __m512 magnitude = _mm512_andnot_ps(sign, x);
+  // Far from 0, (1 - e) / (1 + e) with e = exp(-2 |x|); near it that would cancel.
+  const __m512 e = exp2_16(_mm512_mul_ps(magnitude, _mm512_set1_ps(-2 * kLog2E)));
+  const __m512 quotient = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
+  const __m512 far = _mm512_or_ps(quotient, _mm512_and_ps(sign, x));
+  const __m512 square = _mm512_mul_ps(x, x);
+  __m512 p = _mm512_set1_ps(kTanhNear5);
+  p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(kTanhNear4));
+  p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(kTanhNear3));
+  p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(kTanhNear2));
+  p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(kTanhNear1));
+  const __m512 near = _mm512_fmadd_ps(_mm512_mul_ps(p, square), x, x);
+  const __mmask16 is_near = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(kTanhNear), _CMP_LT_OQ);
+  return _mm512_mask_mov_ps(far, is_near, near);
 }
 
 /// Element r of the result is (bf16 of even[r], bf16 of odd[r]), even in the low half.

@@ -65,14 +65,33 @@ MergeKernel merge_kernel_of(DType dtype) {
   return nullptr;
 }
 
-void exp2_values_of(const float* in, float* out, int64_t count) {
+/// Calls visit(block) for copies of `count` values in blocks of kLanes, then copies them to `out`.
+template <class Visit>
+void for_each_block(const float* in, float* out, int64_t count, Visit visit) {
   for (int64_t i = 0; i < count; i += kLanes) {
     float block[kLanes] = {};
     const int64_t n = std::min<int64_t>(kLanes, count - i);
     std::copy_n(in + i, n, block);
-    hn::StoreU(exp2_vector(hn::LoadU(DF(), block)), DF(), block);
+    visit(block);
     std::copy_n(block, n, out + i);
   }
+}
+
+struct Exp2Block {
+  void operator()(float* block) const {
+    hn::StoreU(exp2_vector(hn::LoadU(DF(), block)), DF(), block);
+  }
+};
+struct TanhBlock {
+  void operator()(float* block) const {
+    hn::StoreU(tanh_vector(hn::LoadU(DF(), block)), DF(), block);
+  }
+};
+void exp2_values_of(const float* in, float* out, int64_t count) {
+  for_each_block(in, out, count, Exp2Block());
+}
+void tanh_values_of(const float* in, float* out, int64_t count) {
+  for_each_block(in, out, count, TanhBlock());
 }
 
 const char* target_name() { return hwy::TargetName(HWY_TARGET); }
@@ -86,11 +105,15 @@ namespace pando {
 
 HWY_EXPORT(merge_kernel_of);
 HWY_EXPORT(exp2_values_of);
+HWY_EXPORT(tanh_values_of);
 HWY_EXPORT(target_name);
 
 MergeKernel merge_kernel(DType dtype) { return HWY_DYNAMIC_DISPATCH(merge_kernel_of)(dtype); }
 void exp2_values(const float* in, float* out, int64_t count) {
   HWY_DYNAMIC_DISPATCH(exp2_values_of)(in, out, count);
+}
+void tanh_values(const float* in, float* out, int64_t count) {
+  HWY_DYNAMIC_DISPATCH(tanh_values_of)(in, out, count);
 }
 const char* vector_target_name() { return HWY_DYNAMIC_DISPATCH(target_name)(); }
 

@@ -85,6 +85,11 @@ struct Narrow {
   typename P::Query* query(int32_t r) const {
     return reinterpret_cast<typename P::Query*>(b.q) + int64_t{r} * padded_dim;
   }
+  /// In a call with trees: row r does not see all of the tokens between the first and the last that
+  /// its range has in the tile.
+  bool has_holes(int32_t r) const {
+    return std::popcount(b.seen[r]) != b.seen_end[r] - b.seen_begin[r];
+  }
 };
 
 /// acc[i][r] += products of a chunk of the tokens' keys and of the rows' queries.
@@ -147,6 +152,17 @@ HWY_INLINE void score_tile(const Narrow<P>& n, int32_t tokens, TokenPrefetch& co
       for (; r + 2 <= n.u.rows; r += 2) score_tokens<P, 2>(n, k, q(r), s(r));
     }
     for (; r < n.u.rows; ++r) score_tokens<P, 1>(n, k, q(r), s(r));
+  }
+}
+
+/// Caps row r's scores over the tile, and hides those of tokens in a hole of what it sees.
+template <class P>
+HWY_NOINLINE void change_scores(const Narrow<P>& n, int32_t r, int32_t tokens) {
+  float* const s = n.b.s + r * kTileTokens;
+  if (n.u.call->capped()) cap_scores(*n.u.call, round_up(tokens, kLanes), s);
+  if (!n.u.call->trees) return;
+  for (int32_t t = n.b.seen_begin[r]; t < n.b.seen_end[r]; ++t) {
+    if ((n.b.seen[r] >> t & 1) == 0) s[t] = kMinusInf;
   }
 }
 
@@ -272,16 +288,33 @@ HWY_INLINE void output_rows(const Narrow<P>& n, int32_t r, int32_t begin, int32_
   if (n.tail > 0) output_chunks<P, kR, 1, true>(n, r, c * kChunk, begin, end, coming);
 }
 
+/// The same for one row that does not see all of [begin, end): run by run, since V of a token that
+/// it does not see may be NaN.
 template <class P>
+HWY_NOINLINE void output_runs(const Narrow<P>& n, int32_t r, TokenPrefetch& coming) {
+  for (uint64_t left = n.b.seen[r]; left != 0;) {
+    const int32_t begin = std::countr_zero(left);
+    const int32_t end = begin + std::countr_one(left >> begin);
+    output_rows<P, 1>(n, r, begin, end, coming);
+    n.b.alpha[r] = 1;
+    left = end < 64 ? left >> end << end : 0;
+  }
+}
+
+template <class P, bool kTrees>
 HWY_INLINE void output_tile(const Narrow<P>& n, TokenPrefetch& coming) {
   const NarrowScratch& b = n.b;
   for (int32_t r = 0; r < n.u.rows;) {
+    if (kTrees && n.has_holes(r)) {
+      output_runs(n, r++, coming);
+      continue;
+    }
     // Rows taken together see the same tokens: V of a token never meets a row that does not see it.
     const int32_t begin = b.seen_begin[r];
     const int32_t end = b.seen_end[r];
     int32_t alike = 1;
     while (alike < 4 && r + alike < n.u.rows && b.seen_begin[r + alike] == begin &&
-           b.seen_end[r + alike] == end) {
+           b.seen_end[r + alike] == end && !(kTrees && n.has_holes(r + alike))) {
       ++alike;
     }
     if (begin < end) {
@@ -297,6 +330,26 @@ HWY_INLINE void output_tile(const Narrow<P>& n, TokenPrefetch& coming) {
   }
 }
 
+/// A bit for each token that row r sees, of those from `begin` on in its range in the tile.
+template <class P>
+HWY_NOINLINE uint64_t seen_tokens(const Narrow<P>& n, int32_t r, int32_t begin) {
+  static_assert(kTileTokens <= 64);
+  const PlanRow& row = n.u.plan_row(r);
+  uint64_t seen = 0;
+  for (int32_t t = n.b.seen_begin[r]; t < n.b.seen_end[r]; ++t) {
+    const bool sees = n.u.full || sees_position(row.visible_begin, row.visible_end, row.tree_begin,
+                                                row.tree_mask, begin + t);
+    seen |= uint64_t{sees} << t;
+  }
+  return seen;
+}
+
+/// Apart from the code of calls without trees, which is as short as it can be.
+template <class P>
+HWY_NOINLINE void output_tile_of_trees(const Narrow<P>& n, TokenPrefetch& coming) {
+  output_tile<P, true>(n, coming);
+}
+
 /// What row r sees of the tile [begin, end), relative to `begin`; empty is [0, 0).
 template <class P>
 HWY_INLINE void clip_rows(const Narrow<P>& n, int32_t begin, int32_t end) {
@@ -310,6 +363,7 @@ HWY_INLINE void clip_rows(const Narrow<P>& n, int32_t begin, int32_t end) {
     }
     n.b.seen_begin[r] = first < last ? first - begin : 0;
     n.b.seen_end[r] = first < last ? last - begin : 0;
+    if (n.u.call->trees) n.b.seen[r] = seen_tokens(n, r, begin);
   }
 }
 
@@ -334,6 +388,7 @@ void attend_narrow(const Unit& u) {
     }
   }
 
+  const bool changes = u.call->capped() || u.call->trees;
   const auto prefetch = [&](const std::byte* base, const int64_t* offsets, int32_t tokens) {
     return TokenPrefetch(base, offsets, tokens, u.element_bytes(), head_dim);
   };
@@ -348,10 +403,15 @@ void attend_narrow(const Unit& u) {
     for (int32_t r = 0; r < u.rows; ++r) {
       // The last quarter of V, so that memory does not idle here.
       values.lines(tokens * values.token_lines() / 4 / u.rows + 1);
+      if (changes) change_scores(n, r, tokens);
       softmax_row(n, r, tokens);
     }
     TokenPrefetch keys = prefetch(u.call->k, b.next_offsets, coming);
-    output_tile(n, keys);
+    if (u.call->trees) {
+      output_tile_of_trees(n, keys);
+    } else {
+      output_tile<P, false>(n, keys);
+    }
     begin = end;
   }
 

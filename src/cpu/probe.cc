@@ -34,14 +34,14 @@ KernelProbe::KernelProbe(DType dtype, int32_t rows, int32_t head_dim, int32_t to
   memory_.assign((end + 64) / 8, 0x3c103c203c303c40u);
   auto* const memory = reinterpret_cast<std::byte*>(memory_.data());
   auto* const base = memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64) % 64;
-  for (int32_t r = 0; r < rows; ++r) rows_.push_back({r, 0, tokens});
+  for (int32_t r = 0; r < rows; ++r) rows_.push_back({r, 0, tokens, tokens, 0});
   page_ids_.resize(pages_);
 
   call_.dtype = dtype;
   call_.head_dim = head_dim;
   call_.q_heads = 1;
   call_.group = 1;
-  call_.set_scale(0.1f);
+  call_.set_scale(0.1f, 0);
   call_.rows = rows_.data();
   call_.q = base + q;
   call_.q_row_stride = call_.q_head_stride = head_dim;

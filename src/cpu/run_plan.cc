@@ -86,7 +86,9 @@ CallView make_call(const Plan& plan, const AttendArgs& args) {
   call.head_dim = h.head_dim;
   call.q_heads = h.q_heads;
   call.group = plan.group();
-  call.set_scale(h.scale);
+  call.set_scale(h.scale, h.soft_cap);
+  call.trees = h.tree_rows > 0;
+  call.sinks = args.sinks;
   call.rows = plan.rows().data();
   call.q = static_cast<const std::byte*>(args.q.data);
   std::tie(call.q_row_stride, call.q_head_stride) =

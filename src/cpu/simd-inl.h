@@ -55,6 +55,35 @@ HWY_INLINE VF exp2_vector(VF x) {
   return hn::IfThenElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Zero(d), scaled);
 }
 
+/// tanh(x): relative error below 4e-7, +-1 at the ends, 0 at 0. A NaN stays one.
+HWY_INLINE VF tanh_vector(VF x) {
+  const DF d;
+  const VF one = hn::Set(d, 1.0f);
+  const VF magnitude = hn::Abs(x);
+  // Far from 0, (1 - e) / (1 + e) with e = exp(-2 |x|); near it that would cancel.
+  const VF e = exp2_vector(hn::Mul(magnitude, hn::Set(d, -2 * kLog2E)));
+  const VF far = hn::CopySign(hn::Div(hn::Sub(one, e), hn::Add(one, e)), x);
+  const VF square = hn::Mul(x, x);
+  // Minimax of tanh(x) / x - 1 on [0, kTanhNear].
+  VF p = hn::Set(d, kTanhNear5);
+  p = hn::MulAdd(p, square, hn::Set(d, kTanhNear4));
+  p = hn::MulAdd(p, square, hn::Set(d, kTanhNear3));
+  p = hn::MulAdd(p, square, hn::Set(d, kTanhNear2));
+  p = hn::MulAdd(p, square, hn::Set(d, kTanhNear1));
+  const VF near = hn::MulAdd(hn::Mul(p, square), x, x);
+  return hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, kTanhNear)), near, far);
+}
+
+/// Puts scores under the call's soft cap, in place: tanh(|scale| / cap * q.k). `count` is a
+/// multiple of kLanes. Those of tokens that are not seen may become anything; the mask comes after.
+HWY_INLINE void cap_scores(const CallView& call, int64_t count, float* scores) {
+  const DF d;
+  const VF into_cap = hn::Set(d, call.into_cap);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    hn::Store(tanh_vector(hn::Mul(hn::Load(d, scores + i), into_cap)), d, scores + i);
+  }
+}
+
 // An element type knows how to read
 //   load_row:   a row of a head as fp32 in natural order,
 //   load_chunk: kChunk elements as two vectors in an order of its own, the cheapest one,
@@ -222,9 +251,10 @@ struct ElementF16 {
   }
 };
 
-/// Writes the normalised result of row `r`; `lse_ln` = -inf stands for an empty row.
+/// Writes a row's normalised result; `lse_ln` = -inf stands for an empty row.
 template <class E>
-HWY_INLINE void write_row(const RowTarget& target, const float* o, int32_t head_dim, float lse_ln) {
+HWY_INLINE void write_row(const RowTarget& target, float* o, int32_t head_dim, float lse_ln) {
+  target.add_sink(o, head_dim, lse_ln);
   if (target.lse != nullptr) *target.lse = lse_ln;
   if (target.partial) {
     ElementF32::store_row(o, head_dim, reinterpret_cast<float*>(target.o));

@@ -1,14 +1,29 @@
 // One unit of work: a plan item at one kv head, with every address that a kernel needs.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "core/grouping.h"
+#include "core/mask.h"
 #include "pando/attention.h"
+#include "pando/merge.h"
 #include "pando/plan.h"
+#include "plan/scratch.h"
 
 namespace pando {
+
+inline constexpr float kLog2E = 1.44269504088896341f;
+
+/// tanh(x) = x + x^3 p(x^2) for |x| below kTanhNear, with the coefficients of p from the first on.
+inline constexpr float kTanhNear = 0.625f;
+inline constexpr float kTanhNear1 = -3.33332819422e-1f;
+inline constexpr float kTanhNear2 = 1.33314422036e-1f;
+inline constexpr float kTanhNear3 = -5.37397155531e-2f;
+inline constexpr float kTanhNear4 = 2.06390887954e-2f;
+inline constexpr float kTanhNear5 = -5.70498872745e-3f;
 
 /// What is the same for every unit of one attend call.
 struct CallView {
@@ -21,6 +36,10 @@ struct CallView {
   float q_factor;    // 1, -1, or 0 for a scale of 0
   float scale_ln;    // |scale|, or 1
   float scale_log2;  // the same times log2(e)
+  // With a soft cap c, scores become tanh(|scale| / c * q.k), and what they are scaled by is c.
+  float into_cap;      // |scale| / c; 0: no cap
+  bool trees;          // some row does not see all of its visible range
+  const float* sinks;  // [q_heads], or null
   const PlanRow* rows;
   const std::byte* q;
   int64_t q_row_stride, q_head_stride;  // elements, as all strides here
@@ -35,19 +54,39 @@ struct CallView {
   float* partial_lse;  // [kv_heads][partial_slots]
   int32_t partial_slots;
 
-  void set_scale(float scale) {
-    constexpr float kLog2E = 1.44269504088896341f;
+  void set_scale(float scale, float soft_cap) {
     q_factor = scale > 0 ? 1.0f : scale < 0 ? -1.0f : 0.0f;
     scale_ln = scale == 0 ? 1.0f : scale * q_factor;
+    into_cap = soft_cap > 0 ? scale_ln / soft_cap : 0.0f;
+    if (soft_cap > 0) scale_ln = soft_cap;
     scale_log2 = scale_ln * kLog2E;
   }
+  bool capped() const { return into_cap > 0; }
 };
 
 /// Where the result of one packed row goes: `o` is fp32 for a partial, else of the call's dtype.
 struct RowTarget {
+  static constexpr float kNoSink = -std::numeric_limits<float>::infinity();
+
   std::byte* o;
   float* lse;
   bool partial;
+  float sink = kNoSink;  // of a row's last result, so that it counts once
+
+  /// Merges the sink, which has no value, into the result that is written. Products too small for
+  /// a normal number become 0 with or without the mode in which the processor does that itself.
+  void add_sink(float* o_row, int32_t head_dim, float& lse_ln) const {
+    if (sink == kNoSink) return;
+    const MergeWeights w = merge_weights(lse_ln, sink);
+    for (int32_t d = 0; d < head_dim; ++d) {
+      const float value = w.a < kLeast ? 0.0f : o_row[d] * w.a;
+      o_row[d] = std::abs(value) < kLeast ? 0.0f : value;
+    }
+    lse_ln = w.lse;
+  }
+
+ private:
+  static constexpr float kLeast = std::numeric_limits<float>::min();
 };
 
 /// A tile of packed rows over a run of kv tokens at one kv head.
@@ -77,13 +116,15 @@ struct Unit {
     if (partial >= 0) {
       const int64_t slot = int64_t{kv_head} * call->partial_slots + partial + r;
       auto* o = reinterpret_cast<std::byte*>(call->partial_o + slot * call->head_dim);
-      return {o, call->partial_lse + slot, true};
+      return {.o = o, .lse = call->partial_lse + slot, .partial = true};
     }
     const int32_t head = q_head_of_packed(packed_begin + r, kv_head, call->group);
     const int64_t q_row = plan_row(r).q_row;
     const int64_t at = q_row * call->out_row_stride + head * call->out_head_stride;
     float* lse = call->lse == nullptr ? nullptr : call->lse + q_row * call->q_heads + head;
-    return {call->out + at * element_bytes(), lse, false};
+    RowTarget target{.o = call->out + at * element_bytes(), .lse = lse, .partial = false};
+    if (call->sinks != nullptr) target.sink = call->sinks[head];
+    return target;
   }
   /// Element offsets in K and in V of the tokens [begin, end), which must lie inside the item.
   void fill_offsets(int32_t begin, int32_t end, int64_t* offsets) const {
@@ -124,7 +165,8 @@ struct SeenTokens {
   bool mixed() const { return full_begin != any_begin || full_end != any_end; }
 };
 
-/// Extremes of the rows' visible ranges, clamped to the item.
+/// Extremes of the rows' visible ranges, clamped to the item. A range with holes ends at the first
+/// of them as far as `first_end` is concerned.
 struct VisibleBounds {
   int32_t first_begin, last_begin, first_end, last_end;
 
@@ -140,12 +182,15 @@ struct VisibleBounds {
   }
 };
 
-/// Visible range of each row, clamped to the item and empty for the padding rows up to `lanes`.
-inline VisibleBounds fill_visible(const Unit& unit, int32_t lanes, int32_t* begins, int32_t* ends) {
+/// Visible range of each row, clamped to the item and empty for the padding rows up to `lanes`, and
+/// in a call with trees its holes.
+inline VisibleBounds fill_visible(const Unit& unit, int32_t lanes, const LaneMasks& masks) {
   VisibleBounds bounds{unit.token_end, unit.token_begin, unit.token_end, unit.token_begin};
   for (int32_t r = 0; r < lanes; ++r) {
     int32_t begin = unit.token_begin;
     int32_t end = unit.token_begin;
+    int32_t tree_begin = unit.token_end;
+    uint64_t tree_mask = 0;
     if (r < unit.rows) {
       const PlanRow& row = unit.plan_row(r);
       end = unit.token_end;
@@ -153,14 +198,21 @@ inline VisibleBounds fill_visible(const Unit& unit, int32_t lanes, int32_t* begi
         begin = row.visible_begin > begin ? row.visible_begin : begin;
         end = row.visible_end < end ? row.visible_end : end;
         if (end <= begin) begin = end = unit.token_begin;
+        tree_begin = row.tree_begin;
+        tree_mask = row.tree_mask;
       }
       if (begin < bounds.first_begin && begin != end) bounds.first_begin = begin;
       if (begin > bounds.last_begin) bounds.last_begin = begin;
-      if (end < bounds.first_end) bounds.first_end = end;
+      const int32_t without_holes = tree_begin < end ? tree_begin : end;
+      if (without_holes < bounds.first_end) bounds.first_end = without_holes;
       if (end > bounds.last_end) bounds.last_end = end;
     }
-    begins[r] = begin;
-    ends[r] = end;
+    masks.begins[r] = begin;
+    masks.ends[r] = end;
+    if (!unit.call->trees) continue;
+    masks.tree_begins[r] = tree_begin;
+    masks.tree_low[r] = static_cast<int32_t>(tree_mask);
+    masks.tree_high[r] = static_cast<int32_t>(tree_mask >> 32);
   }
   return bounds;
 }

@@ -72,20 +72,37 @@ HWY_INLINE void score_block(const float* const* rows, const float* q, int32_t he
   }
 }
 
-/// Lanes that see `token`: begin <= token < end.
-HWY_INLINE MF sees(const int32_t* begins, const int32_t* ends, int32_t token) {
+/// Lanes that see `token`: begin <= token < end, and not in a hole.
+template <bool kTrees>
+HWY_INLINE MF sees(const LaneMasks& masks, int32_t token) {
   const DI di;
   const auto t = hn::Set(di, token);
-  const auto late = hn::Lt(t, hn::Load(di, begins));
-  return hn::RebindMask(DF(), hn::AndNot(late, hn::Gt(hn::Load(di, ends), t)));
+  const auto late = hn::Lt(t, hn::Load(di, masks.begins));
+  auto seen = hn::AndNot(late, hn::Gt(hn::Load(di, masks.ends), t));
+  if constexpr (kTrees) {
+    const DU du;
+    const auto tree_begin = hn::Load(di, masks.tree_begins);
+    const auto bit = hn::BitCast(du, hn::Sub(t, tree_begin));
+    const auto high = hn::RebindMask(du, hn::Gt(hn::BitCast(di, bit), hn::Set(di, 31)));
+    const auto half = hn::IfThenElse(high, hn::BitCast(du, hn::Load(di, masks.tree_high)),
+                                     hn::BitCast(du, hn::Load(di, masks.tree_low)));
+    const auto shifted = hn::Shr(half, hn::And(bit, hn::Set(du, 31u)));
+    const auto one = hn::Set(du, 1u);
+    const auto in_tree = hn::RebindMask(di, hn::Eq(hn::And(shifted, one), one));
+    seen = hn::And(seen, hn::Or(hn::Gt(tree_begin, t), in_tree));
+  }
+  return hn::RebindMask(DF(), seen);
 }
+
+/// How the lanes of a panel see the tokens of a tile.
+enum class Seen { kAll, kRanges, kTrees };
 
 /// O[d0 .. d0 + kBlock) = O * alpha + V^T P over tokens [seen.any_begin, seen.any_end), of which
 /// the first is row 0 of `v_rows` and of `p`. A lane's sum skips tokens that it does not see.
-template <int kV, bool kMixed>
+template <int kV, Seen kSeen>
 HWY_INLINE void output_block(const float* const* v_rows, int32_t d0, const float* p,
-                             const float* alpha, const SeenTokens& seen, const int32_t* begins,
-                             const int32_t* ends, float* o) {
+                             const float* alpha, const SeenTokens& seen, const LaneMasks& masks,
+                             float* o) {
   const DF d;
   VF acc[kBlock][kV];
   HWY_UNROLL(3)
@@ -102,10 +119,12 @@ HWY_INLINE void output_block(const float* const* v_rows, int32_t d0, const float
     VF column[kV];
     HWY_UNROLL(3)
     for (int j = 0; j < kV; ++j) column[j] = hn::Load(d, p + (t * kV + j) * kLanes);
-    if constexpr (kMixed) {
+    if constexpr (kSeen != Seen::kAll) {
       MF mask[kV];
       HWY_UNROLL(3)
-      for (int j = 0; j < kV; ++j) mask[j] = sees(begins + j * kLanes, ends + j * kLanes, token);
+      for (int j = 0; j < kV; ++j) {
+        mask[j] = sees<kSeen == Seen::kTrees>(masks.from(j * kLanes), token);
+      }
       HWY_UNROLL(8)
       for (int i = 0; i < kBlock; ++i) {
         const VF a = hn::Set(d, v[i]);
@@ -132,9 +151,9 @@ HWY_INLINE void output_block(const float* const* v_rows, int32_t d0, const float
 
 /// Turns scores into P in place, updating the running maximum, sum and alpha.
 /// Scores of tokens that a lane does not see become -inf by select, whatever they were.
-template <int kV>
-HWY_INLINE void softmax(const SeenTokens& seen, const int32_t* begins, const int32_t* ends,
-                        float* s, float* row_max, float* row_sum, float* alpha, float scale) {
+template <int kV, bool kTrees>
+HWY_INLINE void softmax(const SeenTokens& seen, const LaneMasks& masks, float* s, float* row_max,
+                        float* row_sum, float* alpha, float scale) {
   const DF d;
   const int32_t tokens = seen.any_end - seen.any_begin;
   const VF minus_inf = hn::Set(d, kMinusInf);
@@ -148,7 +167,7 @@ HWY_INLINE void softmax(const SeenTokens& seen, const int32_t* begins, const int
     if (token < seen.full_begin || token >= seen.full_end) {
       HWY_UNROLL(3)
       for (int j = 0; j < kV; ++j) {
-        const MF visible = sees(begins + j * kLanes, ends + j * kLanes, token);
+        const MF visible = sees<kTrees>(masks.from(j * kLanes), token);
         const VF score = hn::Load(d, at + j * kLanes);
         hn::Store(hn::IfThenElse(visible, score, minus_inf), d, at + j * kLanes);
       }
@@ -189,18 +208,26 @@ HWY_NOINLINE void panel_tile(const WideScratch& b, int32_t first, const SeenToke
     coming.step();
     score_block<kV>(b.k_rows + t, q, head_dim, b.s + t * kV * kLanes);
   }
-  const int32_t* const begins = b.visible_begin + first;
-  const int32_t* const ends = b.visible_end + first;
-  softmax<kV>(seen, begins, ends, b.s, b.row_max + first, b.row_sum + first, b.alpha + first,
-              call.scale_log2);
+  const LaneMasks masks = b.masks.from(first);
+  if (call.capped()) cap_scores(call, int64_t{tokens} * kV * kLanes, b.s);
+  if (call.trees) {
+    softmax<kV, true>(seen, masks, b.s, b.row_max + first, b.row_sum + first, b.alpha + first,
+                      call.scale_log2);
+  } else {
+    softmax<kV, false>(seen, masks, b.s, b.row_max + first, b.row_sum + first, b.alpha + first,
+                       call.scale_log2);
+  }
   float* const o = b.o + int64_t{first} * head_dim;
   for (int32_t d0 = 0; d0 < head_dim; d0 += kBlock) {
     float* const block = o + d0 * kV * kLanes;
     coming.step();
-    if (seen.mixed()) {
-      output_block<kV, true>(b.v_rows, d0, b.s, b.alpha + first, seen, begins, ends, block);
+    const float* const alpha = b.alpha + first;
+    if (!seen.mixed()) {
+      output_block<kV, Seen::kAll>(b.v_rows, d0, b.s, alpha, seen, masks, block);
+    } else if (!call.trees) {
+      output_block<kV, Seen::kRanges>(b.v_rows, d0, b.s, alpha, seen, masks, block);
     } else {
-      output_block<kV, false>(b.v_rows, d0, b.s, b.alpha + first, seen, begins, ends, block);
+      output_block<kV, Seen::kTrees>(b.v_rows, d0, b.s, alpha, seen, masks, block);
     }
   }
 }
@@ -279,7 +306,7 @@ void attend_wide(const Unit& u) {
   const int32_t lanes = vectors * kLanes;
   ScratchCursor cursor(u.scratch);
   const WideScratch b(cursor, u.rows, head_dim);
-  const VisibleBounds bounds = fill_visible(u, lanes, b.visible_begin, b.visible_end);
+  const VisibleBounds bounds = fill_visible(u, lanes, b.masks);
 
   const auto for_each_panel = [&](auto&& visit) {
     int32_t first = 0;

@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "plan/cuda_shapes.h"
 #include "plan/scratch.h"
+#include "plan/variants.h"
 
 namespace pando {
 namespace {
@@ -101,6 +102,16 @@ void check_kv(const KvLayout& kv, const PlanHeader& h) {
   }
 }
 
+void check_sinks(const float* sinks, const PlanHeader& h) {
+  check_variant(Variant::kSinks, h.backend);
+  check_pointer("sinks", sinks, alignof(float));
+  if (h.backend != Backend::kCpu) return;  // not host memory
+  for (int32_t head = 0; head < h.q_heads; ++head) {
+    require(sinks[head] < std::numeric_limits<float>::infinity(),
+            "sinks[{}]: got {}, want a finite number, or -inf for none", head, sinks[head]);
+  }
+}
+
 /// A plan from bytes may say anything; the kernels rely on these.
 void check_plan(const PlanHeader& h) {
   const int64_t partial_rows =
@@ -154,6 +165,7 @@ void check_args(const PlanHeader& h, const AttendArgs& args) {
   check_rows("q", args.q.data, args.q.row_stride, args.q.head_stride, h);
   check_rows("out", args.out.data, args.out.row_stride, args.out.head_stride, h);
   if (args.lse != nullptr) check_pointer("lse", args.lse, alignof(float));
+  if (args.sinks != nullptr) check_sinks(args.sinks, h);
   if (h.items > 0 || h.units > 0) {
     check_pointer("k", args.k, dtype_bytes(h.dtype) * vector_elements(h));
     check_pointer("v", args.v, dtype_bytes(h.dtype) * vector_elements(h));

@@ -17,6 +17,7 @@ std::string_view reason_text(Reason reason) {
     case Reason::kSharingOff: return "not shared: sharing is off";
     case Reason::kNotWholeCut:
       return "not shared: batch-invariant, and no whole cut (CUDA: tile) lies in it";
+    case Reason::kOneReader: return "not shared: one sequence at most sees some of it";
     case Reason::kInvisible: return "not read: outside every row's visible range";
   }
   return "unknown";
@@ -55,6 +56,11 @@ void explain_totals(const Plan& plan, std::back_insert_iterator<std::string> out
                  h.device.data(), h.workers, h.sequences, h.rows, h.q_heads, h.kv_heads, h.head_dim,
                  dtype_name(h.dtype), h.batch_invariant ? ", batch-invariant" : "");
   fmt::format_to(out, "  {}\n", work_text(plan));
+  if (h.soft_cap > 0) fmt::format_to(out, "  scores capped to +-{}\n", h.soft_cap);
+  if (h.tree_rows > 0) {
+    fmt::format_to(out, "  {} query rows see some of their sequence's draft tokens only\n",
+                   h.tree_rows);
+  }
   if (h.batch_invariant != 0) {
     fmt::format_to(
         out, "  batch-invariant: cuts at multiples of {} tokens; whole {} are shared\n",
@@ -104,9 +110,12 @@ std::string explain(const Plan& plan) {
                  decisions.size());
   for (size_t i = 0; i < std::min(decisions.size(), kMostLines); ++i) {
     const Decision& d = decisions[i];
-    fmt::format_to(
-        out, "    tokens [{}, {}) x {} sequences: {} (saves {:.2f} us, costs {:.2f} us)\n",
-        d.token_begin, d.token_end, d.sequences, reason_text(d.reason), d.saves_us, d.costs_us);
+    const std::string seen =
+        d.seen_by < d.sequences ? fmt::format(", seen by {}", d.seen_by) : std::string();
+    fmt::format_to(out,
+                   "    tokens [{}, {}) x {} sequences{}: {} (saves {:.2f} us, costs {:.2f} us)\n",
+                   d.token_begin, d.token_end, d.sequences, seen, reason_text(d.reason), d.saves_us,
+                   d.costs_us);
   }
   if (decisions.size() > kMostLines) {
     fmt::format_to(out, "    and {} more\n", decisions.size() - kMostLines);

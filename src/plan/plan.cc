@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/mask.h"
 #include "plan/check_args.h"
 #include "plan/schedule_check.h"
 
@@ -39,7 +40,8 @@ bool heads_are_sane(const PlanHeader& h) {
   return h.kv_heads > 0 && h.q_heads > 0 && h.q_heads % h.kv_heads == 0 && h.head_dim > 0 &&
          h.workers > 0 && h.row_tile > 0 && h.kv_tile > 0 && h.page_tokens > 0 &&
          h.partial_slots >= 0 && h.partial_rows >= 0 && h.units >= 0 && h.partials_bytes >= 0 &&
-         h.scratch_bytes >= 0 && (h.backend == Backend::kCpu || h.backend == Backend::kCuda);
+         h.scratch_bytes >= 0 && h.soft_cap >= 0 && h.tree_rows >= 0 &&
+         (h.backend == Backend::kCpu || h.backend == Backend::kCuda);
 }
 
 /// Every index in the lists points into the plan, so that a backend can follow it blindly.
@@ -72,6 +74,9 @@ bool lists_are_sane(const Plan& plan) {
   }
   for (const PlanRow& row : plan.rows()) {
     if (row.q_row < 0 || row.q_row >= h.rows) return false;
+    if (row.visible_begin > row.tree_begin || row.tree_begin > row.visible_end) return false;
+    if (row.visible_end - int64_t{row.tree_begin} > kMostTreeRows) return false;
+    if (row.tree_mask != 0 && h.tree_rows == 0) return false;
   }
   return h.backend == Backend::kCpu || cuda::schedule_is_sane(plan);
 }

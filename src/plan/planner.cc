@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "core/mask.h"
 #include "pando/plan.h"
 #include "plan/cost_model.h"
 #include "plan/cuda_shapes.h"
@@ -12,6 +13,7 @@
 #include "plan/schedule.h"
 #include "plan/scratch.h"
 #include "plan/splitter.h"
+#include "plan/variants.h"
 #include "plan/work_list.h"
 
 namespace pando {
@@ -42,10 +44,42 @@ void check_heads(const AttentionSpec& spec, Backend backend) {
   }
 }
 
+/// One mask a row, with no bit for a query token that is not there.
+void check_tree_mask(const AttentionSpec& spec, const Forest& forest) {
+  require(spec.tree_mask.size() == static_cast<size_t>(forest.q_rows()),
+          "tree_mask: got {} masks, want one for each of the {} query rows", spec.tree_mask.size(),
+          forest.q_rows());
+  require(spec.visible.empty(), "visible: got ranges beside tree_mask, want one of the two");
+  require(spec.window == 0, "window: got {} beside tree_mask, want 0", spec.window);
+  for (int32_t s = 0; s < forest.sequences(); ++s) {
+    const int32_t first = forest.q_indptr()[s];
+    const int32_t q_len = forest.q_indptr()[s + 1] - first;
+    if (q_len > kMostTreeRows) {
+      fail(ErrorCode::kUnsupported,
+           "tree_mask: got {} query rows of sequence {}, supported are up to {}", q_len, s,
+           kMostTreeRows);
+    }
+    for (int32_t r = 0; r < q_len; ++r) {
+      const int32_t bits = std::bit_width(spec.tree_mask[first + r]);
+      require(bits <= q_len, "tree_mask[{}]: got bit {}, want bits below {}, the query rows of {}",
+              first + r, bits - 1, q_len, fmt::format("sequence {}", s));
+    }
+  }
+}
+
 void check_spec(const AttentionSpec& spec, const Forest& forest, Backend backend) {
   check_heads(spec, backend);
   const float scale = spec.scale_or_default();
   require(std::isfinite(scale), "scale: got {}, want a finite number", scale);
+  const bool divides = spec.soft_cap == 0 || std::isfinite(scale / spec.soft_cap);
+  require(std::isfinite(spec.soft_cap) && spec.soft_cap >= 0 && divides,
+          "soft_cap: got {}, want 0 (no cap) or a positive number that the scale can be divided by",
+          spec.soft_cap);
+  if (spec.soft_cap > 0) check_variant(Variant::kSoftCap, backend);
+  if (!spec.tree_mask.empty()) {
+    check_variant(Variant::kTreeMask, backend);
+    check_tree_mask(spec, forest);
+  }
   require(spec.window >= 0, "window: got {}, want 0 (no window) or more", spec.window);
   if (!spec.visible.empty()) {
     require(spec.visible.size() == static_cast<size_t>(forest.q_rows()),
@@ -239,7 +273,11 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   }
 
   int64_t seen = 0;
-  for (const PlanRow& row : s.order.rows) seen += row.visible_end - row.visible_begin;
+  int32_t tree_rows = 0;
+  for (const PlanRow& row : s.order.rows) {
+    seen += row.tree_begin - row.visible_begin + std::popcount(row.tree_mask);
+    tree_rows += row.tree_mask != 0;
+  }
   const int64_t flops = seen * 4 * spec.q_heads * spec.head_dim;
   const int64_t unique_bytes = s.sharing.unique_bytes(forest, cost);
   const int64_t io_bytes =
@@ -250,6 +288,8 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   h.head_dim = spec.head_dim;
   h.dtype = spec.dtype;
   h.scale = spec.scale_or_default();
+  h.soft_cap = spec.soft_cap;
+  h.tree_rows = tree_rows;
   h.page_tokens = forest.page_tokens();
   h.max_page_id = forest.max_page_id();
   h.sequences = forest.sequences();

@@ -10,14 +10,20 @@ namespace pando {
 void RowOrder::build(const Forest& forest, const AttentionSpec& spec) {
   rows.clear();
   row_at.clear();
+  drops_tokens = false;
   for (const int32_t sequence : forest.order()) {
     row_at.push_back(static_cast<int32_t>(rows.size()));
     const int32_t first = forest.q_indptr()[sequence];
     const int32_t q_len = forest.q_indptr()[sequence + 1] - first;
     const int32_t kv_len = forest.kv_len()[sequence];
     for (int32_t r = 0; r < q_len; ++r) {
-      const VisibleRange seen = visible_range(spec, first + r, r, q_len, kv_len);
-      rows.push_back({first + r, seen.begin, seen.end});
+      const RowMask mask = row_mask(spec, first + r, r, q_len, kv_len);
+      drops_tokens |= mask.range.begin > 0;
+      rows.push_back({.q_row = first + r,
+                      .visible_begin = mask.range.begin,
+                      .visible_end = mask.range.end,
+                      .tree_begin = mask.tree_begin,
+                      .tree_mask = mask.tree_mask});
     }
   }
   row_at.push_back(static_cast<int32_t>(rows.size()));
@@ -80,7 +86,7 @@ Decision SharingDecider::weigh(const Context& context, int32_t segment, int32_t 
       .sequences = s.sequences(),
       .q_rows = rows,
       .reason = Reason::kShared,
-      .reserved = 0,
+      .seen_by = seen_by_[segment],
       .saves_us = readers.count > 1 ? tokens * (apart - once) : 0,
       .costs_us = heads_per_worker * (partials * cost.partial_row_us() + cost.item_us())};
   if (options.sharing == Sharing::kNone) {
@@ -89,11 +95,31 @@ Decision SharingDecider::weigh(const Context& context, int32_t segment, int32_t 
     decision.reason = Reason::kInvisible;
   } else if (end <= start) {
     decision.reason = Reason::kNotWholeCut;
+  } else if (seen_by_[segment] < 2) {
+    decision.reason = Reason::kOneReader;
   } else if (readers.count < 2 ||
              (options.sharing == Sharing::kAuto && decision.saves_us <= decision.costs_us)) {
     decision.reason = Reason::kMergeCostsMore;
   }
   return decision;
+}
+
+void SharingDecider::find_seen(const RowOrder& order) {
+  const size_t sequences = order.row_at.size() - 1;
+  seen_of_seq_.resize(sequences);
+  for (size_t i = 0; i < sequences; ++i) {
+    seen_of_seq_[i] = order.seen(order.row_at[i], order.row_at[i + 1]);
+  }
+}
+
+int32_t SharingDecider::count_seeing(const RowOrder& order, const Segment& below,
+                                     const Segment& segment) const {
+  int32_t count = 0;
+  for (int32_t seq = below.seq_begin; seq < below.seq_end; ++seq) {
+    const bool has_rows = order.row_at[seq] < order.row_at[seq + 1];
+    count += has_rows && (!order.drops_tokens || visible_tokens(segment, seen_of_seq_[seq]) > 0);
+  }
+  return count;
 }
 
 /// Bottom up: what the rows under each segment see, and who would read its tokens if it were not
@@ -104,6 +130,8 @@ void SharingDecider::survey(const Context& context) {
   constexpr VisibleRange kNothing{std::numeric_limits<int32_t>::max(), 0};
   seen_.assign(segments.size(), kNothing);
   readers_.assign(segments.size(), Readers{});
+  seen_by_.assign(segments.size(), 0);
+  if (order.drops_tokens) find_seen(order);
   for (auto i = static_cast<int32_t>(segments.size()) - 1; i >= 0; --i) {
     const Segment& s = segments[i];
     Readers& readers = readers_[i];
@@ -115,20 +143,30 @@ void SharingDecider::survey(const Context& context) {
     for (int32_t seq = s.seq_begin; seq < s.seq_own_end; ++seq) {
       const int32_t rows = order.row_at[seq + 1] - order.row_at[seq];
       if (rows == 0) continue;
-      ++readers.count;
-      readers.compute_us += cost.compute_us(cost.packed(rows));
+      if (!order.drops_tokens || visible_tokens(s, seen_of_seq_[seq]) > 0) {
+        ++readers.count;
+        ++seen_by_[i];
+        readers.compute_us += cost.compute_us(cost.packed(rows));
+      }
       widen(seen_[i], order.seen(order.row_at[seq], order.row_at[seq + 1]));
     }
     if (s.parent < 0) continue;
     widen(seen_[s.parent], seen_[i]);
     Readers& above = readers_[s.parent];
+    // Of the sequences that hold the parent's tokens, those that have moved past them don't count.
+    int32_t seeing = seen_by_[i];
+    if (order.drops_tokens) seeing = count_seeing(order, s, segments[s.parent]);
+    seen_by_[s.parent] += seeing;
+    if (seeing == 0) continue;
     if (readers.count > 1 && weigh(context, i, s.token_begin, true).reason == Reason::kShared) {
       const int32_t rows = order.row_at[s.seq_end] - order.row_at[s.seq_begin];
       ++above.count;
       above.compute_us += cost.compute_us(cost.packed(rows));
     } else {
-      above.count += readers.count;
-      above.compute_us += readers.compute_us;
+      const int32_t count = order.drops_tokens ? std::min(seeing, readers.count) : readers.count;
+      above.count += count;
+      above.compute_us +=
+          count == readers.count ? readers.compute_us : readers.compute_us * count / readers.count;
     }
   }
 }
@@ -168,9 +206,9 @@ double SharingDecider::memory_us(const Forest& forest, const CostModel& cost, bo
   double us = cost.dram_us(static_cast<double>(unique_bytes(forest, cost)));
   for (size_t i = 0; i < forest.segments().size(); ++i) {
     const Segment& s = forest.segments()[i];
-    if (s.sequences() < 2 || (sharing && shared_[i])) continue;
+    if (seen_by_[i] < 2 || (sharing && shared_[i])) continue;
     const int64_t bytes = visible_tokens(s, seen_[i]) * cost.token_bytes();
-    const int32_t readers = sharing ? readers_[i].count : s.sequences();
+    const int32_t readers = sharing ? readers_[i].count : seen_by_[i];
     us += cost.again_us(static_cast<double>(std::max(0, readers - 1)) * bytes, bytes);
   }
   return us;

@@ -26,6 +26,9 @@ struct Run {
 struct RowOrder {
   std::vector<PlanRow> rows;
   std::vector<int32_t> row_at;  ///< first row of forest.order()[i]; one more at the end
+  /// Some row does not see the first tokens of its sequence, so that who holds a segment need not
+  /// see it.
+  bool drops_tokens = false;
 
   void build(const Forest& forest, const AttentionSpec& spec);
   /// Tokens [begin, end) that some row of [row_begin, row_end) sees.
@@ -60,9 +63,14 @@ class SharingDecider {
   };
 
   void survey(const Context& context);
+  void find_seen(const RowOrder& order);
+  /// Sequences under `below` with a row that sees some of `segment`.
+  int32_t count_seeing(const RowOrder& order, const Segment& below, const Segment& segment) const;
   Decision weigh(const Context& context, int32_t segment, int32_t start, bool below_shared) const;
 
-  std::vector<VisibleRange> seen_;  ///< by segment: what its rows see
+  std::vector<VisibleRange> seen_;         ///< by segment: what its rows see
+  std::vector<VisibleRange> seen_of_seq_;  ///< by index in the forest's order, of drops_tokens
+  std::vector<int32_t> seen_by_;           ///< by segment: sequences that see some of it
   std::vector<Readers> readers_;
   std::vector<uint8_t> shared_;
   std::vector<uint8_t> below_shared_;  ///< by segment: an ancestor is shared

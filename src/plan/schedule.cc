@@ -230,7 +230,6 @@ Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
 }
 
 void Scheduler::write(const Problem& p, std::byte* to) const {
-  static_assert(sizeof(Row) == sizeof(PlanRow));
   std::memset(to, 0, header_.total_bytes);
   std::memcpy(to, &header_, sizeof(header_));
   for (int32_t i = 0; i < p.thread_blocks; ++i) {
@@ -246,7 +245,13 @@ void Scheduler::write(const Problem& p, std::byte* to) const {
   copy(header_.units_offset, units_);
   copy(header_.halves_offset, chosen_->halves);
   copy(header_.runs_offset, chosen_->runs);
-  copy(header_.rows_offset, p.order.rows);
+  // A row as the kernel reads it has no holes: the planner has refused those.
+  auto* row = to + header_.rows_offset;
+  for (const PlanRow& r : p.order.rows) {
+    const Row plain{r.q_row, r.visible_begin, r.visible_end};
+    std::memcpy(row, &plain, sizeof(plain));
+    row += sizeof(plain);
+  }
   copy(header_.merges_offset, merges_);
   copy(header_.sources_offset, sources_);
   copy(header_.merge_rows_offset, merge_rows_);

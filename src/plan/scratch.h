@@ -36,11 +36,39 @@ class ScratchCursor {
   int64_t bytes_ = 0;
 };
 
+/// What each row sees, an array of int32_t for each part of it. The last three are of a call with
+/// trees only: of [tree_begins, ends), which holes a row has; a mask in its two halves.
+struct LaneMasks {
+  int32_t *begins, *ends, *tree_begins, *tree_low, *tree_high;
+
+  LaneMasks() = default;
+  LaneMasks(ScratchCursor& cursor, int64_t lanes) {
+    for (int32_t** part : {&begins, &ends, &tree_begins, &tree_low, &tree_high}) {
+      *part = cursor.take<int32_t>(lanes);
+    }
+  }
+  LaneMasks from(int32_t row) const {
+    LaneMasks rest = *this;
+    for (int32_t** part :
+         {&rest.begins, &rest.ends, &rest.tree_begins, &rest.tree_low, &rest.tree_high}) {
+      *part += row;
+    }
+    return rest;
+  }
+  bool sees(int32_t row, int32_t token, bool trees) const {
+    if (token < begins[row] || token >= ends[row]) return false;
+    if (!trees || token < tree_begins[row]) return true;
+    const int32_t bit = token - tree_begins[row];
+    const auto half = static_cast<uint32_t>(bit < 32 ? tree_low[row] : tree_high[row]);
+    return (half >> bit % 32 & 1) != 0;
+  }
+};
+
 /// Buffers of the wide kernel. Panels of q, s and o hold rows in lanes.
 struct WideScratch {
   float *q, *o, *k, *v, *s;
   float *row_max, *row_sum, *alpha, *row_out;
-  int32_t *visible_begin, *visible_end;
+  LaneMasks masks;
   int64_t *offsets, *next_offsets;
   const float **k_rows, **v_rows;
 
@@ -55,8 +83,7 @@ struct WideScratch {
     row_sum = cursor.take<float>(lanes);
     alpha = cursor.take<float>(lanes);
     row_out = cursor.take<float>(head_dim);
-    visible_begin = cursor.take<int32_t>(lanes);
-    visible_end = cursor.take<int32_t>(lanes);
+    masks = LaneMasks(cursor, lanes);
     offsets = cursor.take<int64_t>(kTileTokens);
     next_offsets = cursor.take<int64_t>(kTileTokens);
     k_rows = cursor.take<const float*>(kTileTokens);
@@ -69,6 +96,7 @@ struct NarrowScratch {
   float *q, *o, *s;
   float *row_max, *row_sum, *alpha, *row_out;
   int32_t *seen_begin, *seen_end;
+  uint64_t* seen;  ///< in a call with trees: bit t for token t of the tile
   int64_t *offsets, *next_offsets;
 
   NarrowScratch(ScratchCursor& cursor, int32_t rows, int32_t head_dim) {
@@ -82,6 +110,7 @@ struct NarrowScratch {
     row_out = cursor.take<float>(padded_dim);
     seen_begin = cursor.take<int32_t>(rows);
     seen_end = cursor.take<int32_t>(rows);
+    seen = cursor.take<uint64_t>(rows);
     offsets = cursor.take<int64_t>(kTileTokens);
     next_offsets = cursor.take<int64_t>(kTileTokens);
   }
@@ -97,7 +126,7 @@ struct MatrixScratch {
   uint32_t* p_pairs;  ///< [row block][32 tokens][row][pair of tokens]
   float* o;           ///< [row block][16 dims][row][dim]
   float *row_max, *row_sum, *alpha, *row_out;
-  int32_t *visible_begin, *visible_end;
+  LaneMasks masks;
   int64_t *offsets, *next_offsets;
 
   MatrixScratch(ScratchCursor& cursor, int32_t rows, int32_t head_dim) {
@@ -113,8 +142,7 @@ struct MatrixScratch {
     row_sum = cursor.take<float>(padded_rows);
     alpha = cursor.take<float>(padded_rows);
     row_out = cursor.take<float>(padded_dim);
-    visible_begin = cursor.take<int32_t>(padded_rows);
-    visible_end = cursor.take<int32_t>(padded_rows);
+    masks = LaneMasks(cursor, padded_rows);
     offsets = cursor.take<int64_t>(kMatrixTileTokens);
     next_offsets = cursor.take<int64_t>(kMatrixTileTokens);
   }

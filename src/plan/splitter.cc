@@ -88,7 +88,7 @@ void Splitter::add_tile(const Run& run, int32_t index, int32_t packed_begin, int
   for (int32_t r = row_begin; r < row_end; ++r) {
     const PlanRow& row = context.order.rows[r];
     all_begin = std::max(all_begin, row.visible_begin);
-    all_end = std::min(all_end, row.visible_end);
+    all_end = std::min(all_end, row.tree_begin);
   }
   const VisibleRange seen = context.order.seen(row_begin, row_end);
   // Whole pages for the device's page-sized loads; whole kv tiles where bits must not depend on

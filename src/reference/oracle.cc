@@ -40,7 +40,7 @@ struct RowStrides {
 
 struct SequenceRow {
   int32_t sequence;
-  VisibleRange visible;
+  RowMask mask;
 };
 
 SequenceRow locate(const Problem& problem, int32_t q_row) {
@@ -48,42 +48,52 @@ SequenceRow locate(const Problem& problem, int32_t q_row) {
   const auto next = std::upper_bound(starts.begin(), starts.end(), q_row);
   const auto sequence = static_cast<int32_t>(next - starts.begin()) - 1;
   const int32_t q_len = starts[sequence + 1] - starts[sequence];
-  return {sequence, visible_range(problem.spec, q_row, q_row - starts[sequence], q_len,
-                                  problem.batch.kv_len[sequence])};
+  return {sequence, row_mask(problem.spec, q_row, q_row - starts[sequence], q_len,
+                             problem.batch.kv_len[sequence])};
 }
 
 /// o and lse of one query row at one query head, straight from the definition.
 template <class Policy>
 void attend_row(const Problem& problem, const SequenceRow& at, const void* q, int64_t q_offset,
-                int32_t kv_head, double* out, double* lse) {
+                int32_t q_head, double* out, double* lse) {
   using Real = typename Policy::Real;
   const AttentionSpec& spec = problem.spec;
+  const int32_t kv_head = q_head / spec.group();
   const int32_t* pages = problem.batch.page_ids.data() + problem.batch.page_indptr[at.sequence];
   const auto kv_offset = [&](int32_t token) {
     const int32_t page_tokens = problem.kv.page_tokens;
     return problem.kv.offset(pages[token / page_tokens], kv_head, token % page_tokens);
   };
 
-  const int32_t count = at.visible.end - at.visible.begin;
+  std::vector<int32_t> seen;
+  for (int32_t position = at.mask.range.begin; position < at.mask.range.end; ++position) {
+    if (at.mask.sees(position)) seen.push_back(position);
+  }
+  const auto count = static_cast<int32_t>(seen.size());
   std::vector<Real> scores(count);
-  Real top = -std::numeric_limits<Real>::infinity();
+  constexpr Real kNone = -std::numeric_limits<Real>::infinity();
+  const Real sink = problem.sinks == nullptr ? kNone : Real{problem.sinks[q_head]};
+  Real top = sink;
   for (int32_t i = 0; i < count; ++i) {
-    const int64_t offset = kv_offset(at.visible.begin + i);
+    const int64_t offset = kv_offset(seen[i]);
     Real dot = 0;
     for (int32_t d = 0; d < spec.head_dim; ++d) {
       dot += Real{load_element(q, q_offset + d, spec.dtype)} *
              Real{load_element(problem.k, offset + d, spec.dtype)};
     }
     scores[i] = dot * Real{spec.scale_or_default()};
+    if (spec.soft_cap > 0) {
+      scores[i] = Real{spec.soft_cap} * std::tanh(scores[i] / Real{spec.soft_cap});
+    }
     if (scores[i] > top || std::isnan(scores[i])) top = scores[i];  // a visible NaN must show
   }
 
   std::vector<Real> o(spec.head_dim, Real{0});
-  Real sum = 0;
-  const bool empty = top == -std::numeric_limits<Real>::infinity();  // nothing has any weight
+  const bool empty = top == kNone;  // nothing has any weight
+  Real sum = empty ? Real{0} : std::exp(sink - top);
   for (int32_t i = 0; i < count && !empty; ++i) {
     const Real p = std::exp(scores[i] - top);
-    const int64_t offset = kv_offset(at.visible.begin + i);
+    const int64_t offset = kv_offset(seen[i]);
     sum += p;
     for (int32_t d = 0; d < spec.head_dim; ++d) {
       o[d] += Policy::weight(p, spec.dtype) * Real{load_element(problem.v, offset + d, spec.dtype)};
@@ -114,8 +124,7 @@ ReferenceResult attend_rows(const Problem& problem, std::span<const int32_t> q_r
     const SequenceRow at = locate(problem, q_row);
     for (int32_t head = 0; head < spec.q_heads; ++head, ++state) {
       attend_row<Policy>(problem, at, problem.q.data, q_row * strides.row + head * strides.head,
-                         head / spec.group(), &result.out[state * spec.head_dim],
-                         &result.lse[state]);
+                         head, &result.out[state * spec.head_dim], &result.lse[state]);
     }
   }
   return result;

@@ -27,6 +27,7 @@ struct Problem {
   const void* k = nullptr;
   const void* v = nullptr;
   KvLayout kv;
+  const float* sinks = nullptr;  ///< [q_heads], or null
 };
 
 /// Exact to fp64. `q_rows` selects the rows; empty means all of them.

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -44,6 +45,9 @@ void expect_same(const Case& a, const Case& b) {
   EXPECT_EQ(a.spec.causal, b.spec.causal);
   EXPECT_EQ(a.spec.window, b.spec.window);
   EXPECT_EQ(a.visible, b.visible);
+  EXPECT_EQ(a.spec.soft_cap, b.spec.soft_cap);
+  EXPECT_EQ(a.tree_mask, b.tree_mask);
+  EXPECT_EQ(a.sinks, b.sinks);
   EXPECT_EQ(a.order, b.order);
   ASSERT_EQ(a.k.size(), b.k.size());
   EXPECT_EQ(std::memcmp(a.k.data(), b.k.data(), a.k.size()), 0);
@@ -107,6 +111,33 @@ TEST(CaseFile, round_trip_keeps_everything) {
       EXPECT_EQ(std::memcmp(problem.q.data(), back.q.data(), problem.q.size()), 0);
     }
   }
+}
+
+TEST(CaseFile, round_trip_keeps_variants) {
+  const ScratchDir dir;
+  Case problem = small_case();
+  problem.spec.soft_cap = 30;
+  problem.tree_mask = {1, 3, 1, 3, 5, ~uint64_t{0}};
+  problem.sinks = {0.5f, -1, 2, -INFINITY};
+  write_case(dir / "c", problem);
+  expect_same(problem, read_case(dir / "c"));
+}
+
+TEST(CaseFile, refuses_variants_that_do_not_fit) {
+  EXPECT_NE(refusal_after([](auto& json) { json["soft_cap"] = -1; }).find("soft_cap: got -1"),
+            std::string::npos);
+  const auto with = [](const char* name, const char* dtype, int64_t count) {
+    return refusal_after([=](Safetensors& file, std::vector<int32_t>& storage) {
+      const auto bytes = std::as_bytes(std::span(storage));
+      file.tensors.push_back(
+          {name, dtype, {count}, bytes.first(count * (dtype[1] == '6' ? 8 : 4))});
+    });
+  };
+  EXPECT_NE(with("sinks", "F32", 3).find("tensor 'sinks': got 3 entries, want 4"),
+            std::string::npos);
+  EXPECT_NE(with("sinks", "I32", 4).find("tensor 'sinks': got I32"), std::string::npos);
+  EXPECT_NE(with("tree_mask", "U64", 5).find("tensor 'tree_mask': got 5 entries, want 6"),
+            std::string::npos);
 }
 
 TEST(CaseFile, a_strided_q_is_written_contiguous) {

@@ -128,6 +128,18 @@ TEST_F(Program, gen_writes_a_case_that_reads_back) {
   EXPECT_EQ(problem.order, cases::KvOrder::kNhd);
 }
 
+TEST_F(Program, gen_writes_variants_that_verify_takes) {
+  make_case("--tree 1,3:40,30 --head-dim 64 --q-len 5 --soft-cap 20 --sinks --draft-trees");
+  const cases::Case problem = cases::read_case(file());
+  EXPECT_EQ(problem.spec.soft_cap, 20);
+  EXPECT_EQ(problem.sinks.size(), 32);
+  EXPECT_EQ(problem.tree_mask.size(), 15);
+  EXPECT_EQ(run("verify --backend cpu --case " + file()).exit_code, 0);
+  expect_refused("gen " + file() + " --soft-cap -1", "soft-cap: got -1, want 0 (no cap)");
+  expect_refused("gen " + file() + " --draft-trees --q-len 65", "q-len: got 65 beside draft-trees");
+  expect_refused("gen " + file() + " --draft-trees --window 3", "window: got 3 beside draft-trees");
+}
+
 TEST_F(Program, gen_of_the_same_seed_writes_the_same_file) {
   make_case("--suffix 40 --suffix-min 3 --data adversarial --unused mixed --seed 9");
   const std::string first = text_of(file());

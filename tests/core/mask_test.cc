@@ -59,6 +59,61 @@ INSTANTIATE_TEST_SUITE_P(
         MaskCase{"window_and_more_rows_than_tokens", 3, 1, true, 2, {{0, 0}, {0, 0}, {0, 1}}}),
     [](const auto& info) { return info.param.name; });
 
+/// What `q_len` rows with these bits see, as strings: a letter for each position, 'x' where seen.
+std::vector<std::string> tree_rows(const std::vector<uint64_t>& masks, int32_t kv_len) {
+  AttentionSpec spec;
+  spec.tree_mask = masks;
+  const auto q_len = static_cast<int32_t>(masks.size());
+  std::vector<std::string> rows;
+  for (int32_t row = 0; row < q_len; ++row) {
+    const RowMask mask = row_mask(spec, row, row, q_len, kv_len);
+    std::string text(kv_len, '.');
+    for (int32_t position = 0; position < kv_len; ++position) {
+      if (mask.sees(position)) text[position] = 'x';
+    }
+    rows.push_back(text);
+  }
+  return rows;
+}
+
+TEST(TreeMask, rows_see_the_prefix_and_their_ancestors) {
+  // Two branches of one root: 0 <- 1 <- 3 and 0 <- 2.
+  EXPECT_EQ(tree_rows({0b0001, 0b0011, 0b0101, 0b1011}, 7),
+            (std::vector<std::string>{"xxxx...", "xxxxx..", "xxxx.x.", "xxxxx.x"}));
+}
+
+TEST(TreeMask, rows_may_see_no_draft_token_and_not_themselves) {
+  EXPECT_EQ(tree_rows({0b00, 0b01}, 4), (std::vector<std::string>{"xx..", "xxx."}));
+  EXPECT_EQ(tree_rows({0b10}, 1), (std::vector<std::string>{"."}));
+}
+
+TEST(TreeMask, rows_before_the_first_position_are_not_seen) {
+  EXPECT_EQ(tree_rows({0b111, 0b101, 0b010}, 2), (std::vector<std::string>{"xx", ".x", "x."}));
+  EXPECT_EQ(tree_rows({0b111, 0b101, 0b010}, 0), (std::vector<std::string>{"", "", ""}));
+}
+
+TEST(TreeMask, a_chain_is_a_causal_mask) {
+  for (const int32_t kv_len : {0, 1, 63, 64, 65, 200}) {
+    for (const int32_t q_len : {1, 2, 63, 64}) {
+      std::vector<uint64_t> masks(q_len);
+      for (int32_t row = 0; row < q_len; ++row) masks[row] = ~uint64_t{0} >> (63 - row);
+      AttentionSpec tree;
+      tree.tree_mask = masks;
+      for (int32_t row = 0; row < q_len; ++row) {
+        EXPECT_EQ(row_mask(tree, row, row, q_len, kv_len), row_mask({}, row, row, q_len, kv_len))
+            << kv_len << " " << q_len << " " << row;
+      }
+    }
+  }
+}
+
+TEST(TreeMask, all_64_bits_count) {
+  const std::vector<uint64_t> masks(64, uint64_t{1} << 63);
+  for (const std::string& row : tree_rows(masks, 100)) {
+    EXPECT_EQ(row, std::string(36, 'x') + std::string(63, '.') + "x");
+  }
+}
+
 TEST(VisibleRange, explicit_ranges_replace_causal_and_window) {
   const std::vector<VisibleRange> visible = {{0, 1}, {2, 9}, {1, 3}};
   AttentionSpec spec;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/convert.h"
+#include "core/mask.h"
 #include "cpu/run_plan.h"
 #include "pando/pando.h"
 #include "reference/oracle.h"
@@ -67,6 +68,8 @@ struct AttendCase {
   KvLayout kv;
   std::vector<std::byte> q, k, v;
   int32_t q_rows = 0;
+  std::vector<float> sinks;         ///< empty, or [q_heads]
+  std::vector<uint64_t> tree_mask;  ///< empty, or [q_rows]
 
   AttendCase(AttentionSpec s, int32_t tokens_a_page, const std::vector<Sequence>& sequences,
              Layout layout = Layout::kHnd, uint32_t seed = 1)
@@ -111,7 +114,34 @@ struct AttendCase {
   }
 
   BatchView batch() const { return {q_indptr, kv_len, page_indptr, page_ids, page_tokens}; }
-  Problem problem() const { return {batch(), spec, {q.data(), 0, 0}, k.data(), v.data(), kv}; }
+  AttentionSpec attention() const {
+    AttentionSpec full = spec;
+    full.tree_mask = tree_mask;
+    return full;
+  }
+  const float* sinks_or_null() const { return sinks.empty() ? nullptr : sinks.data(); }
+  Problem problem() const {
+    return {batch(), attention(), {q.data(), 0, 0}, k.data(), v.data(), kv, sinks_or_null()};
+  }
+  /// Draft tokens of every sequence as a random tree: each row sees itself and its ancestors.
+  void draw_trees(uint32_t seed) {
+    std::mt19937 random(seed);
+    tree_mask.assign(q_rows, 0);
+    for (size_t s = 0; s < kv_len.size(); ++s) {
+      for (int32_t row = q_indptr[s]; row < q_indptr[s + 1]; ++row) {
+        const int32_t node = row - q_indptr[s];
+        const auto parent = static_cast<int32_t>(random() % (node + 1));  // node: it is a root
+        const uint64_t above = parent == node ? 0 : tree_mask[q_indptr[s] + parent];
+        tree_mask[row] = above | uint64_t{1} << node;
+      }
+    }
+  }
+  /// Whether a row of a sequence sees a token of it.
+  bool sees(int32_t sequence, int32_t row, int32_t token) const {
+    const int32_t first = q_indptr[sequence];
+    return row_mask(attention(), first + row, row, q_indptr[sequence + 1] - first, kv_len[sequence])
+        .sees(token);
+  }
 
   /// Element offset of the K and V of a token of a sequence.
   int64_t token_offset(int32_t sequence, int32_t token, int32_t head) const {
@@ -128,7 +158,7 @@ struct AttendCase {
   }
 
   Plan plan(const DeviceProfile& profile, const PlanOptions& options = {}) const {
-    return pando::plan(discover(batch()), spec, profile, options);
+    return pando::plan(discover(batch()), attention(), profile, options);
   }
   AttendArgs args(Output& output, std::span<std::byte> workspace) const {
     AttendArgs a;
@@ -140,6 +170,7 @@ struct AttendCase {
     a.out = {output.out.data(), 0, 0};
     a.lse = output.lse.data();
     a.workspace = workspace;
+    a.sinks = sinks_or_null();
     return a;
   }
   Output blank_output() const {

@@ -1,10 +1,14 @@
 // Misuse of attend: each is refused by an error that names the argument, and nothing is written.
+#include "plan/check_args.h"
+
 #include <gtest/gtest.h>
 
 #include <functional>
 #include <string>
 
 #include "cpu/attend_case.h"
+#include "plan/variants.h"
+#include "support/message_of.h"
 
 namespace pando::testing {
 namespace {
@@ -52,6 +56,28 @@ class CheckArgs : public ::testing::Test {
   Output output;
   CpuExecutor executor{1};
 };
+
+TEST_F(CheckArgs, sinks_must_be_numbers) {
+  std::vector<float> sinks(4, 0.5f);
+  const auto set = [&](AttendArgs& args) { args.sinks = sinks.data(); };
+  sinks[2] = NAN;
+  expect_refused("sinks[2]", "got nan", set);
+  sinks[2] = INFINITY;
+  expect_refused("sinks[2]", "got inf", set);
+  expect_refused("sinks", "aligned to 4 bytes", [&](AttendArgs& args) {
+    args.sinks = reinterpret_cast<const float*>(reinterpret_cast<const char*>(sinks.data()) + 1);
+  });
+}
+
+TEST_F(CheckArgs, sinks_are_refused_by_name_where_a_backend_has_none) {
+  const Plan for_cuda = pando::plan(discover(problem.batch()), spec(), h100_profile());
+  AttendArgs args = problem.args(output, workspace.span());
+  const std::vector<float> sinks(4, 0.5f);
+  args.sinks = sinks.data();
+  EXPECT_EQ(
+      message_of(ErrorCode::kUnsupported, [&] { check_args(for_cuda.header(), args); }),
+      "sinks: not supported by the CUDA backend, which supports " + variants_text(Backend::kCuda));
+}
 
 TEST_F(CheckArgs, accepts_what_is_right) {
   attend(plan, problem.args(output, workspace.span()), executor);

@@ -33,21 +33,22 @@ class PlanChecker {
   /// Every query row stands once in plan order, with the visible range of the mask rule.
   std::string check_rows() {
     sequence_of_.assign(batch_.q_indptr.back(), -1);
-    std::vector<VisibleRange> visible(sequence_of_.size());
+    std::vector<RowMask> visible(sequence_of_.size());
     for (int32_t b = 0; b < batch_.sequences(); ++b) {
       const int32_t first = batch_.q_indptr[b];
       const int32_t q_len = batch_.q_indptr[b + 1] - first;
       for (int32_t r = 0; r < q_len; ++r) {
         sequence_of_[first + r] = b;
-        visible[first + r] = visible_range(spec_, first + r, r, q_len, batch_.kv_len[b]);
+        visible[first + r] = row_mask(spec_, first + r, r, q_len, batch_.kv_len[b]);
       }
     }
     std::vector<int> times(sequence_of_.size());
     for (const PlanRow& row : plan_.rows()) {
       if (row.q_row < 0 || row.q_row >= static_cast<int32_t>(times.size())) return "q_row";
       ++times[row.q_row];
-      if (!(VisibleRange{row.visible_begin, row.visible_end} == visible[row.q_row])) {
-        return fmt::format("row {} has the wrong visible range", row.q_row);
+      const VisibleRange range{row.visible_begin, row.visible_end};
+      if (!(RowMask{range, row.tree_begin, row.tree_mask} == visible[row.q_row])) {
+        return fmt::format("row {} has the wrong mask", row.q_row);
       }
     }
     if (std::ranges::any_of(times, [](int n) { return n != 1; })) return "a row is not there once";
@@ -65,7 +66,7 @@ class PlanChecker {
       bool full = true;
       for (int32_t p = item.packed_begin; p < item.packed_end; ++p) {
         const PlanRow& row = plan_.rows()[p / group_];
-        full &= row.visible_begin <= item.token_begin && item.token_end <= row.visible_end;
+        full &= row.visible_begin <= item.token_begin && item.token_end <= row.tree_begin;
         if (std::string text = check_pages(item, row); !text.empty()) return text;
         int32_t& owner = item.partial < 0 ? direct_items_[p]
                                           : items_of_slot_.at(item.partial + p - item.packed_begin);

@@ -340,6 +340,7 @@ struct RandomCase {
   OwnedBatch batch;
   AttentionSpec spec;
   std::vector<VisibleRange> visible;
+  std::vector<uint64_t> tree_mask;
   PlanOptions options;
   DeviceProfile profile;
 };
@@ -374,6 +375,14 @@ RandomCase random_case(bool for_h100) {
       c.visible.push_back({*rc::gen::inRange(-5, 400), *rc::gen::inRange(-5, 700)});
     }
     c.spec.visible = c.visible;
+  } else if (!for_h100 && *rc::gen::inRange(0, 4) == 0) {
+    c.spec.window = 0;
+    for (const int32_t q_len : c.batch.q_len) {
+      for (int32_t r = 0; r < q_len; ++r) {
+        c.tree_mask.push_back(*rc::gen::arbitrary<uint64_t>() & ~uint64_t{0} >> (64 - q_len));
+      }
+    }
+    c.spec.tree_mask = c.tree_mask;
   }
   c.options.sharing = *rc::gen::element(Sharing::kAuto, Sharing::kAll, Sharing::kNone);
   c.options.batch_invariant = *rc::gen::arbitrary<bool>();
@@ -437,6 +446,7 @@ RC_GTEST_PROP(PlanProperty, batch_invariant_cuts_do_not_depend_on_the_batch, ())
   RandomCase c = random_case(false);
   c.options.batch_invariant = true;
   c.spec.visible = {};
+  c.spec.tree_mask = {};
   const Plan together = plan(discover(c.batch.view()), c.spec, c.profile, c.options);
   int32_t first = 0;
   for (size_t b = 0; b < c.batch.pages.size(); ++b) {

@@ -61,7 +61,7 @@ class ScheduleReader {
     decoded_.thread_blocks = header_.thread_blocks;
     decoded_.partial_rows = header_.partial_rows;
     for (const auto& row : section<cuda::Row>(header_.rows_offset, header_.rows)) {
-      decoded_.rows.push_back({row.q_row, row.visible_begin, row.visible_end});
+      decoded_.rows.push_back({row.q_row, row.visible_begin, row.visible_end, row.visible_end, 0});
     }
     read_units();
     read_merges();

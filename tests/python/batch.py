@@ -26,6 +26,7 @@ class Batch:
     layout: str = "NHD"
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    sinks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -75,12 +76,24 @@ class Batch:
                 x[self.tables[b]].reshape(-1, *x.shape[2:])[:kv_len] for x in (self.k, self.v)
             ]
             begin = self.q_indptr[b]
-            if "visible" in self.options:
+            if "tree_mask" in self.options:
+                masks = self.options["tree_mask"][begin : begin + q_len]
+                visible = [oracle.tree_positions(mask, q_len, kv_len) for mask in masks]
+            elif "visible" in self.options:
                 visible = self.options["visible"][begin : begin + q_len]
             elif self.options.get("causal", True):
                 visible = oracle.causal(q_len, kv_len, window)
             else:
                 visible = [(0, kv_len)] * q_len
             q = self.q[begin : begin + q_len]
-            answers.append(oracle.rows(q, *tokens, visible, self.options.get("scale")))
+            answers.append(
+                oracle.rows(
+                    q,
+                    *tokens,
+                    visible,
+                    self.options.get("scale"),
+                    soft_cap=self.options.get("soft_cap", 0),
+                    sinks=self.sinks,
+                )
+            )
         return oracle.together(answers)

@@ -46,6 +46,18 @@ def test_attention_is_right(how, dtype, layout):
     assert np.array_equal(np.asarray(doubled), want * batch.q.dtype.type(2))
 
 
+@pytest.mark.parametrize("how", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_sinks_and_a_soft_cap_are_followed(how):
+    sinks = np.array([0.5, -np.inf, 3.0, -2.0], np.float32)
+    batch = gqa_batch(options={"soft_cap": 2.0}, sinks=sinks)
+    plan = batch.plan()
+    layer = how(lambda q, k, v, s: attend(plan, q, k, v, sinks=s, return_lse=True))
+    out, lse = layer(*arrays(batch), jnp.asarray(sinks))
+    batch.answer().check(out, lse)
+    with pytest.raises(TypeError, match="sinks: got dtype float16, want fp32"):
+        layer(*arrays(batch), jnp.asarray(sinks, np.float16))
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_attention_is_right_on_cuda(dtype):

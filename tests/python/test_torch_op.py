@@ -53,6 +53,22 @@ def test_operator_passes_opcheck_on_cuda():
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sinks_and_a_soft_cap_are_followed(dtype):
+    sinks = torch.tensor([0.5, -np.inf, 3.0, -2.0])
+    batch = gqa_batch(dtype, options={"soft_cap": 2.0}, sinks=sinks.numpy())
+    plan = batch.plan()
+    torch.library.opcheck(
+        torch.ops.pando_attn.attend.default, (*tensors(batch), plan.handle, "NHD", sinks)
+    )
+    run, counter = compiled(lambda q, k, v, s: attend(plan, q, k, v, sinks=s, return_lse=True))
+    out, lse = run(*tensors(batch), sinks)
+    assert counter.frame_count == 1
+    batch.answer().check(out.float(), lse, dtype=dtype)
+    with pytest.raises(ValueError, match="sinks: got a tensor that requires grad"):
+        attend(plan, *tensors(batch), sinks=torch.nn.Parameter(sinks))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["NHD", "HND"])

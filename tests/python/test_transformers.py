@@ -6,10 +6,11 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.17")
 pytestmark = pytest.mark.torch
 
-from tiny_models import STYLES, VOCAB, prompt, tiny  # noqa: E402
+from tiny_models import STYLES, prompt, tiny  # noqa: E402
 
 from pando_attn.transformers import visible_ranges  # noqa: E402
 from pando_attn.transformers._attention import attention_forward, under_mask  # noqa: E402
+from pando_attn.transformers._plans import Scoring  # noqa: E402
 
 CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
 
@@ -105,7 +106,7 @@ def test_attention_under_no_mask_is_that_of_sdpa(tokens, rows, batch, transposed
         want = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=seen, scale=0.3, enable_gqa=True
         )
-        got = under_mask(query, key, value, None, 0.3, causal)
+        got = under_mask(query, key, value, None, Scoring(0.3), causal)
         torch.testing.assert_close(got, want.transpose(1, 2), atol=1e-5, rtol=1e-5)
 
 
@@ -150,17 +151,17 @@ def test_masks_of_four_dimensions_are_taken(kind):
     want = torch.nn.functional.scaled_dot_product_attention(
         query, key, key, attn_mask=seen, enable_gqa=True
     )
-    got = under_mask(query, key, key, mask, 0.25, True)
+    got = under_mask(query, key, key, mask, Scoring(0.25), True)
     torch.testing.assert_close(got, want.transpose(1, 2), atol=1e-5, rtol=1e-5)
 
 
 def test_a_mask_that_was_written_to_is_another():
     query, key = torch.randn(1, 2, 1, 16), torch.randn(1, 2, 9, 16)
     mask = torch.ones(1, 1, 1, 9, dtype=torch.bool)
-    before = under_mask(query, key, key, mask, 0.25, True)
+    before = under_mask(query, key, key, mask, Scoring(0.25), True)
     mask[..., 4:] = False
-    got = under_mask(query, key, key, mask, 0.25, True)
-    want = under_mask(query, key[:, :, :4], key[:, :, :4], None, 0.25, True)
+    got = under_mask(query, key, key, mask, Scoring(0.25), True)
+    want = under_mask(query, key[:, :, :4], key[:, :, :4], None, Scoring(0.25), True)
     torch.testing.assert_close(got, want)
     assert not torch.equal(got, before)
 
@@ -177,26 +178,10 @@ def test_a_mask_that_was_written_to_is_another():
 def test_other_masks_are_refused(mask, message):
     query, key = torch.randn(2, 4, 5, 16), torch.randn(2, 2, 9, 16)
     with pytest.raises(NotImplementedError, match=message):
-        under_mask(query, key, key, mask, 0.25, True)
+        under_mask(query, key, key, mask, Scoring(0.25), True)
 
 
 # What is refused.
-
-
-def test_soft_caps_are_refused_by_name():
-    config = transformers.Gemma2Config(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        attn_implementation="pando",
-    )
-    model = transformers.Gemma2ForCausalLM(config).eval()
-    with pytest.raises(NotImplementedError, match=r"softcap: got 50\.0"), torch.no_grad():
-        model(torch.tensor([prompt(3)]))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +194,6 @@ def test_soft_caps_are_refused_by_name():
         ),
         ({"pando": 1, "is_causal": False}, NotImplementedError, "is_causal: got False"),
         ({"dropout": 0.1}, NotImplementedError, "dropout: got 0.1, want 0.0"),
-        ({"s_aux": torch.zeros(4)}, NotImplementedError, "sinks: got attention sinks"),
         ({"position_bias": torch.zeros(1)}, NotImplementedError, "position_bias: got one"),
         ({"output_attentions": True}, NotImplementedError, "output_attentions: got True"),
         ({"value": torch.zeros(1, 2, 3, 8)}, NotImplementedError, "head_dim: got 16 of query"),

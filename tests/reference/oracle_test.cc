@@ -105,6 +105,54 @@ TEST(Oracle, softmax_of_two_known_scores) {
   EXPECT_NEAR(r.lse[0], std::log(4.0), 1e-6);
 }
 
+TEST(Oracle, a_soft_cap_bends_scaled_scores) {
+  Small s({1}, {2}, 1, 1, 8);
+  s.q[0] = 3.0f;
+  s.k[0] = 0.0f;
+  s.k[8] = 2.0f;
+  s.v[8] = 1.0f;
+  s.problem.spec.scale = 0.5f;
+  s.problem.spec.soft_cap = 2.0f;
+  const double capped = 2 * std::tanh(3.0 / 2);
+  const ReferenceResult r = oracle(s.problem);
+  EXPECT_NEAR(r.lse[0], std::log(1 + std::exp(capped)), 1e-12);
+  EXPECT_NEAR(r.out[0], std::exp(capped) / (1 + std::exp(capped)), 1e-12);
+}
+
+TEST(Oracle, a_sink_takes_part_in_the_sum_of_its_head_only) {
+  Small s({1}, {1}, 2, 1, 8);
+  std::ranges::fill(s.v, 4.0f);
+  const std::vector<float> sinks{static_cast<float>(std::log(3.0)), -INFINITY};
+  s.problem.sinks = sinks.data();
+  const ReferenceResult r = oracle(s.problem);
+  EXPECT_NEAR(r.out[0], 1.0, 1e-6);
+  EXPECT_NEAR(r.lse[0], std::log(4.0), 1e-6);
+  EXPECT_EQ(r.out[8], 4.0);
+  EXPECT_EQ(r.lse[1], 0.0);
+}
+
+TEST(Oracle, a_row_with_nothing_but_a_sink_is_zero) {
+  Small s({2}, {1}, 1, 1, 8);
+  std::ranges::fill(s.v, 4.0f);
+  const float sink = -1.5f;
+  s.problem.sinks = &sink;
+  const ReferenceResult r = oracle(s.problem);
+  EXPECT_EQ(r.lse[0], -1.5);
+  for (int32_t d = 0; d < 8; ++d) EXPECT_EQ(r.out[d], 0.0);
+  EXPECT_NEAR(r.lse[1], std::log(1 + std::exp(-1.5)), 1e-12);
+}
+
+TEST(Oracle, a_tree_mask_leaves_out_other_branches) {
+  Small s({3}, {4}, 1, 1, 8);
+  for (int32_t t = 0; t < 4; ++t) s.v[t * 8] = static_cast<float>(1 << t);
+  const std::vector<uint64_t> masks{0b001, 0b011, 0b101};
+  s.problem.spec.tree_mask = masks;
+  const ReferenceResult r = oracle(s.problem);
+  EXPECT_NEAR(r.out[0], (1 + 2) / 2.0, 1e-12);
+  EXPECT_NEAR(r.out[8], (1 + 2 + 4) / 3.0, 1e-12);
+  EXPECT_NEAR(r.out[16], (1 + 2 + 8) / 3.0, 1e-12);
+}
+
 TEST(Oracle, sequences_without_kv_or_rows_are_empty) {
   Small s({2, 0, 1, 0}, {0, 4, 3, 0}, 2, 1, 8);
   std::ranges::fill(s.v, 7.0f);

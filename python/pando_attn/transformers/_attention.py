@@ -10,7 +10,7 @@ import torch
 from .._attend import attend
 from .._levels import page_tokens
 from ._masks import ranges_of_mask
-from ._plans import MaskPlans, Tables, shape_of
+from ._plans import MaskPlans, Scoring, Tables, shape_of
 
 
 class Paged(Protocol):
@@ -22,8 +22,7 @@ class Paged(Protocol):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """Keeps the new ``key`` and ``value`` ``[1, kv_heads, tokens, head_dim]``, and returns
         ``[1, tokens, q_heads, head_dim]`` for ``query`` ``[1, q_heads, tokens, head_dim]``."""
@@ -44,6 +43,8 @@ def attention_forward(
     pando: Paged | None = None,
     is_causal: bool | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention for Transformers' ``AttentionInterface``, registered as "pando".
@@ -57,6 +58,8 @@ def attention_forward(
         scaling: of the scores; ``1 / sqrt(head_dim)`` by default.
         pando: K and V in pages, where there are such.
         sliding_window: of paged attention; elsewhere it is part of the mask.
+        softcap: of the scores, such as Gemma 2 has; None for none.
+        s_aux: attention sinks ``[q_heads]``, such as gpt-oss has.
 
     Returns:
         ``[B, rows, q_heads, head_dim]``, and None in place of attention weights.
@@ -65,7 +68,11 @@ def attention_forward(
         NotImplementedError or ValueError that names what is not supported.
     """
     _refuse(module, query, key, value, dropout, others)
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    scoring = Scoring(
+        scale=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        soft_cap=float(softcap or getattr(module, "attn_logit_softcapping", None) or 0),
+        sinks=_sinks(module, s_aux),
+    )
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if pando is not None:
         if attention_mask is not None and attention_mask.numel():
@@ -77,8 +84,14 @@ def attention_forward(
             raise NotImplementedError("is_causal: got False, want a model with causal attention")
         window = sliding_window or getattr(module, "sliding_window", None) or 0
         layer: Any = module.layer_idx
-        return pando.attend(layer, query, key, value, scale, window), None
-    return under_mask(query, key, value, attention_mask, scale, bool(causal)), None
+        return pando.attend(layer, query, key, value, scoring._replace(window=window)), None
+    return under_mask(query, key, value, attention_mask, scoring, bool(causal)), None
+
+
+def _sinks(module: torch.nn.Module, s_aux: torch.Tensor | None) -> torch.Tensor | None:
+    """As the library takes them. It has no backward pass; q tells whether one is wanted."""
+    sinks = getattr(module, "sinks", None) if s_aux is None else s_aux
+    return None if sinks is None else sinks.detach().float().contiguous()
 
 
 def under_mask(
@@ -86,7 +99,7 @@ def under_mask(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | None,
-    scale: float,
+    scoring: Scoring,
     causal: bool,
 ) -> torch.Tensor:
     """Attention over contiguous K and V, where each sequence has its own.
@@ -111,14 +124,22 @@ def under_mask(
     )
     q = query.reshape(grouped).transpose(2, 3).reshape(count * rows, -1, head_dim)
     plan = _mask_plans.plan(
-        shape_of(q.transpose(0, 1), 1, scale, 0, page),
+        shape_of(q.transpose(0, 1), 1, scoring, page),
         mask,
         tables,
         lambda: _of_heads(ranges_of_mask(mask, query, tokens, causal), kv_heads),
     )
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     k, v = (x.contiguous().view(count * pages, page, 1, head_dim) for x in (key, value))
-    attend(plan, q, k, v, out=out)
+    if scoring.sinks is None:
+        attend(plan, q, k, v, out=out)
+    else:
+        _, lse = attend(plan, q, k, v, out=out, return_lse=True)
+        # Heads of a plan are those of one kv head here, and each kv head has its own sinks. A sink
+        # is merged as a part that has no value: o * e^lse / (e^lse + e^sink).
+        sinks = scoring.sinks.view(1, kv_heads, 1, -1)
+        weight = torch.sigmoid(lse.view(batch, kv_heads, rows, -1) - sinks).nan_to_num()
+        out = (out.float() * weight.view(*out.shape[:2], 1)).to(out.dtype)
     out = out.view(batch, kv_heads, rows, -1, head_dim).transpose(1, 2)
     return out.reshape(batch, rows, q_heads, head_dim)
 
@@ -139,11 +160,6 @@ def _refuse(
     """Raises for attention that Pando does not compute."""
     if dropout:
         raise NotImplementedError(f"dropout: got {dropout}, want 0.0")
-    softcap = others.get("softcap") or getattr(module, "attn_logit_softcapping", None)
-    if softcap:
-        raise NotImplementedError(f"softcap: got {softcap}, want a model without soft-capping")
-    if others.get("s_aux") is not None or getattr(module, "sinks", None) is not None:
-        raise NotImplementedError("sinks: got attention sinks, want a model without them")
     if others.get("position_bias") is not None:
         raise NotImplementedError("position_bias: got one, want a model without a bias of scores")
     if others.get("output_attentions"):

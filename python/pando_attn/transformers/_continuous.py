@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .._attend import attend
-from ._plans import StepPlans, Tables, shape_of
+from ._plans import Scoring, StepPlans, Tables, shape_of
 
 
 class LayerPages(NamedTuple):
@@ -73,13 +73,12 @@ class ContinuousStep:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """See :class:`pando_attn.transformers._attention.Paged`."""
         pages = self._pages(layer)
         if pages.slides and not self._decode:
-            return self._attend_gathered(pages, query, key, value, scale, window)
+            return self._attend_gathered(pages, query, key, value, scoring)
         slots = self._write_index[pages.group]
         for target, new in ((pages.k, key), (pages.v, value)):
             target.view(-1, *target.shape[2:]).index_copy_(0, slots, new[0].transpose(0, 1))
@@ -90,8 +89,7 @@ class ContinuousStep:
             query,
             pages.k,
             pages.v,
-            scale,
-            0 if pages.slides else window,
+            scoring._replace(window=0) if pages.slides else scoring,
         )
 
     def _attend_gathered(
@@ -100,8 +98,7 @@ class ContinuousStep:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """``key`` and ``value`` are what each sequence sees, one sequence after the other."""
         k, v = (x[0].transpose(0, 1).unsqueeze(1) for x in (key, value))  # pages of one token
@@ -113,8 +110,7 @@ class ContinuousStep:
             query,
             k,
             v,
-            scale,
-            window,
+            scoring,
         )
 
     def _run(
@@ -124,19 +120,18 @@ class ContinuousStep:
         query: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        scale: float,
-        window: int,
+        scoring: Scoring,
     ) -> torch.Tensor:
         tables = self._tables.get(kind)
         if tables is None:
             tables = self._tables[kind] = make()
-        shape = shape_of(query, k.shape[2], scale, window, tables.page_tokens)
+        shape = shape_of(query, k.shape[2], scoring, tables.page_tokens)
         plan = self._plans.setdefault(kind, StepPlans()).plan(shape, tables)
         q = query[0].transpose(0, 1)
         out = query.new_empty(q.shape)
         rows = plan.q_rows  # the engine may have padded those of the batch
         out[rows:] = 0
-        attend(plan, q[:rows], k, v, out=out[:rows])
+        attend(plan, q[:rows], k, v, out=out[:rows], sinks=scoring.sinks)
         return out.unsqueeze(0)
 
     def _seen(self, pages: LayerPages) -> list[np.ndarray]:

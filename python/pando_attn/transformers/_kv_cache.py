@@ -12,7 +12,7 @@ from .. import _arguments as arguments
 from .._attend import attend
 from .._prefix import KvPool, PageCopy, PrefixTree
 from ._model import model_shape
-from ._plans import StepPlans, Tables, shape_of
+from ._plans import Scoring, StepPlans, Tables, shape_of
 
 
 class KvCache:
@@ -125,8 +125,7 @@ class KvStep:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scale: float,
-        window: int,
+        scoring: Scoring,
     ) -> torch.Tensor:
         """Keeps the new K and V, and returns the attention of the new tokens' rows."""
         kv = self._cache._kv
@@ -142,11 +141,11 @@ class KvStep:
             target.flatten(0, 1).index_copy_(0, self._slots, new[0].transpose(0, 1))
         k, v = kv[layer]
         plan = self._cache._plans.plan(
-            shape_of(query, shape.kv_heads, scale, window, self._tables.page_tokens), self._tables
+            shape_of(query, shape.kv_heads, scoring, self._tables.page_tokens), self._tables
         )
         q = query[0].transpose(0, 1)
         out = query.new_empty(q.shape)
-        attend(plan, q, k, v, out=out)
+        attend(plan, q, k, v, out=out, sinks=scoring.sinks)
         self._layers.add(layer)
         return out.unsqueeze(0)
 

@@ -24,6 +24,15 @@ class Tables(NamedTuple):
     page_tokens: int
 
 
+class Scoring(NamedTuple):
+    """What a layer does to its scores, and which of them it sees beside the mask."""
+
+    scale: float
+    window: int = 0
+    soft_cap: float = 0.0
+    sinks: torch.Tensor | None = None  #: fp32 [q_heads]
+
+
 class Shape(NamedTuple):
     """What a plan depends on beside the page tables; layers of one shape share it."""
 
@@ -34,6 +43,7 @@ class Shape(NamedTuple):
     device: torch.device
     scale: float
     window: int
+    soft_cap: float
     page_tokens: int
 
     def plan(self) -> Plan:
@@ -46,6 +56,7 @@ class Shape(NamedTuple):
             head_dim=self.head_dim,
             dtype=self.dtype,
             scale=self.scale,
+            soft_cap=self.soft_cap,
             causal=True,
             window=self.window,
             share="auto",
@@ -56,9 +67,7 @@ class Shape(NamedTuple):
         )
 
 
-def shape_of(
-    query: torch.Tensor, kv_heads: int, scale: float, window: int, page_tokens: int
-) -> Shape:
+def shape_of(query: torch.Tensor, kv_heads: int, scoring: Scoring, page_tokens: int) -> Shape:
     """Of a layer whose ``query`` is ``[..., q_heads, rows, head_dim]``."""
     try:
         dtype_code(query.dtype)
@@ -72,8 +81,9 @@ def shape_of(
         head_dim=query.shape[-1],
         dtype=query.dtype,
         device=query.device,
-        scale=scale,
-        window=window,
+        scale=scoring.scale,
+        window=scoring.window,
+        soft_cap=scoring.soft_cap,
         page_tokens=page_tokens,
     )
 

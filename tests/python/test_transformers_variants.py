@@ -1,0 +1,97 @@
+"""Models of Transformers with capped scores (Gemma 2) and with attention sinks (gpt-oss)."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers", minversion="5.17")
+pytestmark = pytest.mark.torch
+
+from tiny_models import VOCAB, WINDOW, prompt  # noqa: E402
+
+import pando_attn  # noqa: E402
+from pando_attn.transformers._attention import attention_forward  # noqa: E402
+
+
+def tiny(style):
+    """Weights so large that caps and sinks decide which token comes next."""
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "sliding_window": WINDOW,
+        "max_position_embeddings": 512,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+        "attn_implementation": "eager",
+    }
+    torch.manual_seed(0)
+    if style == "gemma2":
+        config = transformers.Gemma2Config(**sizes, attn_logit_softcapping=2.0)
+        model = transformers.Gemma2ForCausalLM(config)
+    else:
+        config = transformers.GptOssConfig(**sizes, num_local_experts=2, num_experts_per_tok=1)
+        model = transformers.GptOssForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("sinks"):
+            parameter.data.normal_(1.0, 2.0)
+        elif parameter.ndim > 1:
+            parameter.data.normal_(0, 0.2)
+    return model.eval()
+
+
+def logits(model, ids, implementation, **options):
+    model.set_attn_implementation(implementation)
+    with torch.no_grad():
+        return model(torch.tensor(ids), **options).logits
+
+
+@pytest.mark.parametrize("style", ["gemma2", "gpt_oss"])
+def test_forward_is_that_of_eager_attention(style):
+    model = tiny(style)
+    ids = [prompt(50), prompt(50, 1)]
+    want = logits(model, ids, "eager")
+    got = logits(model, ids, "pando")
+    torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-4 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("style", ["gemma2", "gpt_oss"])
+def test_what_is_tested_makes_a_difference(style):
+    model = tiny(style)
+    want = logits(model, [prompt(50)], "eager")
+    if style == "gemma2":
+        for layer in model.model.layers:
+            layer.self_attn.attn_logit_softcapping = None
+    else:
+        for layer in model.model.layers:
+            layer.self_attn.sinks.data.fill_(-1e9)
+    assert (logits(model, [prompt(50)], "eager") - want).abs().max() > 0.01 * want.abs().max()
+
+
+@pytest.mark.parametrize("style", ["gemma2", "gpt_oss"])
+def test_generate_is_that_of_eager_attention(style):
+    model = tiny(style)
+    ids = prompt(40)
+    out = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)
+    got = pando_attn.generate(model, ids, num_samples=2, max_new_tokens=12)
+    assert got.tokens == [[out[0, len(ids) :].tolist()] * 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_padding_are_zero_beside_sinks(dtype):
+    query = torch.randn(1, 4, 3, 16).to(dtype)
+    key = torch.randn(1, 2, 3, 16).to(dtype)
+    mask = torch.zeros(1, 1, 3, 3, dtype=torch.bool)
+    mask[..., 2, :] = True
+    sinks = torch.tensor([0.0, -np.inf, 2.0, 1.0], dtype=dtype)
+    out, _ = attention_forward(torch.nn.Module(), query, key, key, mask, s_aux=sinks)
+    assert (out[:, :2] == 0).all()
+    scores = query.float() @ key.float().repeat_interleave(2, 1).transpose(2, 3) / 4
+    both = torch.cat((scores, sinks.float().view(1, 4, 1, 1).expand(1, 4, 3, 1)), -1)
+    want = both.softmax(-1)[..., :-1] @ key.float().repeat_interleave(2, 1)
+    atol = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(out[0, 2].float(), want[0, :, 2], atol=atol, rtol=0)
