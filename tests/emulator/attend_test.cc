@@ -10,6 +10,7 @@
 #include "cuda/device_test.h"
 #include "cuda/invariance.h"
 #include "cuda/kernels/attend/params.h"
+#include "cuda/variant_cases.h"
 #include "plan/cuda_shapes.h"
 
 namespace pando::cases {
@@ -99,6 +100,15 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_in_windows) {
   }
 }
 
+TEST_F(EmulatedAttend, variants_agree_with_the_oracle) {
+  for (const VariantCase& each : variant_cases()) {
+    for (const int thread_blocks : {3, 20}) {
+      SCOPED_TRACE(each.name);
+      expect_correct(each.problem, thread_blocks);
+    }
+  }
+}
+
 TEST_F(EmulatedAttend, gives_the_same_bits_in_any_order_of_threads) {
   const Case problem = device_case(tree_shape({1, 4, 32}, {300, 100, 40}), 16);
   const Output want = runner(4).attend(problem, {});
@@ -119,6 +129,14 @@ TEST_F(EmulatedAttend, batch_invariant_bits_do_not_depend_on_the_batch) {
   expect_same(DType::kF16, 5, 0);
   expect_same(DType::kBF16, 1, 77);
   expect_same(DType::kF16, 9, 100);
+}
+
+TEST_F(EmulatedAttend, batch_invariant_bits_do_not_depend_on_the_batch_with_variants) {
+  const Company company{.sharers = 5, .strangers = 6, .prefix = 300, .own = 70, .cut_tokens = 128};
+  Runner on_five = runner(5);
+  for (const int32_t q_len : {1, 9}) {
+    expect_invariant(on_five, company_with_variants(company, q_len, q_len > 1), company, 2);
+  }
 }
 
 TEST_F(EmulatedAttend, batch_invariant_plans_agree_with_the_oracle) {

@@ -117,13 +117,18 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
         min(job.merge.x * kBlockRows + job.row + lane % R, start.packed_rows - 1);
     const int32_t q_row = __ldg(&rows[params.by_group.quotient(packed)].q_row);
     const auto* const all_sources = reinterpret_cast<const int4*>(&sources[job.merge.z]);
-    const auto merged = merge_rows<C, R, Shape::kSources>(params, start, first_sources, all_sources,
-                                                          job, shared.epoch);
+    auto merged = merge_rows<C, R, Shape::kSources>(params, start, first_sources, all_sources, job,
+                                                    shared.epoch);
     const RowPlace place = place_of(params, q_row, packed, job.merge.y);
-    if (lane < R && (job.wanted >> lane & 1) != 0 && params.lse != nullptr) {
-      params.lse[place.lse] = merged.lse();
+    float lse = merged.lse();
+    float scale = merged.scale();
+    if (params.sinks != nullptr) {
+      merged.scale_by(scale);
+      scale = add_sink(params, place.head, lse);
     }
-    const float scale = merged.scale();
+    if (lane < R && (job.wanted >> lane & 1) != 0 && params.lse != nullptr) {
+      params.lse[place.lse] = lse;
+    }
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const float row_scale = __shfl_sync(~0u, scale, r);
