@@ -2,7 +2,8 @@
 tensors against pages.
 
 One JSON line for each case. The C++ side of the first ones is `attend/one-call` of
-cpu_attend_bench.
+cpu_attend_bench; with --device cuda, which times the host's part of calls that find the device
+idle, it is cuda_call_bench.
 """
 
 from __future__ import annotations
@@ -159,6 +160,77 @@ def levels(dtype: str, sequences: int, prefix: int, own: int) -> None:
         record(f"{shape}: {name}", difference=error, **measure(call, 1))
 
 
+def measure_host(call: Callable[[], Any], wait: Callable[[], Any]) -> dict[str, float]:
+    """Microseconds until a call returns, whose work the device has yet to do."""
+    times = []
+    for _ in range(300):
+        wait()
+        start = time.perf_counter()
+        call()
+        times.append(1e6 * (time.perf_counter() - start))
+    wait()
+    return {"min_us": round(min(times), 3), "median_us": round(float(np.median(times)), 3)}
+
+
+def on_cuda(framework: str) -> None:
+    """The host's part of calls on a GPU, of PyTorch or CuPy; the batches of cuda_call_bench."""
+    import importlib
+
+    module = importlib.import_module(framework)
+    operator = None
+    if framework == "torch":
+        from pando_attn.torch import attend as operator
+
+        wait, options = module.cuda.synchronize, {"dtype": module.bfloat16, "device": "cuda"}
+    else:  # CuPy, which has no bf16
+        wait, options = module.cuda.runtime.deviceSynchronize, {"dtype": np.float16}
+
+    def zeros(*shape: int) -> Any:
+        return module.zeros(shape, **options)
+
+    pages, own = 4096 // 16, 256 // 16
+    ids = np.concatenate(
+        [[*range(pages), *range(pages + b * own, pages + (b + 1) * own)] for b in range(64)]
+    ).astype(np.int32)
+    rows = np.arange(65, dtype=np.int32)
+    batches = {
+        "one row": ([np.array(x, np.int32) for x in ([0, 1], [16], [0, 1], [0])], 1, 1, 1),
+        "64 sequences, 17408 page ids": (
+            [rows, np.full(64, 4346, np.int32), rows * np.int32(pages + own), ids],
+            pages + 64 * own,
+            32,
+            8,
+        ),
+    }
+    for name, (tables, num_pages, q_heads, kv_heads) in batches.items():
+        q = zeros(len(tables[0]) - 1, q_heads, 128)
+        k, v = (zeros(num_pages, 16, kv_heads, 128) for _ in range(2))
+        heads = {"q_heads": q_heads, "kv_heads": kv_heads, "head_dim": 128}
+        plan = pando_attn.plan(*tables, 16, **heads, dtype=q.dtype, device="cuda")
+        out = zeros(*q.shape)
+
+        def run(
+            plan: pando_attn.Plan = plan, q: Any = q, k: Any = k, v: Any = v, out: Any = out
+        ) -> Any:
+            return pando_attn.attend(plan, q, k, v, out=out)
+
+        calls = {
+            "attend": run,
+            "attend, out made": lambda: pando_attn.attend(plan, q, k, v),  # noqa: B023
+            "update": lambda: plan.update(*tables, changed=()),  # noqa: B023
+            "update and attend": lambda: (
+                plan.update(*tables, changed=()),  # noqa: B023
+                run(),
+            ),
+            "update, found anew, and attend": lambda: (plan.update(*tables), run()),  # noqa: B023
+        }
+        if operator:
+            calls["attend, as an operator"] = lambda: operator(plan, q, k, v)  # noqa: B023
+        for case, call in calls.items():
+            call()
+            record(f"{name}: {case}", framework=framework, **measure_host(call, wait))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frameworks", nargs="*", default=["numpy", "torch", "jax"])
@@ -168,7 +240,13 @@ def main() -> None:
         nargs="*",
         default=["calls", "programs", "levels"],
     )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
+    if options.device == "cuda":
+        for framework in options.frameworks:
+            if framework in ("torch", "cupy"):
+                on_cuda(framework)
+        return
     if "calls" in options.part:
         for framework in options.frameworks:
             one_call(framework)

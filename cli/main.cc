@@ -25,6 +25,7 @@ struct Options {
   PlanCommandOptions plan;
   VerifyOptions verify;
   BenchOptions bench;
+  CalibrateOptions calibrate;
   ReplayCommandOptions replay;
 };
 
@@ -43,11 +44,18 @@ void add_common(CLI::App* command, CommonOptions& options) {
   command->add_option("--threads", options.threads, "Threads; 0: all cores")->capture_default_str();
 }
 
+void add_profile(CLI::App* command, std::string& profile) {
+  command->add_option("--profile", profile,
+                      "Plan for: a file of pando calibrate, cpu or h100; else as stored");
+}
+
 void add_info(CLI::App& app, InfoOptions& o, Command& chosen) {
   auto* command = add_command(app, "info", "Version, machine, and what is supported", chosen,
                               [&o] { return run_info(o); });
   add_common(command, o);
-  command->add_flag("--measure", o.measure, "Measure bandwidth and peak now");
+  auto* measure = command->add_flag("--measure", o.measure, "Measure bandwidth and peak now");
+  command->add_option("--profile", o.profile, "Show a file of pando calibrate, cpu or h100")
+      ->excludes(measure);
 }
 
 void add_demo(CLI::App& app, DemoOptions& o, Command& chosen) {
@@ -107,7 +115,7 @@ void add_plan(CLI::App& app, PlanCommandOptions& o, Command& chosen) {
                     "Same bits for a sequence whoever else is in the batch");
   command->add_option("--cut-tokens", o.cut_tokens, "Distance of the cuts of --batch-invariant")
       ->capture_default_str();
-  command->add_option("--profile", o.profile, "Plan for: cpu or h100");
+  add_profile(command, o.profile);
   command->add_flag("--items", o.items, "List the work items");
 }
 
@@ -124,6 +132,7 @@ void add_verify(CLI::App& app, VerifyOptions& o, Command& chosen) {
   suite_only(command->add_option("--seed", o.seed, "Seed of the first random case"));
   suite_only(command->add_flag("--quick", o.quick, "Fewer kinds, smaller sizes"));
   command->add_flag("-v,--verbose", o.verbose, "One line a case");
+  add_profile(command, o.profile);
 }
 
 void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
@@ -157,11 +166,23 @@ void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
   command->add_option("--out", o.out, "Also write the JSON lines to a file");
   auto* against = command->add_option(
       "--against", o.against, "Fail where a time is over 5 % above that of an earlier --out");
-  auto* plan_only = command
-                        ->add_flag("--plan-only", o.plan_only,
-                                   "Time discover, update and plan on the host, at full size")
-                        ->excludes(against);
-  command->add_option("--profile", o.profile, "Plan for: cpu or h100")->needs(plan_only);
+  command
+      ->add_flag("--plan-only", o.plan_only,
+                 "Time discover, update and plan on the host, at full size")
+      ->excludes(against);
+  add_profile(command, o.profile);
+}
+
+void add_calibrate(CLI::App& app, CalibrateOptions& o, Command& chosen) {
+  auto* command = add_command(app, "calibrate", "Measure the constants of the cost model here",
+                              chosen, [&o] { return run_calibrate(o); });
+  add_common(command, o);
+  command->add_option("--out", o.out, "Write the profile to a file, for --profile");
+  auto* check = command->add_flag("--check", o.check, "Time the shapes that are predicted");
+  command->add_option("--shapes", o.shapes, "Predict these shapes or trees, with commas")
+      ->delimiter(',');
+  command->add_option("--from", o.from, "Fit the points of an earlier --json again; needs no card")
+      ->excludes(check);
 }
 
 void add_replay(CLI::App& app, ReplayCommandOptions& o, Command& chosen) {
@@ -218,6 +239,7 @@ int run(int argc, char** argv) {
   add_verify(app, options.verify, chosen);
   add_bench(app, options.bench, chosen);
   add_gen(app, options.gen, chosen);
+  add_calibrate(app, options.calibrate, chosen);
   add_replay(app, options.replay, chosen);
   try {
     app.parse(argc, argv);
@@ -228,7 +250,7 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "{}", app.help());
     return kBadInput;
   }
-  options.bench.command = command_text(argc, argv);
+  options.bench.command = options.calibrate.command = command_text(argc, argv);
   return chosen();
 }
 

@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 
 pack() {
   local build=$1 to=build-gpu program programs
-  programs=("$build/pando" "$build/lab/lab_time" "$build"/tests/cuda/*_test "$build/tests/lab/lab_test")
+  programs=("$build/pando" "$build/lab/lab_time" "$build/bench/cuda_call_bench" "$build"/tests/cuda/*_test
+            "$build/tests/lab/lab_test")
   rm -rf "$to"
   mkdir -p "$to/lib"
   for program in "${programs[@]}"; do
@@ -18,7 +19,7 @@ pack() {
     ldd "$program" | awk '$2 == "=>" && $3 ~ /lib(hwy|fmt|gtest|stdc\+\+|gcc_s)/ {print $3}' |
       xargs -r -I{} cp -L -n {} "$to/lib/"
   done
-  strip "$to"/pando "$to"/lab_time "$to"/*_test
+  strip "$to"/pando "$to"/lab_time "$to"/cuda_call_bench "$to"/*_test
   du -sh "$to"
 }
 
@@ -36,7 +37,7 @@ run() {
     echo "== $name: $*"
     "$@" >"$logs/$name.log" 2>&1 || { verdict=FAILED; failed=1; tail -n 60 "$logs/$name.log"; }
     table+=("$(printf '%-18s %-7s %4d s  %s' "$name" "$verdict" $((SECONDS - start)) \
-      "$(grep -E 'PASSED|FAILED  \]|SKIPPED|cases passed|^pando:' "$logs/$name.log" | tail -n 1)")")
+      "$(grep -E 'PASSED|FAILED  \]|SKIPPED|cases passed|predictions are|^pando:' "$logs/$name.log" | tail -n 1)")")
   }
   one info "$from/pando" info --backend cuda
   cat "$logs/info.log"
@@ -45,7 +46,9 @@ run() {
   one verify_edges "$from/pando" verify --backend cuda --suite edges --quick
   one verify_shapes "$from/pando" verify --backend cuda --suite shapes
   one verify_random "$from/pando" verify --backend cuda --suite random --seed 1001
+  one calibrate "$from/pando" calibrate --backend cuda --check --out "$logs/profile.json"
   one lab_time "$from/lab_time"
+  one cuda_call_bench "$from/cuda_call_bench"
   one demo "$from/pando" demo --backend cuda
   printf '\n== on %s\n' "$(sed -n 's/^ *device *//p' "$logs/info.log")"
   printf '%s\n' "${table[@]}"

@@ -57,7 +57,8 @@ class Timer:
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # NCCL asks for its events from a thread of its own, which a capture of all would forbid.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             call()
 
         def replay(_keeps: object = call) -> None:  # the graph does not own the call's tensors
@@ -73,17 +74,24 @@ class Timer:
         """``count`` runs, or as many as fit into ``seconds``, but 3 or more."""
         us, end = [], time.monotonic() + seconds
         while len(us) < count and (len(us) < 3 or time.monotonic() < end):
-            us.append(self._one(prepared[len(us) % len(prepared)]))
+            us.append(self.one(prepared[len(us) % len(prepared)]))
         return summary(us)
 
-    def _one(self, prepared: Callable[[], object]) -> float:
+    def one(
+        self, prepared: Callable[[], object], before: Callable[[], object] | None = None
+    ) -> float:
+        """Microseconds of one run, which begins when ``before`` has ended."""
         if self.device == "cpu":
+            if before is not None:
+                before()
             start = time.perf_counter()
             prepared()
             return 1e6 * (time.perf_counter() - start)
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._flush_with = (self._flush_with + 1) % 256
         self._memory.fill_(self._flush_with)
+        if before is not None:
+            before()
         begin.record()
         prepared()
         end.record()

@@ -42,6 +42,25 @@ void fill_normal_as(std::byte* data, int64_t count, uint64_t seed) {
   fill_normal_kernel<<<512, 256>>>(reinterpret_cast<Element*>(data), count, seed);
 }
 
+constexpr int kReadThreads = 512;
+constexpr int kReadsAhead = 4;  ///< of 16 bytes, that a thread has under way
+
+/// Groups of `sharers` neighbouring thread blocks take chunks in turns, `passes` times all of them.
+__global__ void __launch_bounds__(kReadThreads)
+    read_kernel(const uint4* data, int chunks, int passes, int sharers, uint32_t* sink) {
+  const int groups = gridDim.x / sharers;
+  uint32_t sum = 0;
+  for (int64_t chunk = blockIdx.x / sharers; chunk < int64_t{chunks} * passes; chunk += groups) {
+    const uint4* from = data + chunk % chunks * (kReadThreads * kReadsAhead) + threadIdx.x;
+    uint4 got[kReadsAhead];
+#pragma unroll
+    for (int i = 0; i < kReadsAhead; ++i) got[i] = __ldcg(from + i * kReadThreads);
+#pragma unroll
+    for (int i = 0; i < kReadsAhead; ++i) sum ^= got[i].x ^ got[i].y ^ got[i].z ^ got[i].w;
+  }
+  if (sum == 0x9e3779b9) *sink = sum;  // never for zeros, but the compiler cannot know
+}
+
 struct Event {
   cudaEvent_t event = nullptr;
   Event() { check(cudaEventCreate(&event), "event"); }
@@ -143,6 +162,31 @@ std::vector<double> time_replays(const DeviceGraph& graph, const DeviceStream& s
     us.push_back(time_once(stream, [&] { graph.launch(stream); }));
   }
   return us;
+}
+
+std::vector<double> time_reads(const DeviceReads& reads, const DeviceStream& stream, int runs) {
+  constexpr int64_t kChunkBytes = int64_t{kReadThreads} * kReadsAhead * sizeof(uint4);
+  if (reads.bytes < kChunkBytes || reads.bytes % kChunkBytes != 0 || reads.passes < 1 ||
+      reads.sharers < 1 || reads.thread_blocks < 1 || reads.thread_blocks % reads.sharers != 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "reads: got " + std::to_string(reads.bytes) + " bytes, " +
+                    std::to_string(reads.passes) + " passes, " +
+                    std::to_string(reads.thread_blocks) + " thread blocks, " +
+                    std::to_string(reads.sharers) + " sharers, want whole chunks of " +
+                    std::to_string(kChunkBytes) + " bytes, and whole groups of sharers");
+  }
+  DeviceBuffer memory(reads.bytes), sink(sizeof(uint32_t));
+  memory.fill(0);
+  const auto enqueue = [&] {
+    read_kernel<<<reads.thread_blocks, kReadThreads, 0, stream_of(stream)>>>(
+        reinterpret_cast<const uint4*>(memory.data()), static_cast<int>(reads.bytes / kChunkBytes),
+        reads.passes, reads.sharers, reinterpret_cast<uint32_t*>(sink.data()));
+    check(cudaGetLastError(), "reads");
+  };
+  enqueue();  // loads the kernel, which a capture may not
+  stream.synchronize();
+  const DeviceGraph graph(stream, enqueue);
+  return time_replays(graph, stream, runs, true);
 }
 
 std::vector<StageTime> kernel_timeline(int thread_blocks) {

@@ -66,6 +66,17 @@ double time_once(const DeviceStream& stream, const std::function<void()>& enqueu
 std::vector<double> time_replays(const DeviceGraph& graph, const DeviceStream& stream, int runs,
                                  bool cold);
 
+/// Reads of the same memory, over and over.
+struct DeviceReads {
+  int64_t bytes;          ///< of one pass; a multiple of 32 KiB
+  int32_t passes;         ///< 1 or more
+  int32_t thread_blocks;  ///< a multiple of `sharers`
+  int32_t sharers;        ///< neighbouring thread blocks that read the same bytes at the same time
+};
+/// Microseconds by events of each of `runs` replays of such reads, past the L1 caches. The thread
+/// blocks together get bytes * passes * sharers.
+std::vector<double> time_reads(const DeviceReads& reads, const DeviceStream& stream, int runs);
+
 /// Where one stage of the attend kernel lies in its last launch, in cycles since a thread block
 /// began.
 struct StageTime {

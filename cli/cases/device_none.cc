@@ -21,6 +21,7 @@ DeviceGraph::DeviceGraph(const DeviceStream&, const std::function<void()>&) { re
 void DeviceGraph::launch(const DeviceStream&) const { refuse(); }
 double time_once(const DeviceStream&, const std::function<void()>&) { refuse(); }
 std::vector<double> time_replays(const DeviceGraph&, const DeviceStream&, int, bool) { refuse(); }
+std::vector<double> time_reads(const DeviceReads&, const DeviceStream&, int) { refuse(); }
 std::vector<StageTime> kernel_timeline(int) { refuse(); }
 
 }  // namespace pando::cases

@@ -160,4 +160,19 @@ Measurement measure(const Case& problem, const MeasureOptions& options, Runner& 
   return result;
 }
 
+std::vector<double> time_plan(const Case& problem, const Plan& plan, int reps, Runner& runner) {
+  if (runner.backend() == Backend::kCuda) return time_plan_on_device(problem, plan, reps, runner);
+  CpuExecutor& executor = runner.executor(0);
+  HostRun run(problem, plan, false, true);
+  AttendArgs args = run.args();
+  attend(plan, args, executor);  // touches fresh memory and wakes the threads: not counted
+  KvCopies copies(problem, true);
+  std::vector<double> us;
+  for (int i = 0; i < reps; ++i) {
+    copies.take(args);
+    us.push_back(microseconds([&] { attend(plan, args, executor); }));
+  }
+  return us;
+}
+
 }  // namespace pando::cases

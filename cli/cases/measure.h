@@ -46,6 +46,10 @@ struct Measurement {
 /// without data is given normal numbers on the device (CUDA only).
 Measurement measure(const Case& problem, const MeasureOptions& options, Runner& runner);
 
+/// Microseconds of each of `reps` runs of a plan of the case, timed as measure() times them. On the
+/// CPU the case must have data.
+std::vector<double> time_plan(const Case& problem, const Plan& plan, int reps, Runner& runner);
+
 /// What a step costs the host before attend.
 struct PlanningTimes {
   int64_t page_ids = 0;
@@ -64,6 +68,8 @@ double best_of(int times, const std::function<void()>& body);
 /// Bytes and FLOPs of a case, from which its roof follows.
 void count_work(const Case& problem, const Forest& forest, const Plan& plan, Measurement& result);
 Measurement measure_on_device(const Case& problem, const MeasureOptions& options, Runner& runner);
+std::vector<double> time_plan_on_device(const Case& problem, const Plan& plan, int reps,
+                                        Runner& runner);
 
 inline constexpr int64_t kOracleBudget = int64_t{1} << 27;  ///< multiplications of one check
 

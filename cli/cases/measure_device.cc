@@ -85,4 +85,16 @@ Measurement measure_on_device(const Case& problem, const MeasureOptions& options
   return result;
 }
 
+std::vector<double> time_plan_on_device(const Case& problem, const Plan& plan, int reps,
+                                        Runner& runner) {
+  const DeviceStream& stream = runner.cuda().stream;
+  const DeviceCase inputs(problem);
+  DeviceRun run(problem, inputs, plan, runner.cuda().executor, false, true);
+  run.upload(stream);
+  run.attend(stream);  // loads the kernel: not counted
+  stream.synchronize();
+  const DeviceGraph graph(stream, [&] { run.attend(stream); });
+  return time_replays(graph, stream, reps, true);
+}
+
 }  // namespace pando::cases

@@ -34,6 +34,8 @@ std::string run_name(const RunOptions& options) {
 
 Runner::Runner(int default_threads, Backend backend)
     : default_threads_(default_threads), backend_(backend) {}
+Runner::Runner(int default_threads, const DeviceProfile& profile)
+    : default_threads_(default_threads), backend_(profile.backend), profile_(profile) {}
 Runner::Runner(const DeviceProfile& profile, HostAttend attend)
     : default_threads_(0),
       backend_(profile.backend),

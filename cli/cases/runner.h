@@ -44,6 +44,8 @@ class Runner {
 
   /// 0: all cores, or one thread block for each multiprocessor.
   explicit Runner(int default_threads = 0, Backend backend = Backend::kCpu);
+  /// Plans for `profile`; with more than 0 threads, for so many of its workers at most.
+  Runner(int default_threads, const DeviceProfile& profile);
   /// Plans for `profile`, of any backend, and hands them and tensors in host memory to `attend`.
   Runner(const DeviceProfile& profile, HostAttend attend);
   ~Runner();

@@ -36,6 +36,7 @@ struct Bench {
   cases::KvOrder order;
   std::optional<double> scale;  ///< absent: as large as the machine allows
   DeviceProfile ceilings;       ///< bandwidth and peak of the device
+  std::string profile;          ///< the name of what plans are made for
   int reps;
   std::string commit;
 };
@@ -127,6 +128,7 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
                    {"discover_us", m.discover_us},
                    {"plan_us", m.plan_us},
                    {"plan_bytes", m.plan_bytes},
+                   {"profile", bench.profile},
                    {"predicted_us", m.predicted_us},
                    {"run_us", timing_json(m.shared)},
                    {"unshared_us", timing_json(m.unshared)},
@@ -218,14 +220,15 @@ int run_bench(const BenchOptions& options) {
               (options.page_tokens & (options.page_tokens - 1)) == 0,
           "page-tokens: got {}, want a power of two in [1, 256]", options.page_tokens);
   if (options.plan_only) return run_plan_bench(options);
-  const ChosenBackend backend = choose_backend(options.backend);
-  check_threads(backend, options.threads);
+  const Target target = choose_target(options.backend, options.profile, options.threads);
+  const ChosenBackend& backend = target.backend;
   const int reps = options.reps.value_or(backend.is_cuda() ? kDefaultDeviceReps : kDefaultReps);
   Bench bench{.backend = backend,
               .dtype = dtype_from_name(options.dtype),
               .order = order_from_name(options.layout),
               .scale = parse_scale(options.scale),
               .ceilings = {},
+              .profile = target.profile.name.data(),
               .reps = reps,
               .commit = commit()};
   const std::vector<const cases::Shape*> shapes = chosen_shapes(options);
@@ -238,7 +241,8 @@ int run_bench(const BenchOptions& options) {
 
   const term::Style style = term::Style::of(1);
   if (!options.json) print_head(bench, style);
-  cases::Runner runner(options.threads, backend.backend);
+  cases::Runner runner = options.profile.empty() ? cases::Runner(options.threads, backend.backend)
+                                                 : cases::Runner(options.threads, target.profile);
   term::Progress progress(static_cast<int64_t>(shapes.size()));
   int wrong = 0;
   for (const cases::Shape* shape : shapes) {

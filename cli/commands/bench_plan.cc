@@ -28,6 +28,7 @@ int run_plan_bench(const BenchOptions& options) {
   const int reps = options.reps.value_or(kDefaultReps);
   const std::string name = options.profile.empty() ? "cpu" : options.profile;
   const DeviceProfile profile = profile_of_name(name, options.threads);
+  const std::string planned_for = name == "cpu" || name == "h100" ? name : profile.name.data();
   const DType dtype = dtype_from_name(options.dtype);
   std::optional<cases::AtomicFile> file;
   if (!options.out.empty()) file.emplace(options.out);
@@ -35,7 +36,7 @@ int run_plan_bench(const BenchOptions& options) {
   Planner planner(profile);
   const term::Style style = term::Style::of(1);
   if (!options.json) {
-    fmt::print("plans for {}, on one thread of {}\n\n{}\n", name, cpu_name(),
+    fmt::print("plans for {}, on one thread of {}\n\n{}\n", planned_for, cpu_name(),
                style.bold(fmt::format("{:<16} {:>10} {:>10} {:>10} {:>10} {:>10} {:>9} {:>9}",
                                       "shape", "page ids", "discover", "update", "plan", "a step",
                                       "predicted", "roof")));
@@ -46,7 +47,7 @@ int run_plan_bench(const BenchOptions& options) {
     Plan plan;
     const cases::PlanningTimes t = cases::measure_planning(problem, reps, planner, plan);
     Json record = shape_json(*shape, options);
-    record.update(Json{{"planned_for", name}, {"host", cpu_name()}});
+    record.update(Json{{"planned_for", planned_for}, {"host", cpu_name()}});
     if (const double mhz = cpu_clock_mhz(); mhz > 0) record["clock_mhz"] = mhz;
     record.update(Json{{"date", now_utc()},
                        {"version", version()},

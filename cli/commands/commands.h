@@ -21,6 +21,7 @@ struct CommonOptions {
 
 struct InfoOptions : CommonOptions {
   bool measure = false;
+  std::string profile;  ///< empty: of the backend
 };
 
 struct DemoOptions : CommonOptions {
@@ -64,6 +65,7 @@ struct PlanCommandOptions : CommonOptions {
 };
 
 struct VerifyOptions : CommonOptions {
+  std::string profile;  ///< empty: of the backend
   std::string suite = "all";
   std::string file;
   int cases = 200;
@@ -85,10 +87,18 @@ struct BenchOptions : CommonOptions {
   bool warm = false;
   bool batch_invariant = false;
   bool plan_only = false;
-  std::string profile;  ///< of --plan-only; empty: cpu
+  std::string profile;  ///< empty: of the backend; with --plan-only cpu
   std::string against;
   std::string out;
   std::string command;  ///< as it was called, for records
+};
+
+struct CalibrateOptions : CommonOptions {
+  std::string out;   ///< the profile
+  std::string from;  ///< a record to fit again
+  bool check = false;
+  std::vector<std::string> shapes;  ///< to predict; empty: those of the table
+  std::string command;              ///< as it was called, for records
 };
 
 struct ReplayCommandOptions : CommonOptions {
@@ -105,6 +115,7 @@ int run_gen(const GenOptions& options);
 int run_plan(const PlanCommandOptions& options);
 int run_verify(const VerifyOptions& options);
 int run_bench(const BenchOptions& options);
+int run_calibrate(const CalibrateOptions& options);
 int run_replay(const ReplayCommandOptions& options);
 
 }  // namespace pando::cli

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "cases/files.h"
 #include "core/check.h"
 #include "git_commit.h"
 #include "pando/cpu.h"
@@ -69,11 +70,44 @@ Json ChosenBackend::device_json(int32_t workers) const {
   return json;
 }
 
-DeviceProfile profile_of_name(std::string_view name, int threads) {
+DeviceProfile profile_of_name(const std::string& name, int threads) {
   if (name == "cpu") return cpu_profile(threads);
-  require(name == "h100", "profile: got \"{}\", want one of cpu, h100", name);
   require(threads == 0, "threads: got {}, which only the profile cpu takes", threads);
-  return h100_profile();
+  if (name == "h100") return h100_profile();
+  cases::Buffer bytes;
+  try {
+    bytes = cases::read_file(name);
+  } catch (const Error& error) {
+    fail(error.code, "profile: got \"{}\", want one of cpu, h100, or a file: {}", name,
+         error.message);
+  }
+  try {
+    return profile_from_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  } catch (const Error& error) {
+    fail(error.code, "{}: {}", name, error.message);
+  }
+}
+
+Target choose_target(std::string_view backend, const std::string& profile, int threads) {
+  if (profile.empty()) {
+    const ChosenBackend chosen = choose_backend(backend);
+    check_threads(chosen, threads);
+    return {chosen, chosen.profile(threads), "stored"};
+  }
+  const DeviceProfile named = profile_of_name(profile, threads);
+  const bool cuda = named.backend == Backend::kCuda;
+  const std::string_view own = cuda ? "cuda" : "cpu";
+  if (cuda) {
+    const std::string why = cuda_unavailable();
+    if (!why.empty()) {
+      fail(ErrorCode::kUnsupported, "profile: got \"{}\", which is for CUDA, but {}", profile, why);
+    }
+  }
+  const ChosenBackend chosen = choose_backend(backend == "auto" ? own : backend);
+  require(chosen.backend == named.backend,
+          "profile: got \"{}\" for {}, want one for the backend {}", profile, own, chosen.text);
+  check_threads(chosen, threads);
+  return {chosen, named, profile};
 }
 
 std::string cuda_version_text(int32_t version) {
@@ -111,32 +145,6 @@ cases::KvOrder order_from_name(std::string_view name) {
   if (name == "hnd") return cases::KvOrder::kHnd;
   if (name == "nhd") return cases::KvOrder::kNhd;
   fail(ErrorCode::kInvalidArgument, "layout: got \"{}\", want one of hnd, nhd", name);
-}
-
-Json profile_json(const DeviceProfile& profile) {
-  Json rates = Json::object();
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    const KernelRate& rate = profile.rates[static_cast<size_t>(dtype)];
-    rates[std::string(dtype_name(dtype))] = {{"narrow_rows", rate.narrow_rows},
-                                             {"row_granule", rate.row_granule},
-                                             {"narrow_ns", rate.narrow_ns},
-                                             {"convert_ns", rate.convert_ns},
-                                             {"wide_ns", rate.wide_ns},
-                                             {"softmax_ns", rate.softmax_ns},
-                                             {"peak_flops_per_us", rate.peak_flops_per_us}};
-  }
-  return {{"name", profile.name.data()},
-          {"backend", profile.backend == Backend::kCpu ? "cpu" : "cuda"},
-          {"workers", profile.workers},
-          {"row_tile", profile.row_tile},
-          {"kv_tile", profile.kv_tile},
-          {"launch_us", profile.launch_us},
-          {"item_us", profile.item_us},
-          {"partial_row_us", profile.partial_row_us},
-          {"dram_bytes_per_us", profile.dram_bytes_per_us},
-          {"cache_bytes_per_us", profile.cache_bytes_per_us},
-          {"cache_bytes", profile.cache_bytes},
-          {"rates", rates}};
 }
 
 std::string bandwidth_text(const DeviceProfile& profile) {

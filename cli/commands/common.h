@@ -29,8 +29,20 @@ struct ChosenBackend {
 /// Throws kInvalidArgument for another word, kUnsupported for a backend that is not there.
 ChosenBackend choose_backend(std::string_view name);
 
-/// The stored profile "cpu" or "h100": plans for a device can be made without it.
-DeviceProfile profile_of_name(std::string_view name, int threads);
+/// The stored profile "cpu" or "h100", or that of a file: plans for a device can be made without
+/// it. A file's profile has workers of its own, so that threads must be 0 for it.
+DeviceProfile profile_of_name(const std::string& name, int threads);
+
+/// What a command runs on, and what it plans for.
+struct Target {
+  ChosenBackend backend;
+  DeviceProfile profile;
+  std::string source;  ///< of the profile: "stored", or what --profile said
+};
+/// The backend's stored profile where `profile` is empty; else that profile on its own backend.
+/// Throws where the backend is not there or not the one that was asked for, and as check_threads
+/// does.
+Target choose_target(std::string_view backend, const std::string& profile, int threads);
 
 /// Throws kInvalidArgument for negative or absurd numbers, and for any with CUDA.
 void check_threads(const ChosenBackend& backend, int threads);
@@ -50,7 +62,6 @@ std::string commit();
 std::string now_utc();
 
 cases::KvOrder order_from_name(std::string_view name);
-Json profile_json(const DeviceProfile& profile);
 /// "32.1 GB/s", "250 GFLOP/s".
 std::string bandwidth_text(const DeviceProfile& profile);
 std::string peak_text(const DeviceProfile& profile, DType dtype);

@@ -52,8 +52,15 @@ Lines device_lines(const ChosenBackend& backend, int32_t workers) {
                              static_cast<double>(info.free_bytes) / kGB)}};
 }
 
-Json info_json(const InfoOptions& options, const ChosenBackend& backend,
-               const DeviceProfile& profile) {
+/// "stored for this device", "measured now" or the file.
+std::string source_text(const InfoOptions& options, const Target& target) {
+  if (options.measure) return "measured now";
+  return options.profile.empty() ? "stored for this device" : target.source;
+}
+
+Json info_json(const InfoOptions& options, const Target& target) {
+  const ChosenBackend& backend = target.backend;
+  const DeviceProfile& profile = target.profile;
   Json json = {{"version", version()}, {"commit", commit()}};
   json.update(backend.device_json(profile.workers));
   json["backend"] = backend.text;
@@ -66,7 +73,8 @@ Json info_json(const InfoOptions& options, const ChosenBackend& backend,
     json["compute_capability"] = fmt::format("{}.{}", info.compute_major, info.compute_minor);
   }
   json["measured"] = options.measure;
-  json["profile"] = profile_json(profile);
+  json["profile_from"] = source_text(options, target);
+  json["profile"] = Json::parse(profile_to_json(profile));
   for (const auto& [what, text] : supported(backend)) json["supported"][what] = text;
   for (const VariantSupport& support : kVariants) {
     json["variants"][std::string(support.name)] = {{"cpu", support.cpu}, {"cuda", support.cuda}};
@@ -83,10 +91,12 @@ Lines variant_lines() {
   return lines;
 }
 
-void print_profile(const InfoOptions& options, const DeviceProfile& profile,
-                   const term::Style& style, const std::function<void(const Lines&)>& print) {
-  fmt::print("\n{}\n", style.bold(options.measure ? "profile, measured now" : "profile, stored"));
+void print_profile(const InfoOptions& options, const Target& target, const term::Style& style,
+                   const std::function<void(const Lines&)>& print) {
+  const DeviceProfile& profile = target.profile;
+  fmt::print("\n{}\n", style.bold("profile in use"));
   print({{"name", profile.name.data()},
+         {"from", source_text(options, target)},
          {"bandwidth", bandwidth_text(profile)},
          {"cache", fmt::format("{:.1f} GB/s up to {}", profile.cache_bytes_per_us / 1e3,
                                term::bytes_text(static_cast<double>(profile.cache_bytes)))},
@@ -96,19 +106,26 @@ void print_profile(const InfoOptions& options, const DeviceProfile& profile,
          {"costs",
           fmt::format("launch {}, item {}, partial row {}", term::time_text(profile.launch_us),
                       term::time_text(profile.item_us), term::time_text(profile.partial_row_us))}});
+  if (profile.backend != Backend::kCuda) return;
+  const ScheduleCost& cost = profile.schedule;
+  print({{"thread block",
+          fmt::format("whole tile {}, split tile {}, run {}, unit {}",
+                      term::time_text(cost.whole_tile_us), term::time_text(cost.split_tile_us),
+                      term::time_text(cost.run_us), term::time_text(cost.unit_us))},
+         {"merge", fmt::format("{}, turn {}, lookup {}", term::time_text(cost.merge_us),
+                               term::time_text(cost.turn_us), term::time_text(cost.lookup_us))}});
 }
 
 }  // namespace
 
 int run_info(const InfoOptions& options) {
-  const ChosenBackend backend = choose_backend(options.backend);
-  check_threads(backend, options.threads);
+  Target target = choose_target(options.backend, options.profile, options.threads);
+  const ChosenBackend& backend = target.backend;
   require(!options.measure || !backend.is_cuda(),
-          "measure: got a CUDA device, which only the CPU backend measures; want --backend cpu");
-  const DeviceProfile profile =
-      options.measure ? measure_cpu_profile(options.threads) : backend.profile(options.threads);
+          "measure: got a CUDA device, which pando calibrate measures; want --backend cpu");
+  if (options.measure) target.profile = measure_cpu_profile(options.threads);
   if (options.json) {
-    fmt::print("{}\n", info_json(options, backend, profile).dump());
+    fmt::print("{}\n", info_json(options, target).dump());
     return 0;
   }
   const term::Style style = term::Style::of(1);
@@ -117,8 +134,8 @@ int run_info(const InfoOptions& options) {
   };
   fmt::print("{}\n", style.bold(fmt::format("pando {} ({})", version(), commit())));
   print({{"backend", backend.text}});
-  print(device_lines(backend, profile.workers));
-  print_profile(options, profile, style, print);
+  print(device_lines(backend, target.profile.workers));
+  print_profile(options, target, style, print);
   fmt::print("\n{}\n", style.bold("supported"));
   print(supported(backend));
   fmt::print("\n{}\n", style.bold("variants, by backend"));

@@ -112,9 +112,10 @@ int64_t count_of(const std::vector<Verdict>& verdicts, Status status) {
                        [&](const Verdict& v) { return v.outcome.status == status; });
 }
 
-void print_json(const std::vector<Verdict>& verdicts, const ChosenBackend& backend, int threads) {
-  Json json = backend.device_json(backend.profile(threads).workers);
-  json["backend"] = backend.text;
+void print_json(const std::vector<Verdict>& verdicts, const Target& target) {
+  Json json = target.backend.device_json(target.profile.workers);
+  json["backend"] = target.backend.text;
+  json["profile"] = target.profile.name.data();
   json.update(Json{{"commit", commit()},
                    {"passed", count_of(verdicts, Status::kPassed)},
                    {"failed", count_of(verdicts, Status::kFailed)},
@@ -125,10 +126,10 @@ void print_json(const std::vector<Verdict>& verdicts, const ChosenBackend& backe
 }
 
 /// The case of a file; what the library refuses is bad input, not a failed case.
-std::vector<SuiteCase> file_suite(const VerifyOptions& options, const ChosenBackend& backend) {
+std::vector<SuiteCase> file_suite(const VerifyOptions& options, const DeviceProfile& profile) {
   auto problem = std::make_shared<cases::Case>(cases::read_case(options.file));
   const Forest forest = discover(problem->tables.batch());
-  plan(forest, problem->attention(), backend.profile(options.threads));
+  plan(forest, problem->attention(), profile);
   return {{"file", problem->name, [problem](cases::Runner& runner) {
              return cases::verify_case(*problem, cases::all_modes(), runner);
            }}};
@@ -137,8 +138,8 @@ std::vector<SuiteCase> file_suite(const VerifyOptions& options, const ChosenBack
 }  // namespace
 
 int run_verify(const VerifyOptions& options) {
-  const ChosenBackend backend = choose_backend(options.backend);
-  check_threads(backend, options.threads);
+  const Target target = choose_target(options.backend, options.profile, options.threads);
+  const ChosenBackend& backend = target.backend;
   require(options.cases >= 0 && options.cases <= 1000000,
           "cases: got {}, want a number in [0, 1000000]", options.cases);
   const std::vector<SuiteCase> suite =
@@ -146,10 +147,12 @@ int run_verify(const VerifyOptions& options) {
           ? cases::suite(
                 options.suite,
                 {.quick = options.quick, .random_cases = options.cases, .seed = options.seed})
-          : file_suite(options, backend);
+          : file_suite(options, target.profile);
 
   const term::Style style = term::Style::of(1);
-  cases::Runner runner(options.threads, backend.backend);
+  // Without --profile runs with other numbers of threads have stored profiles of their own.
+  cases::Runner runner = options.profile.empty() ? cases::Runner(options.threads, backend.backend)
+                                                 : cases::Runner(options.threads, target.profile);
   std::vector<Verdict> verdicts;
   term::Progress progress(static_cast<int64_t>(suite.size()));
   for (const SuiteCase& each : suite) {
@@ -169,7 +172,7 @@ int run_verify(const VerifyOptions& options) {
   progress.clear();
 
   if (options.json) {
-    print_json(verdicts, backend, options.threads);
+    print_json(verdicts, target);
   } else {
     if (options.verbose) fmt::print("\n");
     print_summary(verdicts, style);

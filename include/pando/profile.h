@@ -3,8 +3,8 @@
 
 #include <array>
 #include <cstdint>
-#include <iosfwd>
 #include <string>
+#include <string_view>
 
 #include "pando/attention.h"
 
@@ -26,6 +26,23 @@ struct KernelRate {
   double peak_flops_per_us = 0;  ///< all workers together; the roof
 };
 
+/// Times of one thread block of a schedule for CUDA, in microseconds. A thread block takes
+///   units * unit_us + whole tiles * whole_tile_us + split tiles * split_tile_us
+///       + sum over tiles of (runs of its fuller half - 1) * run_us,
+/// where tiles that memory delivers more slowly take longer; then the rows of several sources take
+///   merge_us + floor((sources - 1) / 16) * turn_us
+///       + max(0, floor((sources - 33) / 32)) * lookup_us.
+struct ScheduleCost {
+  double whole_tile_us = 0;    ///< 128 tokens for two blocks of 64 rows
+  double split_tile_us = 0;    ///< 64 tokens for each of two blocks, or 128 for one
+  double run_us = 0;           ///< more for each run but one in a half of a tile
+  double unit_us = 0;          ///< query rows, first loads and the end of a unit
+  double merge_us = 0;         ///< from the last partial to the last row of out, for 16 of a row
+  double turn_us = 0;          ///< more for each 16 partials of a row beyond that
+  double lookup_us = 0;        ///< more for each 32 beyond the first 64, whose list is not at hand
+  double l2_bytes_per_us = 0;  ///< thread blocks side by side on the same tiles
+};
+
 /// Numbers of one device. A plan depends on them, so the same profile gives the same plan.
 struct DeviceProfile {
   std::array<char, 64> name{};  ///< zero-terminated, for reports
@@ -40,6 +57,7 @@ struct DeviceProfile {
   double cache_bytes_per_us = 0;      ///< all workers together, for bytes read again soon
   int64_t cache_bytes = 0;            ///< a segment up to this size is read again from cache
   std::array<KernelRate, 3> rates{};  ///< by DType
+  ScheduleCost schedule;              ///< CUDA only
 };
 
 /// Stored profile of this machine's instruction set with `threads` threads (0: all cores).
@@ -49,5 +67,24 @@ DeviceProfile cpu_profile(int threads = 0);
 DeviceProfile measure_cpu_profile(int threads = 0);
 /// Profile of an NVIDIA H100 SXM; plans for it can be made and inspected on any machine.
 DeviceProfile h100_profile();
+
+/// Where a profile comes from. Plans do not depend on it; empty strings and 0 are not known.
+struct ProfileOrigin {
+  std::string device;    ///< the card or the processor
+  std::string driver;    ///< CUDA that the driver supports, "13.0"
+  double clock_mhz = 0;  ///< of the multiprocessors, or of the cores
+  std::string date;      ///< "2026-11-25T07:00:00Z"
+  std::string version;   ///< of the Pando that measured
+  std::string commit;
+};
+
+/// A profile as one JSON object: keys are the names of the fields, with "origin" beside them.
+/// Reading it back gives the same bits. Throws kInvalidArgument for a profile that nothing can be
+/// planned for.
+std::string profile_to_json(const DeviceProfile& profile, const ProfileOrigin& origin = {});
+/// The profile of such an object, as `pando calibrate` writes it; `origin`, unless null, gets where
+/// it comes from. Throws kInvalidArgument naming the first key that is missing, unknown, or holds
+/// what no profile can.
+DeviceProfile profile_from_json(std::string_view json, ProfileOrigin* origin = nullptr);
 
 }  // namespace pando

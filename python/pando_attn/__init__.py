@@ -18,7 +18,8 @@ from ._attend import attend
 from ._native import OutOfPages, cuda_devices, cuda_unavailable, simd_name
 from ._native import variants as _variants
 from ._native import version as _version
-from ._plan import Plan, Segment, plan
+from ._plan import Plan, Segment
+from ._planning import plan
 from ._prefix import Added, Appended, KvPool, PageCopy, PageTables, PrefixTree
 from ._shared_prefix import shared_prefix_attention
 

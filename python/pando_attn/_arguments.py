@@ -87,16 +87,20 @@ def choice(name: str, value: Any, choices: dict[str, int]) -> int:
         raise ValueError(f"{name}: got {value!r}, want one of {wanted}") from None
 
 
+def _to_host(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except Exception as error:  # whatever the owner of the values raises
+        raise TypeError(
+            f"{name}: got {kind_name(values)}, want integers in host memory ({error})"
+        ) from None
+
+
 def host_ints(name: str, values: Any, ndim: int = 1) -> np.ndarray:
     """A contiguous int32 array in host memory, copied only where it must be."""
     array = values
     if type(array) is not np.ndarray:
-        try:
-            array = np.asarray(values)
-        except Exception as error:  # whatever the owner of the values raises
-            raise TypeError(
-                f"{name}: got {kind_name(values)}, want integers in host memory ({error})"
-            ) from None
+        array = _to_host(name, values)
         if array.size == 0 and isinstance(values, (list, tuple)):
             array = array.astype(np.int32)  # an empty list has no type of its own
     if array.dtype.kind not in "iu":
@@ -114,15 +118,18 @@ def host_ints(name: str, values: Any, ndim: int = 1) -> np.ndarray:
     return array
 
 
+def host_ranges(name: str, values: Any) -> np.ndarray:
+    """Contiguous int32 ``[n, 2]`` in host memory."""
+    ranges = host_ints(name, values, ndim=2)
+    if ranges.shape[1] != 2:
+        raise ValueError(f"{name}: got shape {ranges.shape}, want (q_rows, 2)")
+    return ranges
+
+
 def host_masks(name: str, values: Any) -> np.ndarray:
     """A contiguous uint64 array of one dimension in host memory."""
     if type(values) is not np.ndarray:
-        try:
-            array = np.asarray(values)
-        except Exception as error:  # whatever the owner of the values raises
-            raise TypeError(
-                f"{name}: got {kind_name(values)}, want integers in host memory ({error})"
-            ) from None
+        array = _to_host(name, values)
         if isinstance(values, (list, tuple)) and array.dtype.kind in "ifO" and array.ndim == 1:
             # NumPy has no one type for numbers beside those above 2^63, nor for an empty list.
             values = [_integer(name, value, 65) for value in values]

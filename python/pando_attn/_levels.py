@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _arrays, _native
 from ._arguments import DTYPES
+from ._merge import merge_parts
 from ._plan import Plan
 
 _PLAIN = 2  # K and V are [sequences, tokens, kv_heads, head_dim]
@@ -139,7 +140,7 @@ class Levels:
                 parts, lses = self._room(q)
                 for i, level in enumerate(read):
                     self._run(i, read_q, level, parts[i], lses[i], stream, kind.wait)
-                self._merge(parts, lses, write, write_lse, result)
+                merge_parts(parts, lses, write, write_lse, key.dtype_code, key.device, stream)
         if out is None:
             result = kind.give(result, q)
         if result_lse is None:
@@ -199,17 +200,6 @@ class Levels:
                 np.empty(shape[:-1], "f4"),
             ]
         return self._parts[0], self._parts[1]
-
-    def _merge(self, parts: Any, lses: Any, out: Any, lse: Any, result: Any) -> None:
-        if self._key.device == "cpu":
-            _native.merge_parts(parts, lses, out, lse, self._key.dtype_code, True)
-            return
-        torch = sys.modules["torch"]
-        total = torch.logsumexp(lses, 0)
-        weights = torch.exp(lses - total).nan_to_num_(0.0).unsqueeze(-1)  # NaN: nothing to see
-        result.copy_((parts.float() * weights).sum(0).view(result.shape))
-        if lse is not None:
-            lse.copy_(total.view(lse.shape))
 
 
 def page_tokens(tokens: int) -> int:

@@ -31,6 +31,9 @@ attend = _function("attend")
 merge_parts = _function("merge_parts")
 upload = _function("upload")
 
+forest_segments = _function("forest_segments")
+visible_ranges = _function("visible_ranges")
+
 plan_new = _function("plan_new")
 plan_make = _function("plan_make")
 plan_explain = _function("plan_explain")

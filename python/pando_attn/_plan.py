@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pathlib
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -65,6 +67,7 @@ class Plan:
         cut_tokens: int,
         device: Any,
         threads: int,
+        profile: str | os.PathLike[str] | None = None,
     ) -> None:
         name, index = arguments.device_of(device)
         threads = arguments.integer("threads", threads)
@@ -93,6 +96,7 @@ class Plan:
             arguments.choice("share", share, arguments.SHARING),
             arguments.flag("batch_invariant", batch_invariant),
             arguments.integer("cut_tokens", cut_tokens),
+            "" if profile is None else pathlib.Path(profile).read_text(encoding="utf-8"),
         )
         self._cpu = _native.cpu(threads) if name == "cpu" else None
         #: What graphs of PyTorch and JAX hold in place of the plan; no two plans have the same.
@@ -114,24 +118,22 @@ class Plan:
     ) -> None:
         """Plans again for another batch, or for the next step of the same one.
 
-        The batch is described as for :func:`plan`, and so are ``visible`` and ``tree_mask``. Without ``changed`` the
-        shared runs are found anew. With it, the cost is that of what changed since the step before:
-        a sequence that is not listed must hold the pages that it held, possibly followed by more,
-        and be at least as long; listed ones may hold anything; sequences past the old batch size
-        are new. An empty list is a decode step. That unlisted sequences hold the same pages is not
-        checked.
+        The batch is described as for :func:`plan`, and so are ``visible`` and ``tree_mask``.
+        Without ``changed`` the shared runs are found anew. With it, the cost is that of what
+        changed since the step before: a sequence that is not listed must hold the pages that it
+        held, possibly followed by more, and be at least as long; listed ones may hold anything;
+        sequences past the old batch size are new. An empty list is a decode step. That unlisted
+        sequences hold the same pages is not checked.
 
         When it raises, the plan is what it was before. On a CUDA device the new plan is copied by
         the next :func:`attend` or :meth:`upload`.
         """
         if self._wait_for_programs is not None:
             self._wait_for_programs()
-        indptr, ids = _tables(page_indptr, page_ids)
+        indptr, ids = tables_of(page_indptr, page_ids)
         ranges = listed = None
         if visible is not None:
-            ranges = arguments.host_ints("visible", visible, ndim=2)
-            if ranges.shape[1] != 2:
-                raise ValueError(f"visible: got shape {ranges.shape}, want (q_rows, 2)")
+            ranges = arguments.host_ranges("visible", visible)
         if changed is not None:
             listed = arguments.host_ints("changed", changed)
         _native.plan_make(
@@ -151,9 +153,9 @@ class Plan:
         """Enqueues the copies of the plan to its CUDA device.
 
         Only needed in the capture of a CUDA graph, where it belongs before the first
-        :func:`attend`: replays then run the plan of the last :meth:`update`. ``stream`` is a stream
-        of PyTorch or CuPy or the address of a ``cudaStream_t``; by default the current stream of
-        the one that is loaded.
+        :func:`attend`: replays then run the plan of the last :meth:`update`, which is to be called
+        when the last replay is past the copies. ``stream`` is a stream of PyTorch or CuPy or the
+        address of a ``cudaStream_t``; by default the current stream of the one that is loaded.
         """
         if self._cuda_index is None:
             raise ValueError(f"plan: got one for {self.device}, want one for a CUDA device")
@@ -251,7 +253,7 @@ def plan_of_handle(handle: int) -> Plan:
     return plan
 
 
-def _tables(page_indptr: Any, page_ids: Any) -> tuple[np.ndarray, np.ndarray]:
+def tables_of(page_indptr: Any, page_ids: Any) -> tuple[np.ndarray, np.ndarray]:
     """Page tables in the one form that the library knows."""
     if page_indptr is not None:
         return (
@@ -263,89 +265,3 @@ def _tables(page_indptr: Any, page_ids: Any) -> tuple[np.ndarray, np.ndarray]:
     if rows * width > np.iinfo(np.int32).max:
         raise ValueError(f"page_ids: got {rows} x {width} ids, want fewer than 2^31")
     return np.arange(rows + 1, dtype=np.int32) * np.int32(width), ids.reshape(-1)
-
-
-def plan(
-    q_indptr: Any,
-    kv_len: Any,
-    page_indptr: Any,
-    page_ids: Any,
-    page_tokens: int,
-    *,
-    q_heads: int,
-    kv_heads: int,
-    head_dim: int,
-    dtype: Any = "bf16",
-    scale: float | None = None,
-    causal: bool = True,
-    window: int = 0,
-    soft_cap: float = 0.0,
-    visible: Any = None,
-    tree_mask: Any = None,
-    share: str = "auto",
-    batch_invariant: bool = False,
-    cut_tokens: int = 512,
-    device: Any = "cpu",
-    threads: int = 0,
-) -> Plan:
-    """Finds what the sequences of a batch share, from their page tables alone, and plans attention.
-
-    Sequence ``b`` of ``B`` owns query rows ``[q_indptr[b], q_indptr[b+1])`` and the first
-    ``kv_len[b]`` tokens of the pages ``page_ids[page_indptr[b] : page_indptr[b+1]]``. These four
-    are integers in host memory: lists, NumPy arrays or CPU tensors.
-
-    Args:
-        q_indptr: ``[B+1]``, starts at 0, never decreases.
-        kv_len: ``[B]`` tokens; 0 is allowed.
-        page_indptr: ``[B+1]``; or None when ``page_ids`` is a block table ``[B, width]``.
-        page_ids: pages of K and V, each in ``[0, num_pages)``. Entries past the end of a sequence
-            are never read.
-        page_tokens: tokens of a page, a power of two up to 256.
-        q_heads: query heads, a multiple of ``kv_heads``: head ``h`` reads kv head
-            ``h // (q_heads // kv_heads)``.
-        kv_heads: heads of K and V.
-        head_dim: elements of a head; CPU: a multiple of 8 up to 256; CUDA: 64 or 128.
-        dtype: of q, K, V and the output: "fp32", "bf16" or "fp16", or a dtype of NumPy, PyTorch or
-            JAX. Sums, softmax and LSE are always fp32.
-        scale: of the scores; ``1 / sqrt(head_dim)`` by default.
-        causal: query rows are the last tokens of their sequence, and see what is before them.
-        window: a row sees its last ``window`` positions; 0: all of them.
-        soft_cap: scores become ``soft_cap * tanh(score / soft_cap)`` after ``scale`` and before the
-            mask; 0: no cap.
-        visible: ``[q_rows, 2]``: the kv positions ``[begin, end)`` that each row sees. Replaces
-            ``causal``.
-        tree_mask: ``[q_rows]`` integers of 64 bits: the query rows of a sequence, 64 at most, are a
-            tree of draft tokens. A row sees query token ``j`` of its sequence where bit ``j`` is
-            set, and all positions before the query tokens. Replaces ``causal``.
-        share: "auto" shares a segment where the cost model says that it pays; "none"; "all".
-        batch_invariant: the bits of a sequence's output do not depend on the rest of the batch, nor
-            on what is shared.
-        cut_tokens: where batch-invariant plans cut every sequence, a multiple of ``page_tokens``.
-        device: "cpu", "cuda", "cuda:N", or "h100" for a plan that is only looked at.
-        threads: of the CPU; 0: one for each core.
-
-    Returns:
-        A :class:`Plan`, for any number of calls of :func:`attend`.
-
-    Raises:
-        ValueError: an argument is wrong; TypeError: it has the wrong type or is not in host memory;
-        NotImplementedError: it is right, but not supported. The message names the argument.
-    """
-    made = Plan(
-        page_tokens=page_tokens,
-        q_heads=q_heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        dtype=dtype,
-        scale=scale,
-        soft_cap=soft_cap,
-        causal=causal,
-        window=window,
-        share=share,
-        batch_invariant=batch_invariant,
-        cut_tokens=cut_tokens,
-        device=device,
-        threads=threads,
-    )
-    made.update(q_indptr, kv_len, page_indptr, page_ids, visible=visible, tree_mask=tree_mask)
-    return made

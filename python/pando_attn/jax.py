@@ -97,19 +97,11 @@ def attend(
     tens of microseconds. There are no rules for ``grad`` and ``vmap``: JAX refuses both.
 
     Args:
-        plan: of :func:`pando_attn.plan`, for the device of the arrays.
-        q: ``[q_rows, q_heads, head_dim]``.
-        k_cache: ``[num_pages, page_tokens, kv_heads, head_dim]``, or with layout "HND"
-            ``[num_pages, kv_heads, page_tokens, head_dim]``.
-        v_cache: the same.
+        plan, q, k_cache, v_cache, sinks, layout: as for :func:`pando_attn.attend`.
         return_lse: return the LSE of each row too.
-        sinks: fp32 ``[q_heads]``, as for :func:`pando_attn.attend`.
-        layout: "NHD" or "HND", of K and V.
 
     Returns:
-        ``out``, of the shape and dtype of q; with ``return_lse`` ``(out, lse)``, where ``lse`` is
-        fp32 ``[q_rows, q_heads]``: the natural logarithm of each row's sum of exponentials, -inf
-        for rows that see nothing; with sinks it includes them.
+        ``out``, or with ``return_lse`` ``(out, lse)``, as :func:`pando_attn.attend` makes them.
 
     Raises:
         ValueError or TypeError that names the argument, when the program is traced. What is only
@@ -122,7 +114,9 @@ def attend(
     order = LAYOUTS.get(layout) if isinstance(layout, str) else None
     if order is None:
         choice("layout", layout, LAYOUTS)  # raises
-    given = [(name, x, plan.dtype) for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache))]
+    given = [
+        (name, x, plan.dtype) for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache))
+    ]
     if sinks is not None:
         given.append(("sinks", sinks, "fp32"))
     for name, x, dtype in given:

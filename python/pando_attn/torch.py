@@ -7,9 +7,9 @@
         return attend(plan, q, k_cache, v_cache)
 
 The operator ``torch.ops.pando_attn.attend(q, k_cache, v_cache, plan, layout, sinks)`` is what a
-graph holds. Its ``plan`` is ``Plan.handle``, an integer, so that a graph runs what its plan is at the
-time of the call: ``plan.update`` neither compiles again nor leaves old results. Tried with
-PyTorch 2.15.
+graph holds. Its ``plan`` is ``Plan.handle``, an integer, so that a graph runs what its plan is at
+the time of the call: ``plan.update`` neither compiles again nor leaves old results. Tried with
+PyTorch 2.15, and with 2.11 on a GPU.
 """
 
 from __future__ import annotations
@@ -88,19 +88,11 @@ def attend(
     does that has the tokens of its step.
 
     Args:
-        plan: of :func:`pando_attn.plan`, for the device of the tensors.
-        q: ``[q_rows, q_heads, head_dim]``.
-        k_cache: ``[num_pages, page_tokens, kv_heads, head_dim]``, or with layout "HND"
-            ``[num_pages, kv_heads, page_tokens, head_dim]``.
-        v_cache: the same.
+        plan, q, k_cache, v_cache, sinks, layout: as for :func:`pando_attn.attend`.
         return_lse: return the LSE of each row too.
-        sinks: fp32 ``[q_heads]``, as for :func:`pando_attn.attend`.
-        layout: "NHD" or "HND", of K and V.
 
     Returns:
-        ``out``, of the shape and dtype of q; with ``return_lse`` ``(out, lse)``, where ``lse`` is
-        fp32 ``[q_rows, q_heads]``: the natural logarithm of each row's sum of exponentials, -inf
-        for rows that see nothing; with sinks it includes them. New tensors.
+        ``out``, or with ``return_lse`` ``(out, lse)``, as :func:`pando_attn.attend` makes them.
 
     Raises:
         ValueError, TypeError or NotImplementedError that names the argument, as

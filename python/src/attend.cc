@@ -11,9 +11,9 @@ namespace {
 
 constexpr int64_t kFrameworksStream = -1;
 
-CudaStream stream_of(const PlanRequest& request, int64_t stream) {
-  if (!request.cuda_device) return nullptr;
-  if (stream == kFrameworksStream) return TVMFFIEnvGetStream(kDLCUDA, *request.cuda_device);
+CudaStream stream_of(std::optional<int> cuda_device, int64_t stream) {
+  if (!cuda_device) return nullptr;
+  if (stream == kFrameworksStream) return TVMFFIEnvGetStream(kDLCUDA, *cuda_device);
   return reinterpret_cast<CudaStream>(stream);
 }
 
@@ -43,19 +43,28 @@ void attend_tensors(PlanRef plan, ffi::Optional<CpuRunner> cpu, ffi::TensorView 
     require(h.rows == 0 || args.out.data != input,
             "out: got the memory of an input, want memory of its own");
   }
-  plan->run(args, cpu.has_value() ? cpu.value().get() : nullptr, stream_of(request, stream), wait);
+  plan->run(args, cpu.has_value() ? cpu.value().get() : nullptr,
+            stream_of(request.cuda_device, stream), wait);
 }
 
-/// Merges parts [n, rows, heads, head_dim] with their LSEs [n, rows, heads], all contiguous and in
-/// host memory, into out [rows, heads, head_dim] and, when given, lse [rows, heads].
+/// Merges parts [n, rows, heads, head_dim] with their LSEs [n, rows, heads], all contiguous in the
+/// last dimension, into out [rows, heads, head_dim] and, when given, lse [rows, heads]. All are on
+/// `cuda_device`, or on the host when that is -1; `stream` as for attend.
 void merge_parts(ffi::TensorView parts, ffi::TensorView part_lses, ffi::TensorView out,
-                 ffi::Optional<ffi::TensorView> lse, int64_t dtype, bool bits) {
-  const TensorRules rules{static_cast<DType>(narrow("dtype", dtype)), Backend::kCpu, 0, bits};
+                 ffi::Optional<ffi::TensorView> lse, int64_t dtype, bool bits, int64_t cuda_device,
+                 int64_t stream) {
+  const bool on_host = cuda_device < 0;
+  const int32_t device = on_host ? 0 : narrow("device", cuda_device);
+  const Backend backend = on_host ? Backend::kCpu : Backend::kCuda;
+  const TensorRules rules{static_cast<DType>(narrow("dtype", dtype)), backend, device, bits};
   check_tensor("parts", parts, rules);
-  check_tensor("part_lses", part_lses, {DType::kF32, Backend::kCpu, 0});
-  require(parts.ndim() == 4 && part_lses.ndim() == 3 && parts.IsContiguous() &&
-              part_lses.IsContiguous(),
-          "parts: got shape {}, want [n, rows, heads, head_dim], contiguous", shape_text(parts));
+  check_tensor("part_lses", part_lses, {DType::kF32, backend, device});
+  require(parts.ndim() == 4 && (parts.size(3) <= 1 || parts.stride(3) == 1),
+          "parts: got shape {}, want [n, rows, heads, head_dim] with contiguous head_dim",
+          shape_text(parts));
+  require(part_lses.ndim() == 3 && (part_lses.size(2) <= 1 || part_lses.stride(2) == 1),
+          "part_lses: got shape {}, want [n, rows, heads] with contiguous heads",
+          shape_text(part_lses));
   for (int32_t i = 0; i < 3; ++i) {
     require(part_lses.size(i) == parts.size(i), "part_lses: got shape {}, want that of parts, {}",
             shape_text(part_lses), shape_text(parts));
@@ -63,20 +72,29 @@ void merge_parts(ffi::TensorView parts, ffi::TensorView part_lses, ffi::TensorVi
   const auto size = [&](int32_t i) { return narrow("parts", parts.size(i)); };
   const RowsView to = rows_view("out", out, size(1), size(2), size(3), rules);
   float* const to_lse = lse.has_value() ? lse_view("lse", *lse, size(1), size(2), rules) : nullptr;
-  merge_rows({.parts = parts.data_ptr(),
-              .lses = static_cast<const float*>(part_lses.data_ptr()),
-              .count = size(0),
-              .rows = size(1),
-              .heads = size(2),
-              .head_dim = size(3),
-              .dtype = rules.dtype},
-             to, to_lse);
+  const RowParts from{.parts = address(parts),
+                      .lses = static_cast<const float*>(address(part_lses)),
+                      .part_stride = parts.stride(0),
+                      .row_stride = parts.stride(1),
+                      .head_stride = parts.stride(2),
+                      .lse_part_stride = part_lses.stride(0),
+                      .lse_row_stride = part_lses.stride(1),
+                      .count = size(0),
+                      .rows = size(1),
+                      .heads = size(2),
+                      .head_dim = size(3),
+                      .dtype = rules.dtype};
+  if (on_host) {
+    merge_rows(from, to, to_lse);
+  } else {
+    merge_rows_on_cuda(from, to, to_lse, device, stream_of(device, stream));
+  }
 }
 
 void upload(PlanRef plan, int64_t stream) {
   const std::lock_guard lock(plan->mutex);
   require(plan->cuda() != nullptr, "plan: got one for the host, want one for a CUDA device");
-  plan->cuda()->upload(stream_of(plan->request(), stream));
+  plan->cuda()->upload(stream_of(plan->request().cuda_device, stream));
 }
 
 }  // namespace

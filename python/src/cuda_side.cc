@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "cuda/device.h"
+#include "cuda/kernels/merge/launch.h"
 
 namespace pando::python {
 namespace {
@@ -127,6 +128,27 @@ void CudaSide::attend(AttendArgs args, CudaStream stream, bool wait) {
     const cuda::DeviceGuard guard(s.executor.device());
     cuda::check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "attend");
   }
+}
+
+void merge_rows_on_cuda(const RowParts& from, const RowsView& out, float* lse, int device,
+                        CudaStream stream) {
+  const cuda::DeviceGuard guard(device);
+  cuda::launch_merge({.parts = from.parts,
+                      .lses = from.lses,
+                      .out = out.data,
+                      .lse = lse,
+                      .part_stride = from.part_stride,
+                      .row_stride = from.row_stride,
+                      .head_stride = from.head_stride,
+                      .lse_part_stride = from.lse_part_stride,
+                      .lse_row_stride = from.lse_row_stride,
+                      .out_row_stride = out.row_stride,
+                      .out_head_stride = out.head_stride,
+                      .count = from.count,
+                      .rows = from.rows,
+                      .heads = from.heads,
+                      .head_dim = from.head_dim},
+                     from.dtype, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace pando::python

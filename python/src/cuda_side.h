@@ -1,10 +1,11 @@
-// What a plan has on a CUDA device. A build without CUDA has the same class, which says so.
+// What the package does on a CUDA device. A build without CUDA has the same, which says so.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
 
+#include "merge_rows.h"
 #include "pando/cuda.h"
 
 namespace pando::python {
@@ -31,5 +32,9 @@ class CudaSide {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// merge_rows of memory of a device; enqueued. Throws as cuda::launch_merge does.
+void merge_rows_on_cuda(const RowParts& from, const RowsView& out, float* lse, int device,
+                        CudaStream stream);
 
 }  // namespace pando::python

@@ -14,4 +14,8 @@ void CudaSide::assign(const Plan&, std::span<const int32_t>) {}
 void CudaSide::upload(CudaStream) {}
 void CudaSide::attend(AttendArgs, CudaStream, bool) {}
 
+void merge_rows_on_cuda(const RowParts&, const RowsView&, float*, int device, CudaStream) {
+  fail(ErrorCode::kUnsupported, "device: got CUDA device {}: {}", device, cuda_unavailable(device));
+}
+
 }  // namespace pando::python

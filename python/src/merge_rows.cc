@@ -12,20 +12,22 @@ namespace {
 template <DType kDtype>
 void merge(const RowParts& from, const RowsView& out, float* lse) {
   const int32_t head_dim = from.head_dim;
-  const int64_t part_rows = int64_t{from.rows} * from.heads;
   std::vector<float> sum(head_dim), next(head_dim);
-  for (int64_t row = 0; row < part_rows; ++row) {
-    float sum_lse = -std::numeric_limits<float>::infinity();
-    for (int64_t part = 0; part < from.count; ++part) {
-      const int64_t at = part * part_rows + row;
-      for (int32_t d = 0; d < head_dim; ++d) {
-        next[d] = load_element(from.parts, at * head_dim + d, kDtype);
+  for (int64_t row = 0; row < from.rows; ++row) {
+    for (int64_t head = 0; head < from.heads; ++head) {
+      float sum_lse = -std::numeric_limits<float>::infinity();
+      for (int64_t part = 0; part < from.count; ++part) {
+        const int64_t at =
+            part * from.part_stride + row * from.row_stride + head * from.head_stride;
+        for (int32_t d = 0; d < head_dim; ++d) next[d] = load_element(from.parts, at + d, kDtype);
+        merge_into(sum.data(), &sum_lse, next.data(),
+                   from.lses[part * from.lse_part_stride + row * from.lse_row_stride + head],
+                   head_dim);
       }
-      merge_into(sum.data(), &sum_lse, next.data(), from.lses[at], head_dim);
+      const int64_t to = row * out.row_stride + head * out.head_stride;
+      for (int32_t d = 0; d < head_dim; ++d) store_element(out.data, to + d, kDtype, sum[d]);
+      if (lse != nullptr) lse[row * from.heads + head] = sum_lse;
     }
-    const int64_t to = row / from.heads * out.row_stride + row % from.heads * out.head_stride;
-    for (int32_t d = 0; d < head_dim; ++d) store_element(out.data, to + d, kDtype, sum[d]);
-    if (lse != nullptr) lse[row] = sum_lse;
   }
 }
 

@@ -51,5 +51,6 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   pando::python::register_plans();
   pando::python::register_attend();
   pando::python::register_prefix();
+  pando::python::register_forest();
   pando::python::register_info();
 }

@@ -12,7 +12,9 @@ namespace {
 DType dtype_of(int64_t code) { return static_cast<DType>(narrow("dtype", code)); }
 
 /// "cpu" with so many threads, "cuda" with a device, or "h100", which is only planned for.
-PlanRequest request_for(const std::string& device, int64_t index, int64_t threads) {
+/// `profile`, unless empty, is the JSON of one that replaces the stored one.
+PlanRequest request_for(const std::string& device, int64_t index, int64_t threads,
+                        const std::string& profile) {
   PlanRequest request;
   if (device == "cpu") {
     request.profile = cpu_profile(narrow("threads", threads));
@@ -25,6 +27,14 @@ PlanRequest request_for(const std::string& device, int64_t index, int64_t thread
     require(device == "h100", "device: got \"{}\", want one of cpu, cuda, cuda:N, h100", device);
     request.profile = h100_profile();
   }
+  if (profile.empty()) return request;
+  const DeviceProfile given = profile_from_json(profile);
+  require(given.backend == request.profile.backend,
+          "profile: got one for {}, want one for the device {}",
+          given.backend == Backend::kCuda ? "cuda" : "cpu", device);
+  require(threads == 0, "threads: got {} beside a profile, which has its own number; want 0",
+          threads);
+  request.profile = given;
   return request;
 }
 
@@ -32,8 +42,9 @@ PlanRequest request_for(const std::string& device, int64_t index, int64_t thread
 PlanRef plan_new(ffi::String device, int64_t device_index, int64_t threads, int64_t q_heads,
                  int64_t kv_heads, int64_t head_dim, int64_t dtype, ffi::Optional<double> scale,
                  double soft_cap, bool causal, int64_t window, int64_t sharing,
-                 bool batch_invariant, int64_t cut_tokens) {
-  PlanRequest request = request_for(std::string(device), device_index, threads);
+                 bool batch_invariant, int64_t cut_tokens, ffi::String profile) {
+  PlanRequest request =
+      request_for(std::string(device), device_index, threads, std::string(profile));
   request.spec = {.q_heads = narrow("q_heads", q_heads),
                   .kv_heads = narrow("kv_heads", kv_heads),
                   .head_dim = narrow("head_dim", head_dim),

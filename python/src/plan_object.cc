@@ -25,11 +25,14 @@ void PlanObject::make(const BatchView& batch, const RowMasks& masks,
     const size_t lines = (next_.workspace_bytes() + sizeof(Line) - 1) / sizeof(Line);
     if (workspace_.size() < lines) workspace_.resize(lines + lines / 4);
   }
-  page_ids_.reserve(batch.page_ids.size());
-  if (cuda_) cuda_->assign(next_, batch.page_ids);
+  // Engines pass buffers that are longer than their tables, and a captured graph has room for the
+  // ids that plans refer to alone.
+  const auto ids = batch.page_ids.first(next_.header().page_table_len);
+  page_ids_.reserve(ids.size());
+  if (cuda_) cuda_->assign(next_, ids);
   // From here on nothing throws.
   std::swap(plan_, next_);
-  page_ids_.assign(batch.page_ids.begin(), batch.page_ids.end());
+  page_ids_.assign(ids.begin(), ids.end());
   forest_is_of_plan_ = true;
 }
 

@@ -6,6 +6,7 @@ namespace pando::python {
 void register_plans();
 void register_attend();
 void register_prefix();
+void register_forest();
 void register_info();
 
 }  // namespace pando::python

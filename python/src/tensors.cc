@@ -57,10 +57,6 @@ void check_last_stride(std::string_view argument, const ffi::TensorView& tensor)
           tensor.stride(-1));
 }
 
-void* address(const ffi::TensorView& tensor) {
-  return static_cast<std::byte*>(tensor.data_ptr()) + tensor.byte_offset();
-}
-
 /// Whether an element has another before or after it in dimension `i`.
 bool steps(const ffi::TensorView& tensor, int32_t i) {
   return tensor.size(i) > 1 && tensor.numel() > 0;
@@ -104,6 +100,10 @@ std::span<int32_t> ints(std::string_view argument, const ffi::TensorView& tensor
 }
 
 }  // namespace
+
+void* address(const ffi::TensorView& tensor) {
+  return static_cast<std::byte*>(tensor.data_ptr()) + tensor.byte_offset();
+}
 
 std::string shape_text(const ffi::TensorView& tensor) {
   std::string text = "(";

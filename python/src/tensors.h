@@ -66,6 +66,9 @@ float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_
 const float* sinks_view(std::string_view argument, const ffi::TensorView& tensor, int32_t heads,
                         TensorRules rules);
 
+/// Of the first element.
+void* address(const ffi::TensorView& tensor);
+
 /// Such as "(4, 8, 128)".
 std::string shape_text(const ffi::TensorView& tensor);
 

@@ -5,9 +5,11 @@
 namespace pando {
 
 /// Published rates and the measured ceilings of an H100 SXM (copy 2.9 TB/s, bf16 product 772
-/// TFLOP/s). The fixed cost is what predictions otherwise lacked on an H200, on 22 of 23 shapes
-/// within 20 % (docs/benchmarks/h200-bench-2026-11-28.jsonl): 3 us of launch, and the first and the
-/// last instructions and reads of a thread block. Item costs are estimates.
+/// TFLOP/s). The schedule's costs are of `pando calibrate` on an H200, but for tiles and units,
+/// which cost more where memory is busy than in its probes: of six mixtures the one whose plans
+/// were fastest (docs/benchmarks/h200-kernel-starts-2026-11-28.txt). The fixed cost is what
+/// predictions then lacked: 3 us of launch, and the first and the last instructions and reads of a
+/// thread block. Item costs are estimates.
 DeviceProfile h100_profile() {
   constexpr double kSmFlopsPerNs = 790e12 / 132 / 1e9;
   DeviceProfile profile;
@@ -16,7 +18,7 @@ DeviceProfile h100_profile() {
   profile.workers = 132;
   profile.row_tile = 128;
   profile.kv_tile = 128;
-  profile.launch_us = 10.5;
+  profile.launch_us = 7.2;
   profile.item_us = 1.0;
   profile.partial_row_us = 0.02;
   profile.dram_bytes_per_us = 3.0e6;
@@ -28,6 +30,14 @@ DeviceProfile h100_profile() {
   rate.softmax_ns = 0.05;
   rate.peak_flops_per_us = 790e6;
   profile.rates.fill(rate);
+  profile.schedule = {.whole_tile_us = 1.7,
+                      .split_tile_us = 1.25,
+                      .run_us = 0.3,
+                      .unit_us = 3.0,
+                      .merge_us = 2.8,
+                      .turn_us = 0.18,
+                      .lookup_us = 0.5,
+                      .l2_bytes_per_us = 8.0e6};
   return profile;
 }
 

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -7,6 +6,7 @@
 #include "core/check.h"
 #include "core/mask.h"
 #include "pando/plan.h"
+#include "plan/check_profile.h"
 #include "plan/cost_model.h"
 #include "plan/cuda_shapes.h"
 #include "plan/runs.h"
@@ -108,24 +108,6 @@ void check_options(const PlanOptions& options, const DeviceProfile& profile, int
           options.cut_tokens, kv_tile, page_tokens);
 }
 
-void check_profile(const DeviceProfile& profile) {
-  require(profile.workers >= 1, "profile.workers: got {}, want 1 or more", profile.workers);
-  require(profile.row_tile >= 1, "profile.row_tile: got {}, want 1 or more", profile.row_tile);
-  require(profile.kv_tile >= 1 && std::has_single_bit(static_cast<uint32_t>(profile.kv_tile)),
-          "profile.kv_tile: got {}, want a power of two", profile.kv_tile);
-  for (const double rate : {profile.dram_bytes_per_us, profile.cache_bytes_per_us}) {
-    require(rate > 0 && std::isfinite(rate),
-            "profile: got a bandwidth of {}, want a positive number", rate);
-  }
-  for (const KernelRate& rate : profile.rates) {
-    require(rate.row_granule >= 1, "profile.rates: got a row_granule of {}, want 1 or more",
-            rate.row_granule);
-    require(rate.peak_flops_per_us > 0 && std::isfinite(rate.peak_flops_per_us),
-            "profile.rates: got a peak of {} FLOPs/us, want a positive number",
-            rate.peak_flops_per_us);
-  }
-}
-
 int64_t align(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
 
 }  // namespace
@@ -144,8 +126,6 @@ struct Planner::State {
   cuda::Scheduler::Problem schedule_problem(const Forest& forest, const AttentionSpec& spec,
                                             const PlanOptions& options,
                                             std::span<const Run> from) const {
-    cuda::ScheduleCost cost;
-    cost.memory_bytes_per_us = profile.dram_bytes_per_us;
     return {.forest = forest,
             .order = order,
             .runs = from,
@@ -153,8 +133,9 @@ struct Planner::State {
             .group = spec.group(),
             .token_head_bytes = 2 * int64_t{spec.head_dim} * dtype_bytes(spec.dtype),
             .thread_blocks = profile.workers,
-            .cut_tokens = options.batch_invariant ? options.cut_tokens : 0,
-            .cost = cost};
+            .cost = profile.schedule,
+            .memory_bytes_per_us = profile.dram_bytes_per_us,
+            .cut_tokens = options.batch_invariant ? options.cut_tokens : 0};
   }
   void lay_out(const AttentionSpec& spec, PlanHeader& header) const;
   void write(const PlanHeader& header, const cuda::Scheduler::Problem& schedule,

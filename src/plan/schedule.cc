@@ -60,8 +60,9 @@ void Scheduler::build(const Problem& p) {
   if (partial_rows > std::numeric_limits<int32_t>::max()) {
     fail(ErrorCode::kUnsupported, "batch: the plan needs more than 2^31 - 1 partial rows");
   }
+  header_.merge_team_shift = invariant && !merges_.empty() ? -1 : find_merge_team(p);
   // By fours always where the order of sums must be the same.
-  if (invariant || !merges_row_by_row(p)) merge_rows_.clear();
+  if (header_.merge_team_shift < 0) merge_rows_.clear();
   lay_out(p, partial_rows);
 }
 
@@ -211,6 +212,7 @@ Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
   start.tree_rows_at = at(header_.tree_rows_offset);
   start.partial_rows = header_.partial_rows;
   start.merge_rows = header_.merge_rows;
+  start.merge_team_shift = header_.merge_team_shift;
   start.q_row = -1;
   for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
     start.tile_count += units_[u].whole_tiles + units_[u].split_tiles;

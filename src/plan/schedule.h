@@ -16,25 +16,12 @@
 
 namespace pando::cuda {
 
-/// Predicted times of one thread block, in microseconds.
-struct ScheduleCost {
-  double whole_tile_us = 1.7;  ///< 128 tokens for two blocks of rows
-  double split_tile_us = 1.4;  ///< 64 tokens for each of two blocks, or 128 for one
-  double run_us = 0.2;         ///< more for each run but one in a half of a tile
-  double unit_us = 1.5;        ///< query rows, first loads and the end of a unit
-  double merge_us = 3.5;       ///< from the last partial to the last row of out, for 16 of a row
-  double turn_us = 0.4;        ///< more for each 16 partials of a row beyond that
-  double lookup_us = 2.8;      ///< more for each 32 beyond the first 64, whose list is not at hand
-  double memory_bytes_per_us = 3.0e6;
-  double l2_bytes_per_us = 8.0e6;  ///< thread blocks side by side on the same tiles
-
-  /// From the last partial to the last row of out, for rows of so many partials.
-  double merging_us(double sources) const {
-    const double more = std::max(0.0, std::ceil(sources) - 1);
-    return merge_us + std::floor(more / 16) * turn_us +
-           std::floor(std::max(0.0, more - 32) / 32) * lookup_us;
-  }
-};
+/// From the last partial to the last row of out, for rows of so many partials, in microseconds.
+inline double merging_us(const ScheduleCost& cost, double sources) {
+  const double more = std::max(0.0, std::ceil(sources) - 1);
+  return cost.merge_us + std::floor(more / 16) * cost.turn_us +
+         std::floor(std::max(0.0, more - 32) / 32) * cost.lookup_us;
+}
 
 /// Makes schedules and keeps its memory, so that replanning stops allocating.
 class Scheduler {
@@ -48,10 +35,11 @@ class Scheduler {
     int32_t group;
     int64_t token_head_bytes;  ///< K and V of one token at one kv head
     int32_t thread_blocks;
+    const ScheduleCost& cost;
+    double memory_bytes_per_us;
     /// Distance of the cuts of a batch-invariant schedule, a multiple of kTileTokens; 0: tokens are
     /// placed and cut where it is predicted to be fastest.
     int32_t cut_tokens = 0;
-    ScheduleCost cost = {};
 
     int32_t packed_rows() const { return static_cast<int32_t>(order.rows.size()) * group; }
     int32_t blocks() const;
@@ -126,12 +114,17 @@ class Scheduler {
   struct RowSources {
     uint64_t without = 0, with_one = 0, with_more = 0;
   };
+  struct Step {
+    double us;  ///< by itself
+    bool own;   ///< no other list reads its tokens: they come from memory
+  };
   /// Lists over one block each, or over two, and how they are cut.
   struct Layout {
     std::vector<Run> runs;
     std::vector<Half> halves;
     std::vector<uint8_t> own;  ///< by half: no other list reads its tokens
     std::vector<List> lists;
+    std::vector<Step> steps;       ///< of all lists
     std::vector<double> until_us;  ///< by list: 0, then predicted time up to the end of each step
     std::vector<Piece> pieces;
     int64_t kv_tokens = 0;
@@ -148,7 +141,7 @@ class Scheduler {
   void find_holes(const Problem& p, int32_t packed_begin, int32_t packed_end, VisibleRange within);
   void append_all(const Problem& p, const List& list, int32_t stream, const Run& run, bool own,
                   Layout& out);
-  static double weigh(const Problem& p, double own_factor, double& own_us, Layout& out);
+  static void time_steps(const Problem& p, Layout& out);
   static void weigh_steps(const Problem& p, Layout& out);
   void cut(const Problem& p, Layout& out);
   double cut_evenly(const Problem& p, int32_t parts, Layout& out);
@@ -165,7 +158,7 @@ class Scheduler {
   static Unit make_unit(const Layout& layout, const Piece& piece);
   void list_units(const Problem& p);
   void end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
-  bool merges_row_by_row(const Problem& p) const;
+  int32_t find_merge_team(const Problem& p) const;
   void find_sources(const Problem& p, int32_t block);
   void end_block_in_cuts(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   void lay_out(const Problem& p, int64_t partial_rows);

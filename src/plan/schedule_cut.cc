@@ -6,6 +6,22 @@
 #include "plan/schedule.h"
 
 namespace pando::cuda {
+namespace {
+
+/// The first of steps [begin, end) whose middle does not lie before `us`; `end` if there is none.
+int32_t steps_before(const double* until_us, int32_t begin, int32_t end, double us) {
+  while (begin < end) {
+    const int32_t step = std::midpoint(begin, end);
+    if (until_us[step] + until_us[step + 1] < 2 * us) {
+      begin = step + 1;
+    } else {
+      end = step;
+    }
+  }
+  return begin;
+}
+
+}  // namespace
 
 /// Every list into `parts` parts of equal weight; the same parts of lists that read the same tokens
 /// lie side by side, so that L2 serves them together. Returns the predicted time.
@@ -16,23 +32,12 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
     for (int32_t i = 0; i < static_cast<int32_t>(out.lists.size()); ++i) {
       const List& list = out.lists[i];
       const double* const until_us = out.until_us.data() + list.step_begin;
-      // The number of steps whose middle lies before `us`.
-      const auto steps_before = [&](double us) {
-        int32_t low = 0, high = list.steps();
-        while (low < high) {
-          const int32_t step = std::midpoint(low, high);
-          if (until_us[step] + until_us[step + 1] < 2 * us) {
-            low = step + 1;
-          } else {
-            high = step;
-          }
-        }
-        return low;
-      };
       const double all_us = until_us[list.steps()];
-      const int32_t begin = part == 0 ? 0 : steps_before(all_us * part / parts);
-      const int32_t end =
-          part + 1 == parts ? list.steps() : steps_before(all_us * (part + 1) / parts);
+      const int32_t begin =
+          part == 0 ? 0 : steps_before(until_us, 0, list.steps(), all_us * part / parts);
+      const int32_t end = part + 1 == parts ? list.steps()
+                                            : steps_before(until_us, begin, list.steps(),
+                                                           all_us * (part + 1) / parts);
       if (begin < end) out.pieces.push_back({i, 0, begin, end, 0});
     }
   }
@@ -53,7 +58,7 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
       }
     }
   }
-  const double merge_us = parts > 1 ? p.cost.merging_us(parts) : 0;
+  const double merge_us = parts > 1 ? merging_us(p.cost, parts) : 0;
   return *std::ranges::max_element(loads_) + merge_us;
 }
 
@@ -79,12 +84,9 @@ double Scheduler::cut_by_share(const Problem& p, Layout& out) {
       const double* const until_us = out.until_us.data() + list.step_begin;
       for (int32_t begin = 0; begin < list.steps();) {
         const bool last = thread_block == p.thread_blocks - 1;
-        int32_t end = begin;
         const double limit_us = left_us - p.cost.unit_us + until_us[begin];
-        while (end < list.steps() &&
-               (last || (until_us[end] + until_us[end + 1]) / 2 <= limit_us)) {
-          ++end;
-        }
+        const int32_t end =
+            last ? list.steps() : steps_before(until_us, begin, list.steps(), limit_us);
         if (end > begin) {
           out.pieces.push_back({i, head, begin, end, thread_block});
           left_us -= p.cost.unit_us + until_us[end] - until_us[begin];
@@ -97,7 +99,7 @@ double Scheduler::cut_by_share(const Problem& p, Layout& out) {
   }
   const auto lists = static_cast<double>(std::max<size_t>(1, out.lists.size())) * p.kv_heads;
   const double sources = static_cast<double>(out.pieces.size()) / lists;
-  return std::max(most_us, share_us - left_us) + p.cost.merging_us(sources + 1);
+  return std::max(most_us, share_us - left_us) + merging_us(p.cost, sources + 1);
 }
 
 /// The cut with the least predicted time.

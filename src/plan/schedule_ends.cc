@@ -62,10 +62,12 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
   merges_.push_back(merge);
 }
 
-/// Whether each row to be merged is a job of its own for a warp, which reads 16 sources at once,
-/// and not one of four in a job, which reads four of each row. The one with fewer turns is faster.
-bool Scheduler::merges_row_by_row(const Problem& p) const {
+/// How rows are merged: each as a job of its own for a team of 2^n warps, which read 16 sources
+/// each at once, or, -1, four rows in a job for one warp, which reads four sources of each. What
+/// has the fewest turns is the fastest.
+int32_t Scheduler::find_merge_team(const Problem& p) const {
   constexpr int64_t kWarpsAThreadBlock = 8;  // that merge
+  constexpr int64_t kOpen = 2;               // dependent reads before the first source
   const int64_t warps = p.thread_blocks * kWarpsAThreadBlock;
   int64_t fours = 0, rows_sources = 0;
   for (const Merge& merge : merges_) {
@@ -73,14 +75,22 @@ bool Scheduler::merges_row_by_row(const Problem& p) const {
     for (int32_t four = 0; four < kBlockRows / 4; ++four) fours += (wanted >> four * 4 & 15) != 0;
     rows_sources += std::popcount(wanted) * int64_t{merge.sources};
   }
-  if (fours == 0) return true;
+  if (fours == 0) return 0;
   const auto rows = static_cast<int64_t>(merge_rows_.size());
   const auto turns = [](int64_t count, int64_t at_once) { return (count + at_once - 1) / at_once; };
   const int64_t sources = turns(rows_sources, rows);
-  constexpr int64_t kOpen = 2;  // dependent reads before the first source
-  const int64_t single = turns(rows, warps) * (kOpen + turns(sources, 16));
-  const int64_t by_fours = turns(fours, warps) * (kOpen + turns(sources, 4));
-  return single <= by_fours;
+  int32_t best = -1;
+  int64_t best_turns = turns(fours, warps) * (kOpen + turns(sources, 4));
+  for (int32_t shift = 0; shift <= kMostMergeTeamShift; ++shift) {
+    // Teams must put their parts together: as long as some sources take.
+    const int64_t parts = shift > 0 ? 1 : 0;
+    const int64_t single =
+        turns(rows, warps >> shift) * (kOpen + turns(turns(sources, 1 << shift), 8) + parts);
+    if (single > best_turns || (single == best_turns && best >= 0)) continue;
+    best = shift;
+    best_turns = single;
+  }
+  return best;
 }
 
 }  // namespace pando::cuda

@@ -36,6 +36,7 @@ struct ScheduleHeader {
   int32_t sources = 0;
   int32_t merge_rows = 0;  ///< rows to be merged, when each is a job of its own; else 0
   int32_t tree_rows = 0;   ///< all rows, when some have holes; else 0
+  int32_t merge_team_shift = 0;
 };
 static_assert(sizeof(ScheduleHeader) <= ScheduleHeader::kStartsOffset);
 
@@ -87,6 +88,9 @@ struct alignas(16) Merge {
   int32_t reserved[2];
 };
 
+/// A row is merged by 2^0 to 2^3 warps of a thread block.
+inline constexpr int32_t kMostMergeTeamShift = 3;
+
 /// A row to be merged: index of its merge << 8 | row of the block.
 using MergeRow = uint32_t;
 
@@ -137,6 +141,8 @@ struct alignas(64) Start {
   int32_t merge_rows;
   /// Of the first row of the first unit, when the unit's rows follow each other in q; else -1.
   int32_t q_row;
+  int32_t merge_team_shift;  ///< log2 of the warps that merge one of merge_rows together
+  int32_t reserved[3];
   TileInfo tiles[kTiles];  ///< the first
 };
 static_assert(sizeof(Start) % 128 == 0, "what is read first begins with a line");

@@ -168,62 +168,56 @@ void Scheduler::make_layout(const Problem& p, int32_t blocks_a_list, Layout& out
   }
 }
 
-/// Predicted time of each step, where one that must come from memory takes `own_factor` times as
-/// long. Returns the time of all the others, and that of these in `own_us`.
-double Scheduler::weigh(const Problem& p, double own_factor, double& own_us, Layout& out) {
+/// The time of each step by itself.
+void Scheduler::time_steps(const Problem& p, Layout& out) {
+  out.steps.clear();
+  const auto runs = [&](int32_t half, int32_t end) {
+    return half < end ? out.halves[half].runs : 1;
+  };
+  const auto add = [&](double us, int32_t runs_of_one, int32_t runs_of_other, bool own) {
+    const int32_t more = std::max({runs_of_one, runs_of_other, 1}) - 1;
+    out.steps.push_back({us + p.cost.run_us * more, own});
+  };
+  for (const List& list : out.lists) {
+    const int32_t* const end = list.end;
+    for (int32_t half = list.begin[0]; half < end[0]; half += 2) {
+      add(p.cost.whole_tile_us, runs(half, end[0]), runs(half + 1, end[0]), out.own[half] != 0);
+    }
+    for (int32_t i = 0; i < list.split_tiles; ++i) {
+      const int32_t half = list.begin[1] + i * (list.blocks == 2 ? 1 : 2);
+      const int32_t other = list.blocks == 2 ? list.begin[2] + i : half + 1;
+      const bool own = list.blocks == 2 || out.own[half] != 0;
+      add(p.cost.split_tile_us, runs(half, end[1]), runs(other, end[list.blocks]), own);
+    }
+  }
+}
+
+/// Predicted times up to the end of each step. Where memory is the bound of the whole, steps that
+/// must come from memory weigh more, so that the shares are equal in the end.
+void Scheduler::weigh_steps(const Problem& p, Layout& out) {
+  time_steps(p, out);
+  double own_us = 0, other_us = 0;
+  for (const Step& step : out.steps) (step.own ? own_us : other_us) += step.us;
+  const auto token_bytes = static_cast<double>(p.token_head_bytes);
+  const auto steps = static_cast<double>(out.steps.size());
+  const int64_t tokens = out.kv_tokens / std::max(1, p.kv_heads);
+  const double memory_us = static_cast<double>(tokens) * token_bytes / p.memory_bytes_per_us;
+  const double l2_us = steps * kTileTokens * token_bytes / p.cost.l2_bytes_per_us;
+  const double all_us = std::max(memory_us, l2_us) * p.thread_blocks;
+  const bool bound = own_us > 0 && all_us > own_us + other_us;
+  const double own_factor = bound ? (all_us - other_us) / own_us : 1;
   out.until_us.clear();
-  own_us = 0;
-  double other_us = 0;
+  size_t next = 0;
   for (List& list : out.lists) {
     list.step_begin = static_cast<int32_t>(out.until_us.size());
     double until_us = 0;
     out.until_us.push_back(until_us);
     for (int32_t i = 0; i < list.steps(); ++i) {
-      const int32_t split = i - list.whole_tiles;
-      const bool own = split < 0          ? out.own[list.begin[0] + i * 2] != 0
-                       : list.blocks == 2 ? true
-                                          : out.own[list.begin[1] + split * 2] != 0;
-      const auto runs = [&](int32_t half, int32_t end) {
-        return half < end ? out.halves[half].runs : 0;
-      };
-      int32_t most_runs = 1;
-      double us = 0;
-      if (split < 0) {
-        us = p.cost.whole_tile_us;
-        for (int32_t half = 0; half < 2; ++half) {
-          most_runs = std::max(most_runs, runs(list.begin[0] + i * 2 + half, list.end[0]));
-        }
-      } else {
-        us = p.cost.split_tile_us;
-        for (int32_t side = 0; side < 2; ++side) {
-          most_runs = std::max(
-              most_runs, list.blocks == 2 ? runs(list.begin[1 + side] + split, list.end[1 + side])
-                                          : runs(list.begin[1] + split * 2 + side, list.end[1]));
-        }
-      }
-      us += p.cost.run_us * (most_runs - 1);
-      (own ? own_us : other_us) += us;
-      until_us += own ? us * own_factor : us;
+      const Step& step = out.steps[next++];
+      until_us += step.own ? step.us * own_factor : step.us;
       out.until_us.push_back(until_us);
     }
   }
-  return other_us;
-}
-
-/// Where memory is the bound of the whole, steps that must come from memory weigh more, so that the
-/// shares are equal in the end.
-void Scheduler::weigh_steps(const Problem& p, Layout& out) {
-  double own_us = 0;
-  const double other_us = weigh(p, 1, own_us, out);
-  const auto token_bytes = static_cast<double>(p.token_head_bytes);
-  int64_t steps = 0;
-  for (const List& list : out.lists) steps += list.steps();
-  const int64_t tokens = out.kv_tokens / std::max(1, p.kv_heads);
-  const double memory_us = static_cast<double>(tokens) * token_bytes / p.cost.memory_bytes_per_us;
-  const double l2_us =
-      static_cast<double>(steps) * kTileTokens * token_bytes / p.cost.l2_bytes_per_us;
-  const double all_us = std::max(memory_us, l2_us) * p.thread_blocks;
-  if (own_us > 0 && all_us > own_us + other_us) weigh(p, (all_us - other_us) / own_us, own_us, out);
 }
 
 }  // namespace pando::cuda

@@ -1,69 +1,19 @@
 // The built program, run as a user runs it: exit codes, what goes to which stream, what is left.
+#include "cli/program.h"
+
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "cases/case_file.h"
 #include "cases/files.h"
-#include "cli/scratch_dir.h"
 #include "pando/version.h"
 
 namespace pando {
 namespace {
-
-struct Ran {
-  int exit_code;
-  std::string out;
-  std::string err;
-};
-
-std::string text_of(const std::string& path) {
-  std::ifstream in(path);
-  std::stringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-
-class Program : public testing::Test {
- protected:
-  Ran run(const std::string& arguments) const {
-    const ScratchDir streams;
-    // On machines with a GPU too, these are tests of the CPU backend.
-    const std::string command = "CUDA_VISIBLE_DEVICES= " + std::string(PANDO_PROGRAM) + " " +
-                                arguments + " > " + (streams / "out") + " 2> " + (streams / "err");
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, text_of(streams / "out"),
-            text_of(streams / "err")};
-  }
-
-  /// Bad input: exit code 2, a message that names what is wrong, nothing on stdout.
-  void expect_refused(const std::string& arguments, const std::string& names) const {
-    const Ran ran = run(arguments);
-    EXPECT_EQ(ran.exit_code, 2) << arguments;
-    EXPECT_NE(ran.err.find(names), std::string::npos) << arguments << ": " << ran.err;
-    EXPECT_EQ(ran.out, "") << arguments;
-  }
-
-  nlohmann::json json(const std::string& arguments) const {
-    const Ran ran = run(arguments);
-    EXPECT_EQ(ran.exit_code, 0) << arguments << ": " << ran.err;
-    return nlohmann::json::parse(ran.out);
-  }
-
-  std::string make_case(const std::string& options = "--batch 4 --prefix 96 --suffix 16") const {
-    EXPECT_EQ(run("gen " + file() + " " + options).exit_code, 0);
-    return file();
-  }
-  std::string file() const { return dir_ / "case.safetensors"; }
-
-  ScratchDir dir_;
-};
 
 TEST_F(Program, without_a_subcommand_says_what_there_is) {
   const Ran ran = run("");
@@ -74,7 +24,8 @@ TEST_F(Program, without_a_subcommand_says_what_there_is) {
 TEST_F(Program, help_and_version_succeed) {
   const Ran help = run("--help");
   EXPECT_EQ(help.exit_code, 0);
-  for (const char* name : {"demo", "info", "plan", "verify", "bench", "gen", "replay"}) {
+  for (const char* name :
+       {"demo", "info", "plan", "verify", "bench", "calibrate", "gen", "replay"}) {
     EXPECT_NE(help.out.find(name), std::string::npos) << name;
     EXPECT_EQ(run(std::string(name) + " --help").exit_code, 0) << name;
   }
@@ -88,7 +39,7 @@ TEST_F(Program, an_unknown_option_is_bad_input) {
 }
 
 TEST_F(Program, a_backend_that_is_not_there_is_refused_with_the_reason) {
-  for (const char* command : {"info", "demo", "verify --suite seed", "bench"}) {
+  for (const char* command : {"info", "demo", "verify --suite seed", "bench", "calibrate"}) {
     expect_refused(std::string(command) + " --backend cuda", "backend: got \"cuda\", but");
     expect_refused(std::string(command) + " --backend tpu", "backend: got \"tpu\"");
     expect_refused(std::string(command) + " --threads -1", "threads: got -1");
@@ -279,7 +230,7 @@ TEST_F(Program, bench_refuses_bad_options_and_writes_nothing) {
   expect_refused("bench --page-tokens 48" + out, "page-tokens: got 48");
   expect_refused("bench --dtype fp8" + out, "fp8");
   expect_refused("bench --scale-axes --trees" + out, "--scale-axes");
-  expect_refused("bench --profile h100" + out, "--profile");
+  expect_refused("bench --profile h100" + out, "profile: got \"h100\", which is for CUDA, but");
   expect_refused("bench --plan-only --against x" + out, "--plan-only");
   expect_refused("bench --plan-only --profile v100" + out, "profile: got \"v100\"");
   expect_refused("bench --plan-only --profile h100 --threads 2" + out, "threads: got 2");

@@ -109,6 +109,20 @@ TEST_F(EmulatedAttend, variants_agree_with_the_oracle) {
   }
 }
 
+/// Few rows with many partials each: teams of warps merge them.
+TEST_F(EmulatedAttend, agrees_with_the_oracle_where_teams_merge) {
+  Case problem = device_case(prefix_shape(2, 40 * 128, 9, 1));
+  problem.spec.q_heads = 2;
+  problem.spec.kv_heads = 1;
+  fill_data(problem, {.seed = 6});
+  expect_correct(problem, 40);
+  DeviceProfile profile = h100_profile();
+  profile.workers = 40;
+  const Plan made = plan(discover(problem.tables.batch()), problem.attention(), profile);
+  const auto* const header = reinterpret_cast<const cuda::ScheduleHeader*>(made.schedule().data());
+  EXPECT_GT(header->merge_team_shift, 0);
+}
+
 TEST_F(EmulatedAttend, gives_the_same_bits_in_any_order_of_threads) {
   const Case problem = device_case(tree_shape({1, 4, 32}, {300, 100, 40}), 16);
   const Output want = runner(4).attend(problem, {});

@@ -1,5 +1,10 @@
 """Markers, and what is skipped where."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 
 
@@ -26,3 +31,20 @@ def plan_updates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lambda *args, **options: (made.append(1), update(*args, **options)),
     )
     return made
+
+
+@pytest.fixture(scope="session")
+def rank_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Any]]:
+    """Makes ``ranks.Ranks`` of a size, or gives those that an earlier test has left in order."""
+    from ranks import Ranks
+
+    made: dict[int, Any] = {}
+
+    def of_size(size: int) -> Any:
+        if size not in made or not all(p.is_alive() for p in made[size].processes):
+            made[size] = Ranks(size, tmp_path_factory.mktemp(f"ranks{size}-"))
+        return made[size]
+
+    yield of_size
+    for group in made.values():
+        group.close()

@@ -73,6 +73,15 @@ def test_failed_update_changes_nothing():
     assert [s.token_end for s in plan.segments()] == [128, 134, 141]
 
 
+def test_page_ids_may_lie_in_a_buffer_that_is_longer():
+    batch = Batch([133, 140], [1, 1], prefix=8)
+    plan = batch.plan()
+    want = pando_attn.attend(plan, batch.q, batch.k, batch.v)
+    buffer = np.concatenate([batch.page_ids, np.full(1000, -1, np.int32)])
+    plan.update(batch.q_indptr, batch.kv_lens, batch.page_indptr, buffer)
+    assert np.array_equal(pando_attn.attend(plan, batch.q, batch.k, batch.v), want)
+
+
 def test_plan_for_an_h100_can_be_made_anywhere():
     batch = Batch([4000] * 8, [1] * 8, prefix=200, head_dim=128, dtype="bf16")
     plan = batch.plan(device="h100")

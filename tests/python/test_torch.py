@@ -160,3 +160,22 @@ def test_graph_is_replayed_after_an_update():
     fresh = batch.plan(device="cuda")
     fresh.update(shorter.q_indptr, shorter.kv_lens, batch.page_indptr, batch.page_ids)
     assert torch.equal(out, pando_attn.attend(fresh, q, k, v))
+
+
+@pytest.mark.cuda
+def test_a_graph_takes_page_ids_in_a_buffer_that_is_longer_than_the_tables():
+    batch = Batch([400] * 8, [1] * 8, prefix=20, dtype="bf16")
+    plan = batch.plan(device="cuda")
+    q, k, v = tensors(batch, "cuda")
+    want = pando_attn.attend(plan, q, k, v)
+    out = torch.empty_like(q)
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        plan.upload()
+        pando_attn.attend(plan, q, k, v, out=out)
+    buffer = np.concatenate([batch.page_ids, np.full(1 << 24, -1, np.int32)])
+    plan.update(batch.q_indptr, batch.kv_lens, batch.page_indptr, buffer)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(out, want)

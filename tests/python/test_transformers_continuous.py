@@ -10,6 +10,7 @@ pytestmark = pytest.mark.torch
 
 from tiny_models import STYLES, greedy, prompt, regret, tiny  # noqa: E402
 
+import pando_attn  # noqa: E402
 from pando_attn.transformers import _continuous, _engine  # noqa: E402
 
 
@@ -109,8 +110,101 @@ def test_continuous_batching_on_cuda(style):
 
 
 @pytest.mark.cuda
-def test_cuda_graphs_of_continuous_batching_are_refused():
-    model = tiny("llama", head_dim=64).to("cuda", torch.bfloat16)
+@pytest.mark.parametrize("use_async", [False, True])
+def test_cuda_graphs_of_continuous_batching(use_async):
+    model = tiny("qwen3", head_dim=64).to("cuda", torch.bfloat16)
+    prefix = prompt(48)
+    prompts = [prefix + prompt(5 + i, 1 + i) for i in range(6)] + [prompt(70, 9)]
+    model.set_attn_implementation("pando")
+    options = {"max_batch_tokens": 64, "use_async_batching": use_async, "num_blocks": 128}
+    got = engine(model, prompts, 100, use_cuda_graph=True, **options)
+    assert max(regret(model, ids, out) for ids, out in zip(prompts, got)) < 0.05
+
+
+@pytest.mark.cuda
+def test_cuda_graphs_of_continuous_batching_with_windows_are_refused():
+    model = tiny("gemma3").to("cuda", torch.bfloat16)
     model.set_attn_implementation("pando")
     with pytest.raises((AssertionError, NotImplementedError), match="use_cuda_graph: got"):
         engine(model, [prompt(30)], 4, use_cuda_graph=True)
+
+
+class Replays:
+    """What stands for a CUDA graph on the CPU: it does the captured work again."""
+
+    count = 0
+    running = False
+
+    def __init__(self, work):
+        self.work = work
+
+    def replay(self):
+        Replays.count += 1
+        Replays.running = True
+        try:
+            self.work()
+        finally:
+            Replays.running = False
+
+    def reset(self):
+        pass
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Continuous batching with graphs, as far as they can be without a GPU."""
+    from transformers.generation.continuous_batching import model_runner
+
+    update = pando_attn.Plan.update
+
+    def not_in_a_replay(*args, **options):
+        assert not Replays.running, "a replay runs no host code"
+        update(*args, **options)
+
+    def capture(self, forward, stream, *args):
+        forward(*args)
+        self.inputs_and_outputs.set_graph(Replays(lambda: forward(*args)))
+
+    init = model_runner.ModelRunner.__init__
+
+    def with_graphs(self, *args, **options):
+        init(self, *args, **options)
+        self.use_cuda_graph_varlen = self.pad_inputs = True
+        self.inputs_and_outputs.use_cuda_graph_varlen = True  # sizes are padded, too
+
+    Replays.count = 0
+    monkeypatch.setattr(pando_attn.Plan, "update", not_in_a_replay)
+    monkeypatch.setattr(model_runner.ModelRunner, "__init__", with_graphs)
+    monkeypatch.setattr(model_runner.ModelRunner, "_capture_graph", capture)
+    return Replays
+
+
+PADDING = {"q_padding_interval_size": 8, "kv_padding_interval_size": 64}
+
+
+@pytest.mark.parametrize("style", ["llama", "qwen3"])
+def test_a_graph_of_continuous_batching_is_replayed_with_the_plan_of_its_step(style, graphs):
+    model = tiny(style)
+    prompts = [prompt(26), prompt(40, 1), [*prompt(26), 7, 8, 9], prompt(1, 2), prompt(60, 3)]
+    want = [greedy(model, ids, 30) for ids in prompts]
+    model.set_attn_implementation("pando")
+    assert engine(model, prompts, **PADDING) == want
+    assert graphs.count > 20
+
+
+def test_a_plan_that_outgrows_a_graph_of_continuous_batching_gets_another(graphs, monkeypatch):
+    model = tiny("llama")
+    want = greedy(model, prompt(20), 30)
+    update = _engine.ContinuousStep.update
+    refused = []
+
+    def refuse(self):
+        if graphs.count == 10 and not refused:
+            refused.append(1)
+            raise ValueError("plan: got 9 bytes, want at most 8, what the graph knows")
+        update(self)
+
+    monkeypatch.setattr(_engine.ContinuousStep, "update", refuse)
+    model.set_attn_implementation("pando")
+    assert engine(model, [prompt(20)], **PADDING) == [want]
+    assert refused and graphs.count > 20

@@ -28,9 +28,7 @@ CASES = {
 def test_variants_are_right(name, share):
     batch = CASES[name]
     plan = batch.plan(share=share)
-    out, lse = pando_attn.attend(
-        plan, batch.q, *batch.caches(), return_lse=True, sinks=batch.sinks
-    )
+    out, lse = pando_attn.attend(plan, batch.q, *batch.caches(), return_lse=True, sinks=batch.sinks)
     batch.answer().check(out, lse)
 
 

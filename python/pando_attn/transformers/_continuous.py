@@ -41,16 +41,32 @@ def layer_pages(cache: Any, layer: int) -> LayerPages:
     )
 
 
+class TablePlans(NamedTuple):
+    """Plans of the layers that see the same page tables."""
+
+    layer: int  #: one of these
+    plans: StepPlans
+
+
 class ContinuousStep:
     """One forward pass of continuous batching: the page tables of each group, and their plans.
 
     They are read from the engine's indices of single tokens, once a step for each group; on CUDA
-    that waits for the copy of these indices.
+    that waits for the copy of these indices. With ``in_graph`` the layers may be captured after
+    they have run once: what they launch holds for any step of a batch that is padded to the same
+    size, once :meth:`update` has brought its plans to that step.
     """
 
-    def __init__(self, cache: Any, plans: dict[Any, StepPlans], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        cache: Any,
+        plans: dict[Any, TablePlans],
+        kwargs: dict[str, Any],
+        in_graph: bool = False,
+    ) -> None:
         self._cache = weakref.ref(cache)  # what keeps a step is kept as long as its cache
         self._plans = plans
+        self._in_graph = in_graph
         self._cu_seq_lens_k = kwargs["cu_seq_lens_k"]
         self._read_index = kwargs["read_index"]
         self._write_index = kwargs["write_index"]
@@ -58,6 +74,13 @@ class ContinuousStep:
         self._q_indptr = rows.astype(np.int32)
         self._decode = bool((np.diff(rows) <= 1).all())
         self._tables: dict[Any, Tables] = {}
+
+    def update(self) -> None:
+        """Plans for the layers of a graph, which will not come here. ValueError when the plans have
+        outgrown what the graph knows."""
+        for kind, (layer, plans) in self._plans.items():
+            self._tables[kind] = self._page_tables(self._pages(layer))
+            plans.update(self._tables[kind])
 
     def gathers(self, layer: int) -> bool:
         """Whether a layer's K and V are to be gathered by the engine: of a ring, several new tokens
@@ -77,13 +100,19 @@ class ContinuousStep:
     ) -> torch.Tensor:
         """See :class:`pando_attn.transformers._attention.Paged`."""
         pages = self._pages(layer)
+        if pages.slides and self._in_graph:
+            raise NotImplementedError(
+                "use_cuda_graph: got a model with sliding windows, whose prompts are computed in "
+                "another way than its decode steps: want use_cuda_graph=False"
+            )
         if pages.slides and not self._decode:
-            return self._attend_gathered(pages, query, key, value, scoring)
+            return self._attend_gathered(layer, pages, query, key, value, scoring)
         slots = self._write_index[pages.group]
         for target, new in ((pages.k, key), (pages.v, value)):
             target.view(-1, *target.shape[2:]).index_copy_(0, slots, new[0].transpose(0, 1))
         # In decode a ring holds just what the window lets its row see.
         return self._run(
+            layer,
             (pages.group, "pages"),
             lambda: self._page_tables(pages),
             query,
@@ -94,6 +123,7 @@ class ContinuousStep:
 
     def _attend_gathered(
         self,
+        layer: int,
         pages: LayerPages,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -105,6 +135,7 @@ class ContinuousStep:
         if k.stride() != v.stride():
             k, v = k.contiguous(), v.contiguous()
         return self._run(
+            layer,
             (pages.group, "gathered"),
             lambda: self._gathered_tables(pages),
             query,
@@ -115,6 +146,7 @@ class ContinuousStep:
 
     def _run(
         self,
+        layer: int,
         kind: Any,
         make: Callable[[], Tables],
         query: torch.Tensor,
@@ -126,11 +158,15 @@ class ContinuousStep:
         if tables is None:
             tables = self._tables[kind] = make()
         shape = shape_of(query, k.shape[2], scoring, tables.page_tokens)
-        plan = self._plans.setdefault(kind, StepPlans()).plan(shape, tables)
+        plans = self._plans.setdefault(kind, TablePlans(layer, StepPlans())).plans
+        plan = plans.plan(shape, tables)
         q = query[0].transpose(0, 1)
-        out = query.new_empty(q.shape)
         rows = plan.q_rows  # the engine may have padded those of the batch
-        out[rows:] = 0
+        if self._in_graph:
+            out = query.new_zeros(q.shape)  # of another step other rows may be padding
+        else:
+            out = query.new_empty(q.shape)
+            out[rows:] = 0
         attend(plan, q[:rows], k, v, out=out[:rows], sinks=scoring.sinks)
         return out.unsqueeze(0)
 

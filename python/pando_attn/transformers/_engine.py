@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,36 +13,71 @@ from transformers.generation.continuous_batching import (
     ContinuousBatchingManager,
     PagedAttentionCache,
 )
+from transformers.generation.continuous_batching.model_runner import ModelRunner
 
 from ._attention import attention_forward
-from ._continuous import ContinuousStep
-from ._plans import StepPlans
+from ._continuous import ContinuousStep, TablePlans
 
 
 class _Engines:
     """The step that each engine's cache is in, and the plans that its steps use."""
 
     def __init__(self) -> None:
-        self._plans: weakref.WeakKeyDictionary[Any, dict[Any, StepPlans]] = (
+        self._plans: weakref.WeakKeyDictionary[Any, dict[Any, TablePlans]] = (
             weakref.WeakKeyDictionary()
         )
         self._steps: weakref.WeakKeyDictionary[Any, tuple[Any, ContinuousStep]] = (
             weakref.WeakKeyDictionary()
         )
+        # Those of each CUDA graph, which knows where they are on the device.
+        self._plans_of_graph: weakref.WeakKeyDictionary[Any, dict[Any, TablePlans]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._steps_in_graph: weakref.WeakKeyDictionary[Any, ContinuousStep] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def step(self, cache: Any, kwargs: dict[str, Any]) -> ContinuousStep:
         """The step that a layer's keyword arguments belong to: all layers get the same list."""
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            raise NotImplementedError(
-                "use_cuda_graph: got a capture of a CUDA graph; with Pando, continuous batching "
-                "plans on the host in each step: want use_cuda_graph=False"
-            )
+        in_graph = self._steps_in_graph.get(cache)
+        if in_graph is not None:
+            return in_graph
         of, step = self._steps.get(cache, (None, None))
         if step is None or of is not kwargs["write_index"]:
             plans = self._plans.setdefault(cache, {})
             step = ContinuousStep(cache, plans, kwargs)
             self._steps[cache] = (kwargs["write_index"], step)
         return step
+
+    def compute_in_graph(
+        self, runner: Any, kwargs: dict[str, Any], compute: Callable[[], None]
+    ) -> None:
+        """A forward pass that is the replay of a CUDA graph, or after which there is one.
+
+        A replay runs nothing here: its plans are made and copied to the device before it. The first
+        pass of a graph runs the layers once before it captures them, which makes their plans.
+        """
+        ios, cache = runner.inputs_and_outputs, runner.cache
+        graph = ios.get_graph()
+        plans = {} if graph is None else self._plans_of_graph[graph]
+        with torch.cuda.stream(ios.compute_stream):
+            step = ContinuousStep(cache, plans, kwargs, in_graph=True)
+            try:
+                step.update()
+            except ValueError:  # the plans have outgrown the graph; or the next ones will tell
+                if ios.compute_stream is not None:
+                    ios.compute_stream.synchronize()
+                ios.set_graph(None)
+                plans = {}
+                step = ContinuousStep(cache, plans, kwargs, in_graph=True)
+        self._steps_in_graph[cache] = step
+        try:
+            compute()
+        finally:
+            del self._steps_in_graph[cache]
+        graph = ios.get_graph()
+        if graph is not None:
+            self._plans_of_graph[graph] = plans
 
 
 _engines = _Engines()
@@ -74,6 +110,8 @@ def plug_in() -> None:
     """Lets continuous batching take "pando", for which Transformers has no hook of its own."""
     manager: Any = ContinuousBatchingManager
     paged_cache: Any = PagedAttentionCache
+    runner: Any = ModelRunner
+    compute = runner.compute_batch
     switch = manager.switch_to_cb_friendly_attn
     update = paged_cache.update
     if hasattr(switch, "pando"):
@@ -105,6 +143,18 @@ def plug_in() -> None:
         kwargs["pando"] = step
         return key_states, value_states
 
+    @functools.wraps(compute)
+    def compute_with_pando(self: Any, model: Any, batch_data: dict[str, Any]) -> None:
+        ios = self.inputs_and_outputs
+        if (
+            model.config._attn_implementation not in ("pando", "paged|pando")
+            or not self._get_forward_fn(use_block_table=ios.use_block_table)[1]
+        ):
+            compute(self, model, batch_data)
+            return
+        _engines.compute_in_graph(self, batch_data, lambda: compute(self, model, batch_data))
+
+    runner.compute_batch = compute_with_pando
     manager.switch_to_cb_friendly_attn = switch_with_pando
     manager.switch_to_cb_friendly_attn.pando = True
     if model_updates:

@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from .. import _arguments as arguments
-from ._kv_cache import KvCache
+from ._decode_graph import Decoder
+from ._kv_cache import KvCache, KvStep
 from ._model import forward, model_shape, through_pando
 from ._prompts import pages_needed, prompts_of, stops_of
 from ._sampling import Sampler, log_probabilities
@@ -65,6 +66,7 @@ def generate(
     batch_size: int = 256,
     prefill_tokens: int = 2048,
     cache: KvCache | None = None,
+    cuda_graph: bool = True,
 ) -> Generated:
     """Samples continuations of prompts; KV of what they share is computed, kept and read once.
 
@@ -85,6 +87,7 @@ def generate(
         batch_size: at most so many samples at once; the others follow.
         prefill_tokens: at most so many tokens of prompts in one forward pass.
         cache: keeps KV for later calls; by default there is one for this call alone.
+        cuda_graph: on CUDA, capture the decode step of a batch once and replay it.
 
     Returns:
         A :class:`Generated`.
@@ -103,6 +106,7 @@ def generate(
     ):
         if arguments.integer(name, value) < 1:
             raise ValueError(f"{name}: got {value}, want 1 or more")
+    cuda_graph = arguments.flag("cuda_graph", cuda_graph)
     sampler = Sampler(temperature, top_k, top_p, min_p, generator)
     stops = stops_of(model, stop_tokens)
     jobs = [p for p in range(len(ids)) for _ in range(num_samples)]
@@ -124,7 +128,7 @@ def generate(
     )
     with through_pando(model):
         for batch in batches:
-            run = _Batch(model, cache, sampler, stops, max_new_tokens, return_logprobs)
+            run = _Batch(model, cache, sampler, stops, max_new_tokens, return_logprobs, cuda_graph)
             run.run(ids, batch, prefill_tokens, result)
     return result
 
@@ -140,6 +144,7 @@ class _Batch:
         stops: frozenset[int],
         max_new_tokens: int,
         logprobs: bool,
+        cuda_graph: bool,
     ) -> None:
         self._model = model
         self._cache = cache
@@ -147,6 +152,7 @@ class _Batch:
         self._stops = stops
         self._max_new_tokens = max_new_tokens
         self._logprobs = logprobs
+        self._decoder = Decoder(model, cache, cuda_graph)
         self._sequences: set[int] = set()  # those to release
 
     def run(
@@ -232,13 +238,11 @@ class _Batch:
             if appended.copy is not None:
                 copies.append(appended.copy)
         self._cache.copy(copies)
-        return self._forward(
-            [s.sequence for s in live],
-            [np.array(s.tokens[-1:]) for s in live],
-            [s.length for s in live],
-            [0] * len(live),
-            list(range(len(live))),
+        layout = self._cache.layout(
+            [s.sequence for s in live], [s.length for s in live], [1] * len(live)
         )
+        steps_left = self._max_new_tokens - len(live[0].tokens)
+        return self._decoder.run([s.tokens[-1] for s in live], layout, steps_left)
 
     def _forward(
         self,
@@ -248,10 +252,18 @@ class _Batch:
         kept: list[int],
         wanted: list[int],
     ) -> torch.Tensor:
-        step = self._cache.step(sequences, ends, [len(t) for t in tokens], kept)
-        positions = [np.arange(end - len(t), end) for t, end in zip(tokens, ends)]
-        flat, where = (np.concatenate(parts).tolist() for parts in (tokens, positions))
-        logits = forward(self._model, flat, where, wanted, step)
+        layout = self._cache.layout(sequences, ends, [len(t) for t in tokens], kept)
+        device = self._cache.shape.device
+        inputs = np.stack([np.concatenate(tokens), layout.positions, layout.slots])
+        ids, positions, slots = torch.from_numpy(inputs).to(device)
+        step = KvStep(self._cache, self._cache.plans, layout.tables, slots)
+        logits = forward(
+            self._model,
+            ids,
+            positions,
+            torch.tensor(wanted, dtype=torch.int64, device=device),
+            step,
+        )
         step.check()
         return logits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,14 @@ from .._attend import attend
 from .._prefix import KvPool, PageCopy, PrefixTree
 from ._model import model_shape
 from ._plans import Scoring, StepPlans, Tables, shape_of
+
+
+class Layout(NamedTuple):
+    """Where the tokens of a forward pass are, in their sequences and in memory."""
+
+    tables: Tables
+    positions: np.ndarray  #: int64, of each token in its sequence
+    slots: np.ndarray  #: int64, of its KV: page * page_tokens + place in the page
 
 
 class KvCache:
@@ -53,7 +62,7 @@ class KvCache:
             dtype=self.shape.dtype,
             device=self.shape.device,
         )
-        self._plans = StepPlans()
+        self.plans = StepPlans()
 
     @property
     def page_tokens(self) -> int:
@@ -84,39 +93,57 @@ class KvCache:
             )
             self._kv[:, :, targets] = self._kv[:, :, sources]
 
-    def step(
+    @property
+    def scratch_slot(self) -> int:
+        """Where KV goes that nobody reads."""
+        return self._scratch * self.page_tokens
+
+    def layout(
         self,
         sequences: Iterable[int],
         ends: Sequence[int],
         rows: Sequence[int],
-        kept: Sequence[int],
-    ) -> KvStep:
-        """A forward pass over the ``rows[b]`` tokens before position ``ends[b]`` of each sequence.
-
-        The first ``kept[b]`` tokens of a sequence have their KV already.
-        """
+        kept: Sequence[int] | None = None,
+    ) -> Layout:
+        """Of a forward pass over the ``rows[b]`` tokens before position ``ends[b]`` of each
+        sequence, whose first ``kept[b]`` tokens have their KV already."""
         tables = self.tree.tables(sequences, rows)
         size = self.page_tokens
-        slots = []
-        for b, (end, count) in enumerate(zip(ends, rows)):
-            positions = np.arange(end - count, end)
-            table = tables.page_ids[tables.page_indptr[b] : tables.page_indptr[b + 1]]
-            pages = np.where(positions < kept[b], self._scratch, table[positions // size])
-            slots.append(pages.astype(np.int64) * size + positions % size)
-        return KvStep(
-            self,
-            Tables(tables.q_indptr, np.array(ends, np.int32), *tables[2:], size),
-            torch.from_numpy(np.concatenate(slots)).to(self._kv.device),
+        end, count = np.asarray(ends, np.int64), np.asarray(rows, np.int64)
+        row_end = np.cumsum(count)
+        # Row i of the batch is row i - (row_end - count) of its sequence.
+        positions = np.arange(row_end[-1]) + np.repeat(end - row_end, count)
+        first = np.repeat(np.asarray(tables.page_indptr[:-1], np.int64), count)
+        pages = np.asarray(tables.page_ids)[first + positions // size].astype(np.int64)
+        if kept is not None:
+            pages[positions < np.repeat(np.asarray(kept), count)] = self._scratch
+        return Layout(
+            Tables(tables.q_indptr, end.astype(np.int32), *tables[2:], size),
+            positions,
+            pages * size + positions % size,
         )
 
 
 class KvStep:
-    """What the layers of one forward pass need; see ``Paged`` of ``_attention.py``."""
+    """What the layers of one forward pass need; see ``Paged`` of ``_attention.py``.
 
-    def __init__(self, cache: KvCache, tables: Tables, slots: torch.Tensor) -> None:
+    With ``in_graph`` the layers may be captured after they have run once: what they launch holds
+    for any step with as many tokens, of which those after the plan's rows are of no sequence.
+    """
+
+    def __init__(
+        self,
+        cache: KvCache,
+        plans: StepPlans,
+        tables: Tables,
+        slots: torch.Tensor,
+        in_graph: bool = False,
+    ) -> None:
         self._cache = cache
+        self._plans = plans
         self._tables = tables
         self._slots = slots
+        self._in_graph = in_graph
         self._layers: set[int] = set()
 
     def attend(
@@ -140,12 +167,15 @@ class KvStep:
         for target, new in zip(kv[layer], (key, value)):
             target.flatten(0, 1).index_copy_(0, self._slots, new[0].transpose(0, 1))
         k, v = kv[layer]
-        plan = self._cache._plans.plan(
+        plan = self._plans.plan(
             shape_of(query, shape.kv_heads, scoring, self._tables.page_tokens), self._tables
         )
         q = query[0].transpose(0, 1)
-        out = query.new_empty(q.shape)
-        attend(plan, q, k, v, out=out, sinks=scoring.sinks)
+        rows = plan.q_rows
+        # Zeros, so that rows of no sequence are numbers: a layer that quantizes all rows by their
+        # greatest would spread what else is there.
+        out = query.new_zeros(q.shape) if self._in_graph else query.new_empty(q.shape)
+        attend(plan, q[:rows], k, v, out=out[:rows], sinks=scoring.sinks)
         self._layers.add(layer)
         return out.unsqueeze(0)
 

@@ -18,7 +18,7 @@ _ROPES_BY_LENGTH = ("dynamic", "longrope")
 
 
 class ModelShape(NamedTuple):
-    """What a model keeps of each token."""
+    """What a model keeps of each token; of a model on several ranks, this rank's part."""
 
     layers: int
     kv_heads: int
@@ -60,12 +60,27 @@ def model_shape(model: Any) -> ModelShape:
     heads = config.num_attention_heads
     return ModelShape(
         layers=config.num_hidden_layers,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        kv_heads=_of_rank(model, getattr(config, "num_key_value_heads", None) or heads),
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocab_size=config.vocab_size,
         dtype=model.dtype,
         device=model.device,
     )
+
+
+def _of_rank(model: Any, kv_heads: int) -> int:
+    """How many of a model's kv heads this rank has: tensor parallelism splits them where the
+    model's plan names its projections of K and V."""
+    ranks = getattr(model, "tp_size", None) or 1
+    plan = getattr(model, "tp_plan", None) or {}
+    k, v = (any(at.endswith(f"self_attn.{name}_proj") for at in plan) for name in "kv")
+    if ranks == 1 or not (k and v):
+        return kv_heads
+    if kv_heads % ranks:
+        raise NotImplementedError(
+            f"model: got {kv_heads} kv heads on {ranks} ranks, want ranks that divide them"
+        )
+    return kv_heads // ranks
 
 
 def _rope_types(parameters: Any) -> Iterator[str]:
@@ -94,36 +109,33 @@ def through_pando(model: PreTrainedModel) -> Iterator[None]:
 
 def forward(
     model: PreTrainedModel,
-    tokens: list[int],
-    positions: list[int],
-    wanted: list[int],
+    tokens: torch.Tensor,
+    positions: torch.Tensor,
+    wanted: torch.Tensor,
     step: Any,
 ) -> torch.Tensor:
     """Logits ``[len(wanted), vocab_size]`` in fp32 of some of the tokens of a packed batch.
 
+    Nothing here waits for the device, so that it can be captured in a CUDA graph.
+
     Args:
-        tokens: of all sequences, one after the other.
-        positions: of each token in its sequence.
-        wanted: indices into ``tokens``.
+        tokens: int64 on the model's device, of all sequences, one after the other.
+        positions: the same, of each token in its sequence.
+        wanted: the same, indices into ``tokens``.
         step: see :class:`pando_attn.transformers._attention.Paged`.
     """
-
-    def on_device(numbers: list[int]) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=model.device)
-
-    rows = on_device(wanted)
     keeps = _keeps_logits(model)
-    options = {"logits_to_keep": rows} if keeps else {}
+    options = {"logits_to_keep": wanted} if keeps else {}
     logits = model(
-        input_ids=on_device(tokens)[None],
-        position_ids=on_device(positions)[None],
+        input_ids=tokens[None],
+        position_ids=positions[None],
         # Of four dimensions, it goes to the layers as it is: the pages say who sees what.
         attention_mask=torch.empty((1, 1, 0, 0), dtype=torch.bool, device=model.device),
         use_cache=False,
         pando=step,
         **options,
     ).logits[0]
-    return (logits if keeps else logits[rows]).float()
+    return (logits if keeps else logits[wanted]).float()
 
 
 def _keeps_logits(model: PreTrainedModel) -> bool:

@@ -106,6 +106,16 @@ class StepPlans:
             self._of_step[shape] = tables
         return plan
 
+    def update(self, tables: Tables) -> None:
+        """Makes all plans for a step whose layers do not come here, and copies them to the device:
+        those of a captured CUDA graph."""
+        for shape, plan in self._plans.items():
+            self._of_step.pop(shape, None)
+            plan.update(*tables[:4])
+            if shape.device.type == "cuda":
+                plan.upload()
+            self._of_step[shape] = tables
+
 
 class _MadeFor:
     """The mask and the lengths that a plan was made for."""

@@ -31,14 +31,18 @@ struct Config {
   static constexpr int kRows = kConsumers * kBlockRows;
 };
 
+/// A warp's job: some rows of one merge, and its share of their sources.
+struct MergeJob {
+  int4 merge;       ///< block, kv_head, first source, sources
+  uint32_t wanted;  ///< of the job's rows
+  int32_t row;
+};
+
 /// A consumer warp's first merge job, fetched while there is something else to do.
 struct FirstMerge {
   static constexpr int kSources = 64;
 
-  int4 merge;  ///< block, kv_head, source_begin, sources
-  uint32_t wanted;
-  int32_t row;
-  int32_t reserved[2];
+  MergeJob job;
   int4 sources[kSources];
 };
 

@@ -6,13 +6,14 @@
 
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/kernels/attend/merge_rows.cuh"
+#include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/memory.cuh"
 
 namespace pando::cuda {
 
-/// How merges are cut into jobs for warps: each row is one, with many sources in flight; or, where
-/// rows are many and sources few, four adjacent rows of a block.
+/// How merges are cut into jobs: each row is one, for a team of warps with many sources in flight;
+/// or, where rows are many and sources few, four adjacent rows of a block, for one warp.
 template <class C, bool kSingle>
 struct MergeShape {
   static constexpr int kRows = kSingle ? 1 : 4;
@@ -21,22 +22,39 @@ struct MergeShape {
   const Merge* merges;
   const MergeRow* rows;
   int32_t jobs;
+  int32_t team_shift;  ///< log2 of the warps of a team
 
   __device__ MergeShape(const AttendParams& params, const Start& start)
       : merges(section<Merge>(params, start.merges_at)),
         rows(section<MergeRow>(params, start.merge_rows_at)),
-        jobs(kSingle ? start.merge_rows : start.merges * (kBlockRows / kRows)) {}
+        jobs(kSingle ? start.merge_rows : start.merges * (kBlockRows / kRows)),
+        team_shift(kSingle ? start.merge_team_shift : 0) {}
 
-  /// The merge of a job, and its first row.
-  __device__ const Merge* find(int32_t job, int32_t& row) const {
+  /// The first job of a consumer warp, and how far it is from one to the next.
+  __device__ int32_t first(int warp) const { return blockIdx.x + gridDim.x * (warp >> team_shift); }
+  __device__ int32_t stride() const { return gridDim.x * (C::kConsumerWarps >> team_shift); }
+
+  /// A consumer warp's part of a job.
+  __device__ MergeJob open(int32_t index, int warp) const {
+    MergeJob job;
+    const Merge* merge;
     if constexpr (kSingle) {
-      const MergeRow r = __ldg(&rows[job]);
-      row = r & 255;
-      return &merges[r >> 8];
+      const MergeRow r = __ldg(&rows[index]);
+      job.row = r & 255;
+      merge = &merges[r >> 8];
+      job.wanted = 1;
     } else {
-      row = job % (kBlockRows / kRows) * kRows;
-      return &merges[job / (kBlockRows / kRows)];
+      job.row = index % (kBlockRows / kRows) * kRows;
+      merge = &merges[index / (kBlockRows / kRows)];
+      job.wanted = __ldg(&merge->rows[job.row / 32]) >> job.row % 32 & 15;
     }
+    job.merge = __ldg(reinterpret_cast<const int4*>(merge));
+    const int32_t team = 1 << team_shift;
+    const int32_t share = (job.merge.w + team - 1) >> team_shift;
+    const int32_t before = share * (warp & (team - 1));
+    job.merge.z += before;
+    job.merge.w = max(0, min(share, job.merge.w - before));
+    return job;
   }
 };
 
@@ -48,15 +66,12 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, c
   const MergeShape<C, kSingle> shape(params, start);
   const Source* const sources = section<Source>(params, start.sources_at);
   // Lane i, and the lanes that follow it in eights, for consumer warp i % 8.
-  const int32_t job = blockIdx.x + gridDim.x * (lane % C::kConsumerWarps);
-  const bool there = job < shape.jobs;
-  int32_t row;
-  const Merge* const merge = shape.find(there ? job : 0, row);
-  const int4 m = __ldg(reinterpret_cast<const int4*>(merge));
+  const int32_t index = shape.first(lane % C::kConsumerWarps);
+  const MergeJob job = shape.open(index < shape.jobs ? index : 0, lane % C::kConsumerWarps);
 #pragma unroll 4
   for (int warp = 0; warp < C::kConsumerWarps; ++warp) {
-    const int32_t begin = __shfl_sync(~0u, m.z, warp);
-    const int32_t count = __shfl_sync(~0u, m.w, warp);
+    const int32_t begin = __shfl_sync(~0u, job.merge.z, warp);
+    const int32_t count = __shfl_sync(~0u, job.merge.w, warp);
 #pragma unroll
     for (int at = lane; at < FirstMerge::kSources; at += 32) {
       if (at < count) {
@@ -65,12 +80,7 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, c
       }
     }
   }
-  if (there && lane < C::kConsumerWarps) {
-    FirstMerge& first = shared.first_merge[lane];
-    first.merge = m;
-    first.wanted = kSingle ? 1 : __ldg(&merge->rows[row / 32]) >> row % 32 & 15;
-    first.row = row;
-  }
+  if (lane < C::kConsumerWarps) shared.first_merge[lane].job = job;
 }
 
 /// Fetches the consumer warps' first merge jobs; by one warp.
@@ -88,6 +98,52 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params,
   if (threadIdx.x % 32 == 0) RingCursor<1>(shared.merge_ring).fill();
 }
 
+/// What one warp of a team has merged of a row: in its query rows' place in shared memory.
+template <class C>
+struct TeamPart {
+  float o[C::kHeadDim];
+  float top, sum;
+
+  __device__ static TeamPart& of(SharedPlan<C>& shared, int warp) {
+    static_assert(sizeof(TeamPart) <= 16 * 128);
+    return *reinterpret_cast<TeamPart*>(shared.q[warp / 4].rows[0] + warp % 4 * 16 * 128);
+  }
+};
+
+/// Puts together what the warps of a team have merged of one row; the team's first warp has it
+/// then.
+template <class C>
+__device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_shift, int warp,
+                                          Merged<1, kMergeColumns<C>>& merged) {
+  constexpr int N = kMergeColumns<C>;
+  constexpr int kBarrier = 8;  // the first of four, more than there are teams
+  const int lane = threadIdx.x % 32;
+  TeamPart<C>& mine = TeamPart<C>::of(shared, warp);
+#pragma unroll
+  for (int c = 0; c < N; ++c) mine.o[lane * N + c] = merged.o[0][c];
+  if (lane == 0) {
+    mine.top = merged.top;
+    mine.sum = merged.sum;
+  }
+  ptx::bar_sync(kBarrier + (warp >> team_shift), 32 << team_shift);
+  const int32_t team = 1 << team_shift;
+  if ((warp & (team - 1)) == 0) {
+    for (int i = 1; i < team; ++i) {
+      const TeamPart<C>& part = TeamPart<C>::of(shared, warp + i);
+      const float top = fmaxf(merged.top, part.top);
+      const float base = top == -INFINITY ? 0.0f : top;
+      const float a = __expf(merged.top - base), b = __expf(part.top - base);
+      merged.top = top;
+      merged.sum = merged.sum * a + part.sum * b;
+#pragma unroll
+      for (int c = 0; c < N; ++c) {
+        merged.o[0][c] = merged.o[0][c] * a + part.o[lane * N + c] * b;
+      }
+    }
+  }
+  ptx::bar_sync(kBarrier + (warp >> team_shift), 32 << team_shift);  // before the next job's
+}
+
 template <class C, bool kSingle>
 __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPlan<C>& shared) {
   using E = typename C::Element;
@@ -101,24 +157,23 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
   const Source* const sources = section<Source>(params, start.sources_at);
   const Row* const rows = section<Row>(params, start.rows_at);
   const FirstMerge& first = shared.first_merge[warp];
-  const int32_t warps = gridDim.x * C::kConsumerWarps;
-  for (int32_t index = blockIdx.x + gridDim.x * warp; index < shape.jobs; index += warps) {
-    MergeJob job{first.merge, first.wanted, first.row};
-    const int4* first_sources = first.sources;
-    if (index >= warps) {
-      const Merge* const merge = shape.find(index, job.row);
-      job.merge = __ldg(reinterpret_cast<const int4*>(merge));
-      job.wanted = kSingle ? 1 : __ldg(&merge->rows[job.row / 32]) >> job.row % 32 & 15;
-      first_sources = reinterpret_cast<const int4*>(&sources[job.merge.z]);
-    }
+  for (int32_t index = shape.first(warp); index < shape.jobs; index += shape.stride()) {
+    const bool is_first = index < shape.stride();
+    const MergeJob job = is_first ? first.job : shape.open(index, warp);
     if (job.wanted == 0) continue;
     // Each lane looks up one of the rows while its sources are waited for.
     const int32_t packed =
         min(job.merge.x * kBlockRows + job.row + lane % R, start.packed_rows - 1);
     const int32_t q_row = __ldg(&rows[params.by_group.quotient(packed)].q_row);
     const auto* const all_sources = reinterpret_cast<const int4*>(&sources[job.merge.z]);
-    auto merged = merge_rows<C, R, Shape::kSources>(params, start, first_sources, all_sources, job,
-                                                    shared.epoch);
+    auto merged = merge_rows<C, R, Shape::kSources>(
+        params, start, is_first ? first.sources : all_sources, all_sources, job, shared.epoch);
+    if constexpr (kSingle) {
+      if (shape.team_shift > 0) {
+        join_team<C>(shared, shape.team_shift, warp, merged);
+        if ((warp & ((1 << shape.team_shift) - 1)) != 0) continue;
+      }
+    }
     const RowPlace place = place_of(params, q_row, packed, job.merge.y);
     float lse = merged.lse();
     float scale = merged.scale();

@@ -70,13 +70,6 @@ struct LaneSource {
   int32_t writer = 0, ticket = 0;
 };
 
-/// A warp's job: some rows of one merge.
-struct MergeJob {
-  int4 merge;       ///< block, kv_head, source_begin, sources
-  uint32_t wanted;  ///< of the job's rows
-  int32_t row;
-};
-
 /// R rows, merged: of all of them N columns a lane, in the order of the partials, and what belongs
 /// to a whole row of row `lane` % R.
 template <int R, int N>
@@ -124,9 +117,9 @@ __device__ __forceinline__ int nth_bit(uint32_t bits, int n) {
   return place;
 }
 
-/// Merges the job's R rows, by one warp: up to 32 / R sources at a time. Lane s * R + r waits for
-/// one of them; then it weighs the s-th that has any of the rows for row r, and all lanes add up
-/// what is there, U sources in flight. `first_sources` are the merge's first, in shared or
+/// Merges the job's share of R rows, by one warp: up to 32 / R sources at a time. Lane s * R + r
+/// waits for one of them; then it weighs the s-th that has any of the rows for row r, and all lanes
+/// add up what is there, U sources in flight. `first_sources` are the merge's first, in shared or
 /// global memory.
 template <class C, int R, int U>
 __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(

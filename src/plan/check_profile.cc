@@ -1,0 +1,71 @@
+#include "plan/check_profile.h"
+
+#include <bit>
+
+#include "core/check.h"
+
+namespace pando {
+namespace {
+
+// So that no sum of predicted times overflows.
+constexpr double kMostTime = 1e6;
+constexpr double kMostRate = 1e12;
+
+void check_time(const char* field, double time) {
+  require(time >= 0 && time <= kMostTime, "profile.{}: got {}, want a number in [0, {}]", field,
+          time, kMostTime);
+}
+
+void check_tile_time(const char* field, double time) {
+  require(time > 0, "profile.{}: got {}, want more than 0", field, time);
+  check_time(field, time);
+}
+
+/// Bytes or FLOPs in a microsecond.
+void check_rate(const char* field, double rate) {
+  require(rate >= 1 && rate <= kMostRate, "profile.{}: got {}, want a number in [1, {}]", field,
+          rate, kMostRate);
+}
+
+}  // namespace
+
+void check_profile(const DeviceProfile& profile) {
+  require(profile.backend == Backend::kCpu || profile.backend == Backend::kCuda,
+          "profile.backend: got code {}, want cpu (0) or cuda (1)",
+          static_cast<int32_t>(profile.backend));
+  require(profile.workers >= 1, "profile.workers: got {}, want 1 or more", profile.workers);
+  require(profile.row_tile >= 1, "profile.row_tile: got {}, want 1 or more", profile.row_tile);
+  require(profile.kv_tile >= 1 && std::has_single_bit(static_cast<uint32_t>(profile.kv_tile)),
+          "profile.kv_tile: got {}, want a power of two", profile.kv_tile);
+  check_time("launch_us", profile.launch_us);
+  check_time("item_us", profile.item_us);
+  check_time("partial_row_us", profile.partial_row_us);
+  check_rate("dram_bytes_per_us", profile.dram_bytes_per_us);
+  check_rate("cache_bytes_per_us", profile.cache_bytes_per_us);
+  require(profile.cache_bytes >= 0, "profile.cache_bytes: got {}, want 0 or more",
+          profile.cache_bytes);
+  for (const KernelRate& rate : profile.rates) {
+    require(rate.narrow_rows >= 0, "profile.rates.narrow_rows: got {}, want 0 or more",
+            rate.narrow_rows);
+    require(rate.row_granule >= 1, "profile.rates.row_granule: got {}, want 1 or more",
+            rate.row_granule);
+    check_time("rates.narrow_ns", rate.narrow_ns);
+    check_time("rates.convert_ns", rate.convert_ns);
+    check_time("rates.wide_ns", rate.wide_ns);
+    check_time("rates.softmax_ns", rate.softmax_ns);
+    check_rate("rates.peak_flops_per_us", rate.peak_flops_per_us);
+  }
+  const ScheduleCost& cost = profile.schedule;
+  if (profile.backend == Backend::kCuda) {
+    check_tile_time("schedule.whole_tile_us", cost.whole_tile_us);
+    check_tile_time("schedule.split_tile_us", cost.split_tile_us);
+    check_rate("schedule.l2_bytes_per_us", cost.l2_bytes_per_us);
+  }
+  check_time("schedule.run_us", cost.run_us);
+  check_time("schedule.unit_us", cost.unit_us);
+  check_time("schedule.merge_us", cost.merge_us);
+  check_time("schedule.turn_us", cost.turn_us);
+  check_time("schedule.lookup_us", cost.lookup_us);
+}
+
+}  // namespace pando
