@@ -8,6 +8,7 @@
 
 #include "core/grouping.h"
 #include "core/mask.h"
+#include "core/soft_cap.h"
 #include "pando/attention.h"
 #include "pando/merge.h"
 #include "pando/plan.h"
@@ -16,14 +17,6 @@
 namespace pando {
 
 inline constexpr float kLog2E = 1.44269504088896341f;
-
-/// tanh(x) = x + x^3 p(x^2) for |x| below kTanhNear, with the coefficients of p from the first on.
-inline constexpr float kTanhNear = 0.625f;
-inline constexpr float kTanhNear1 = -3.33332819422e-1f;
-inline constexpr float kTanhNear2 = 1.33314422036e-1f;
-inline constexpr float kTanhNear3 = -5.37397155531e-2f;
-inline constexpr float kTanhNear4 = 2.06390887954e-2f;
-inline constexpr float kTanhNear5 = -5.70498872745e-3f;
 
 /// What is the same for every unit of one attend call.
 struct CallView {

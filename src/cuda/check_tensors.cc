@@ -31,6 +31,7 @@ void check_tensors(const PlanHeader& h, const AttendArgs& args, int device) {
   check_memory("q", args.q.data, device);
   check_memory("out", args.out.data, device);
   if (args.lse != nullptr) check_memory("lse", args.lse, device);
+  if (args.sinks != nullptr) check_memory("sinks", args.sinks, device);
   if (h.units > 0) {
     check_memory("k", args.k, device);
     check_memory("v", args.v, device);

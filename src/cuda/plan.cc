@@ -12,14 +12,16 @@ namespace {
 /// A graph has the constants of its spec among its launch parameters.
 void check_same_spec(const PlanHeader& got, const PlanHeader& want) {
   const auto text = [](const PlanHeader& h) {
-    return fmt::format("heads {}/{}, {} x {}, scale {}, pages of {}, {} thread blocks", h.q_heads,
-                       h.kv_heads, h.head_dim, dtype_name(h.dtype), h.scale, h.page_tokens,
-                       h.workers);
+    return fmt::format(
+        "heads {}/{}, {} x {}, scale {}, soft_cap {}, pages of {}, {} thread "
+        "blocks",
+        h.q_heads, h.kv_heads, h.head_dim, dtype_name(h.dtype), h.scale, h.soft_cap, h.page_tokens,
+        h.workers);
   };
   const bool same = got.q_heads == want.q_heads && got.kv_heads == want.kv_heads &&
                     got.head_dim == want.head_dim && got.dtype == want.dtype &&
-                    got.scale == want.scale && got.page_tokens == want.page_tokens &&
-                    got.workers == want.workers;
+                    got.scale == want.scale && got.soft_cap == want.soft_cap &&
+                    got.page_tokens == want.page_tokens && got.workers == want.workers;
   if (!same) {
     fail(ErrorCode::kTypeMismatch, "plan: got one for {}; want {}, as in the captured call",
          text(got), text(want));

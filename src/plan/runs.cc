@@ -11,6 +11,7 @@ void RowOrder::build(const Forest& forest, const AttentionSpec& spec) {
   rows.clear();
   row_at.clear();
   drops_tokens = false;
+  has_holes = false;
   for (const int32_t sequence : forest.order()) {
     row_at.push_back(static_cast<int32_t>(rows.size()));
     const int32_t first = forest.q_indptr()[sequence];
@@ -19,6 +20,7 @@ void RowOrder::build(const Forest& forest, const AttentionSpec& spec) {
     for (int32_t r = 0; r < q_len; ++r) {
       const RowMask mask = row_mask(spec, first + r, r, q_len, kv_len);
       drops_tokens |= mask.range.begin > 0;
+      has_holes |= mask.tree_begin < mask.range.end;
       rows.push_back({.q_row = first + r,
                       .visible_begin = mask.range.begin,
                       .visible_end = mask.range.end,

@@ -29,6 +29,7 @@ struct RowOrder {
   /// Some row does not see the first tokens of its sequence, so that who holds a segment need not
   /// see it.
   bool drops_tokens = false;
+  bool has_holes = false;  ///< some row does not see all of its visible range
 
   void build(const Forest& forest, const AttentionSpec& spec);
   /// Tokens [begin, end) that some row of [row_begin, row_end) sees.

@@ -157,6 +157,7 @@ void Scheduler::lay_out(const Problem& p, int64_t partial_rows) {
   header_.merges = count(merges_);
   header_.sources = count(sources_);
   header_.merge_rows = count(merge_rows_);
+  header_.tree_rows = p.order.has_holes ? header_.rows : 0;
   int64_t at = ScheduleHeader::kStartsOffset + int64_t{sizeof(Start)} * p.thread_blocks;
   const auto place = [&](int64_t& offset, const auto& entries) {
     offset = at;
@@ -170,6 +171,11 @@ void Scheduler::lay_out(const Problem& p, int64_t partial_rows) {
   place(header_.merges_offset, merges_);
   place(header_.sources_offset, sources_);
   place(header_.merge_rows_offset, merge_rows_);
+  header_.tree_rows_offset = 0;
+  if (header_.tree_rows > 0) {
+    header_.tree_rows_offset = at;
+    at += round_up(int64_t{sizeof(TreeRow)} * header_.tree_rows, ScheduleHeader::kAlignment);
+  }
   header_.total_bytes = at;
 }
 
@@ -187,7 +193,7 @@ Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
   start.merges_at = at(header_.merges_offset);
   start.sources_at = at(header_.sources_offset);
   start.merge_rows_at = at(header_.merge_rows_offset);
-  start.end_at = at(header_.total_bytes);
+  start.tree_rows_at = at(header_.tree_rows_offset);
   start.partial_rows = header_.partial_rows;
   start.merge_rows = header_.merge_rows;
   start.merge_team_shift = header_.merge_team_shift;
@@ -227,12 +233,16 @@ void Scheduler::write(const Problem& p, std::byte* to) const {
   copy(header_.units_offset, units_);
   copy(header_.halves_offset, chosen_->halves);
   copy(header_.runs_offset, chosen_->runs);
-  // A row as the kernel reads it has no holes: the planner has refused those.
   auto* row = to + header_.rows_offset;
   for (const PlanRow& r : p.order.rows) {
     const Row plain{r.q_row, r.visible_begin, r.visible_end};
     std::memcpy(row, &plain, sizeof(plain));
     row += sizeof(plain);
+  }
+  for (int32_t i = 0; i < header_.tree_rows; ++i) {
+    const PlanRow& r = p.order.rows[i];
+    const TreeRow tree{r.tree_mask, r.tree_begin, 0};
+    std::memcpy(to + header_.tree_rows_offset + int64_t{sizeof(TreeRow)} * i, &tree, sizeof(tree));
   }
   copy(header_.merges_offset, merges_);
   copy(header_.sources_offset, sources_);

@@ -145,6 +145,9 @@ class Scheduler {
                  int64_t& slot, Layout& out);
   static void check_slots(int64_t slots);
   static void append_run(const List& list, int32_t stream, const Run& run, bool own, Layout& out);
+  void find_holes(const Problem& p, int32_t packed_begin, int32_t packed_end, VisibleRange within);
+  void append_all(const Problem& p, const List& list, int32_t stream, const Run& run, bool own,
+                  Layout& out);
   static void time_steps(const Problem& p, Layout& out);
   static void weigh_steps(const Problem& p, Layout& out);
   void cut(const Problem& p, Layout& out);
@@ -172,6 +175,8 @@ class Scheduler {
   const Layout* chosen_ = nullptr;
   std::vector<std::vector<int32_t>> members_[3];  ///< by stream and list: indices of runs
   std::vector<VisibleRange> seen_;                ///< of a run, by the rows of one list
+  std::vector<VisibleRange> exact_;               ///< as seen_, but for the holes of trees
+  std::vector<VisibleRange> holes_;               ///< of a run: tokens that none of its rows sees
   std::vector<VisibleRange> spans_;               ///< by run of a list: from first to last token
   std::vector<Part> unit_parts_, open_parts_;     ///< of a unit; that hold the row at hand
   std::vector<Seen> unit_seen_;                   ///< of a unit

@@ -22,6 +22,7 @@ struct Sections {
   std::span<const Merge> merges;
   std::span<const Source> sources;
   std::span<const MergeRow> merge_rows;
+  std::span<const TreeRow> tree_rows;
 };
 
 template <class Entry>
@@ -48,7 +49,8 @@ bool take_all(std::span<const std::byte> bytes, Sections& s) {
          take(bytes, h.runs_offset, h.runs, s.runs) && take(bytes, h.rows_offset, h.rows, s.rows) &&
          take(bytes, h.merges_offset, h.merges, s.merges) &&
          take(bytes, h.sources_offset, h.sources, s.sources) &&
-         take(bytes, h.merge_rows_offset, h.merge_rows, s.merge_rows);
+         take(bytes, h.merge_rows_offset, h.merge_rows, s.merge_rows) &&
+         take(bytes, h.tree_rows_offset, h.tree_rows, s.tree_rows);
 }
 
 bool within(int64_t begin, int64_t end, int64_t limit) {
@@ -190,7 +192,8 @@ bool start_is_sane(const Start& start, const Sections& s, const Plan& plan) {
       !at(start.units_at, h.units_offset) || !at(start.halves_at, h.halves_offset) ||
       !at(start.runs_at, h.runs_offset) || !at(start.rows_at, h.rows_offset) ||
       !at(start.merges_at, h.merges_offset) || !at(start.sources_at, h.sources_offset) ||
-      !at(start.merge_rows_at, h.merge_rows_offset) || !at(start.end_at, h.total_bytes)) {
+      !at(start.merge_rows_at, h.merge_rows_offset) ||
+      !at(start.tree_rows_at, h.tree_rows_offset)) {
     return false;
   }
   int64_t tiles = 0;
@@ -213,6 +216,7 @@ bool schedule_is_sane(const Plan& plan) {
   const int64_t packed_rows = int64_t{h.rows} * plan.group();
   const int64_t blocks = (packed_rows + kBlockRows - 1) / kBlockRows;
   if (s.header.packed_rows != packed_rows || s.header.rows != h.rows ||
+      s.header.tree_rows != (h.tree_rows > 0 ? h.rows : 0) ||
       s.header.partial_rows != h.partial_rows || s.header.units != h.units ||
       s.header.thread_blocks != h.workers ||
       !std::has_single_bit(static_cast<uint32_t>(h.page_tokens))) {

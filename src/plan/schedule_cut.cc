@@ -35,10 +35,9 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
       const double all_us = until_us[list.steps()];
       const int32_t begin =
           part == 0 ? 0 : steps_before(until_us, 0, list.steps(), all_us * part / parts);
-      const int32_t end =
-          part + 1 == parts
-              ? list.steps()
-              : steps_before(until_us, begin, list.steps(), all_us * (part + 1) / parts);
+      const int32_t end = part + 1 == parts ? list.steps()
+                                            : steps_before(until_us, begin, list.steps(),
+                                                           all_us * (part + 1) / parts);
       if (begin < end) out.pieces.push_back({i, 0, begin, end, 0});
     }
   }

@@ -24,6 +24,7 @@ struct ScheduleHeader {
   int64_t merges_offset = 0;
   int64_t sources_offset = 0;
   int64_t merge_rows_offset = 0;
+  int64_t tree_rows_offset = 0;
   int32_t thread_blocks = 0;
   int32_t packed_rows = 0;
   int32_t partial_rows = 0;  ///< at all kv heads
@@ -34,6 +35,7 @@ struct ScheduleHeader {
   int32_t merges = 0;
   int32_t sources = 0;
   int32_t merge_rows = 0;  ///< rows to be merged, when each is a job of its own; else 0
+  int32_t tree_rows = 0;   ///< all rows, when some have holes; else 0
   int32_t merge_team_shift = 0;
 };
 static_assert(sizeof(ScheduleHeader) <= ScheduleHeader::kStartsOffset);
@@ -108,6 +110,23 @@ struct Row {
   int32_t q_row, visible_begin, visible_end;
 };
 
+/// What a row sees beside its Row: of the positions from `begin` on those whose bit is set in
+/// `mask`, and all before.
+struct alignas(16) TreeRow {
+  uint64_t mask;
+  int32_t begin;
+  int32_t reserved;
+
+  /// Two bits: whether `position`, and the one after it, are among those; any for positions that
+  /// the Row excludes.
+  constexpr uint32_t sees_two(int32_t position) const {
+    const int32_t into = position - begin;
+    if (into < -1) return 3;
+    const auto two = static_cast<uint32_t>(mask >> (into < 0 ? 0 : into < 63 ? into : 63));
+    return (into < 0 ? two << 1 | 1 : two) & 3;
+  }
+};
+
 /// Where a thread block begins: all that its first tiles need in one read.
 struct alignas(64) Start {
   static constexpr int32_t kTiles = 2;
@@ -117,9 +136,10 @@ struct alignas(64) Start {
   int32_t packed_rows;
   // Sections, in units of 16 bytes from the start of the schedule.
   int32_t units_at, halves_at, runs_at, rows_at;
-  int32_t merges_at, sources_at, merge_rows_at, end_at;
-  Unit unit;           ///< a copy of the first unit
-  int32_t tile_count;  ///< of all units of the thread block
+  int32_t merges_at, sources_at, merge_rows_at;
+  int32_t tree_rows_at;  ///< 0: no row has holes
+  Unit unit;             ///< a copy of the first unit
+  int32_t tile_count;    ///< of all units of the thread block
   int32_t partial_rows;
   int32_t merge_rows;
   /// Of the first row of the first unit, when the unit's rows follow each other in q; else -1.

@@ -206,13 +206,13 @@ void Scheduler::place_stretch(const Problem& p, const Seen& seen, VisibleRange t
   const bool own = run.row_begin * p.group >= first && run.row_end * p.group <= first + present;
   const bool plain = seen.all.begin <= tokens.begin && tokens.end <= seen.all.end;
   const bool full = plain && seen.row_begin == 0 && seen.row_end == present;
-  append_run(list, 0,
+  append_all(p, list, 0,
              {.slot_begin = static_cast<int32_t>(slot),
               .token_begin = begin,
               .token_end = tokens.end,
               .page_offset = p.forest.page_indptr()[run.sequence],
               .rows = static_cast<uint32_t>(seen.row_begin | seen.row_end << 8) |
-                      static_cast<uint32_t>(skip) << Run::kSkipShift | (full ? Run::kFull : 0) |
+                      ((1u << skip) - 1) << Run::kEmptyShift | (full ? Run::kFull : 0) |
                       (plain ? Run::kPlain : 0),
               .reserved = {}},
              own, out);

@@ -24,8 +24,8 @@ void Scheduler::check_slots(int64_t slots) {
        kMostSlots);
 }
 
-/// Leaves in seen_ what packed rows [packed_begin, packed_end) see of the run's tokens `within`:
-/// ranges in order, with holes between. Returns what all of the rows see.
+/// Leaves in seen_ the bounds of what packed rows [packed_begin, packed_end) see of the run's
+/// tokens `within`: ranges in order, with unseen tokens between. Returns what all of the rows see.
 VisibleRange Scheduler::find_seen(const Problem& p, const pando::Run& run, int32_t packed_begin,
                                   int32_t packed_end, VisibleRange within) {
   const VisibleRange tokens{std::max(run.token_begin, within.begin),
@@ -35,7 +35,7 @@ VisibleRange Scheduler::find_seen(const Problem& p, const pando::Run& run, int32
   for (int32_t r = packed_begin / p.group; r <= (packed_end - 1) / p.group; ++r) {
     const PlanRow& row = p.order.rows[r];
     all.begin = std::max(all.begin, row.visible_begin);
-    all.end = std::min(all.end, row.visible_end);
+    all.end = std::min(all.end, row.tree_begin);
     const VisibleRange part{std::max(tokens.begin, row.visible_begin),
                             std::min(tokens.end, row.visible_end)};
     if (part.begin >= part.end) continue;
@@ -97,7 +97,7 @@ void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& l
     const bool plain = all.begin <= begin && end <= all.end;
     const bool full = plain && row_begin == low && row_end == high;
     slot = round_up(slot, run_alignment(end - begin));
-    append_run(list, stream,
+    append_all(p, list, stream,
                {.slot_begin = static_cast<int32_t>(slot),
                 .token_begin = begin,
                 .token_end = end,

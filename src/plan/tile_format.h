@@ -21,8 +21,8 @@ inline constexpr int32_t kMostPositions = 1 << 30;
 
 /// Tokens that some rows of a list attend to, placed in the slots of one of its streams.
 struct alignas(16) Run {
-  static constexpr int kSkipShift = 20;
-  static constexpr uint32_t kSkip = 7u << kSkipShift;
+  static constexpr int kEmptyShift = 16;
+  static constexpr uint32_t kEmpty = 0xffu << kEmptyShift;
   static constexpr uint32_t kFull = 1u << 26;   ///< every row of the list's blocks sees every token
   static constexpr uint32_t kPlain = 1u << 27;  ///< the run's rows see every token
 
@@ -30,12 +30,12 @@ struct alignas(16) Run {
   int32_t token_begin;  ///< positions in the sequence
   int32_t token_end;
   int32_t page_offset;  ///< index in page_ids of the page that holds position 0
-  /// That see this run, from the list's first: begin | end << 8 | skip << kSkipShift | flags. The
-  /// slots of the first `skip` tokens, fewer than kGranule, count as empty.
+  /// That see this run, from the list's first: begin | end << 8 | empty << kEmptyShift | flags. Of
+  /// the first kGranule slots those whose bit is set in `empty` count as if they held no token.
   uint32_t rows;
   int32_t reserved[3];
 
-  constexpr int32_t skip() const { return static_cast<int32_t>((rows & kSkip) >> kSkipShift); }
+  constexpr uint32_t empty() const { return (rows & kEmpty) >> kEmptyShift; }
 };
 
 /// The pages that tokens lie in, and the boxes in which they are loaded.
@@ -56,23 +56,25 @@ struct PageShape {
 struct Granule {
   static constexpr uint32_t kBig = 1u << 24;    ///< a big box that starts here is loaded
   static constexpr uint32_t kSmall = 1u << 25;  ///< boxes of at most 8 tokens are loaded
-  static_assert(((kBig | kSmall) & (Run::kFull | Run::kPlain | Run::kSkip)) == 0);
+  static constexpr int kSlotsShift = 16;
+  static constexpr uint32_t kAllSlots = (1u << kGranule) - 1;
+  static_assert(((kBig | kSmall | kAllSlots << kSlotsShift) & (Run::kFull | Run::kPlain)) == 0);
 
   int32_t position;  ///< of its first token in the sequence
   int32_t page;      ///< index in page_ids of the page that holds that token
-  /// row_begin | row_end << 8 | slots up to the last token << 16 | slots before the first << 20 |
-  /// flags
+  /// row_begin | row_end << 8 | slots, one bit each, that hold a token << kSlotsShift | flags
   uint32_t rows;
 
   constexpr bool is(uint32_t flags) const { return (rows & flags) != 0; }
-  constexpr int32_t valid() const { return static_cast<int32_t>(rows >> 16 & 15); }
-  constexpr bool has_hole() const { return valid() < kGranule || is(Run::kSkip); }
-  /// Tokens that are loaded. Of pages smaller than a granule, those that hold a valid token.
+  constexpr uint32_t slots() const { return rows >> kSlotsShift & kAllSlots; }
+  constexpr bool has_hole() const { return slots() != kAllSlots; }
+  /// Tokens that are loaded. Of pages smaller than a granule, those up to the last token.
   constexpr int32_t tokens(const PageShape& pages) const {
     if (is(kBig)) return pages.box_tokens();
     if (!is(kSmall)) return 0;
     const int32_t page_tokens = pages.page_tokens();
-    return page_tokens >= kGranule ? kGranule : (valid() + page_tokens - 1) & -page_tokens;
+    if (page_tokens >= kGranule) return kGranule;
+    return (static_cast<int32_t>(std::bit_width(slots())) + page_tokens - 1) & -page_tokens;
   }
 
   /// The granule at `slot` of a stream, the `in_half`-th of its half; `run` is the last that starts
@@ -83,10 +85,10 @@ struct Granule {
     Granule g{};
     g.position = run.token_begin + slot - run.slot_begin;
     const int32_t left = run.token_end - g.position;
-    const int32_t valid = left <= 0 ? 0 : left >= kGranule ? kGranule : left;
-    const uint32_t skip = run.slot_begin == slot ? run.rows & Run::kSkip : 0;
-    g.rows = (run.rows & 0xffff) | static_cast<uint32_t>(valid) << 16 | skip;
-    if (left >= kGranule && skip == 0) g.rows |= run.rows & (Run::kFull | Run::kPlain);
+    const uint32_t held = left <= 0 ? 0 : left >= kGranule ? kAllSlots : (1u << left) - 1;
+    const uint32_t empty = run.slot_begin == slot ? run.empty() : 0;
+    g.rows = (run.rows & 0xffff) | (held & ~empty) << kSlotsShift;
+    if (left >= kGranule && empty == 0) g.rows |= run.rows & (Run::kFull | Run::kPlain);
     const int32_t box = pages.box_tokens();
     // The big box that would hold this granule: whole inside run and half?
     const int32_t into = g.position & (box - 1);

@@ -27,9 +27,9 @@ inline constexpr std::array kVariants = {
     VariantSupport{Variant::kCausal, "causal", true, true},
     VariantSupport{Variant::kWindow, "window", true, true},
     VariantSupport{Variant::kVisible, "visible", true, true},
-    VariantSupport{Variant::kTreeMask, "tree_mask", true, false},
-    VariantSupport{Variant::kSoftCap, "soft_cap", true, false},
-    VariantSupport{Variant::kSinks, "sinks", true, false},
+    VariantSupport{Variant::kTreeMask, "tree_mask", true, true},
+    VariantSupport{Variant::kSoftCap, "soft_cap", true, true},
+    VariantSupport{Variant::kSinks, "sinks", true, true},
 };
 
 constexpr bool variant_is_supported(const VariantSupport& support, Backend backend) {

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "cpu/attend_case.h"
-#include "plan/variants.h"
 #include "support/message_of.h"
 
 namespace pando::testing {
@@ -67,16 +66,6 @@ TEST_F(CheckArgs, sinks_must_be_numbers) {
   expect_refused("sinks", "aligned to 4 bytes", [&](AttendArgs& args) {
     args.sinks = reinterpret_cast<const float*>(reinterpret_cast<const char*>(sinks.data()) + 1);
   });
-}
-
-TEST_F(CheckArgs, sinks_are_refused_by_name_where_a_backend_has_none) {
-  const Plan for_cuda = pando::plan(discover(problem.batch()), spec(), h100_profile());
-  AttendArgs args = problem.args(output, workspace.span());
-  const std::vector<float> sinks(4, 0.5f);
-  args.sinks = sinks.data();
-  EXPECT_EQ(
-      message_of(ErrorCode::kUnsupported, [&] { check_args(for_cuda.header(), args); }),
-      "sinks: not supported by the CUDA backend, which supports " + variants_text(Backend::kCuda));
 }
 
 TEST_F(CheckArgs, accepts_what_is_right) {

@@ -5,6 +5,7 @@
 #include "cases/suites.h"
 #include "cuda/device_test.h"
 #include "cuda/invariance.h"
+#include "cuda/variant_cases.h"
 #include "plan/cuda_shapes.h"
 
 namespace pando::cases {
@@ -59,6 +60,16 @@ TEST_F(CudaAttend, windows_and_ranges_agree_with_the_oracle) {
   }
 }
 
+TEST_F(CudaAttend, variants_agree_with_the_oracle) {
+  for (const VariantCase& each : variant_cases()) {
+    SCOPED_TRACE(each.name);
+    expect_correct(each.problem);
+    RunOptions options;
+    options.plan = {.sharing = Sharing::kAll, .batch_invariant = true, .cut_tokens = 256};
+    expect_correct(each.problem, options);
+  }
+}
+
 TEST_F(CudaAttend, strided_outputs_and_no_lse_are_written_and_nothing_else) {
   Case problem = device_case(prefix_shape(33, 200, 61));
   problem.q_head_stride = 136;
@@ -90,6 +101,18 @@ TEST_F(CudaAttend, batch_invariant_bits_do_not_depend_on_the_batch) {
                    << dtype_name(dtype) << ", " << q_len << " rows, window " << window);
       expect_invariant(runner_, company_case(company, q_len, window, dtype), company, 17);
     }
+  }
+}
+
+TEST_F(CudaAttend, batch_invariant_bits_do_not_depend_on_the_batch_with_variants) {
+  Company company;
+  for (const int32_t q_len : {1, 9}) {
+    expect_invariant(runner_, company_with_variants(company, q_len, q_len > 1), company, 17);
+  }
+  // Sequence 0 has one cut: its rows go to out at once, or by way of partials beside others'.
+  company.prefix = company.own = 250;
+  for (const int32_t q_len : {1, 2}) {
+    expect_invariant(runner_, company_with_variants(company, q_len, q_len > 1), company, 17);
   }
 }
 

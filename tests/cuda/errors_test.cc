@@ -71,6 +71,8 @@ TEST_F(CudaErrors, memory_of_the_host_is_refused) {
   expect_refused(kCode, "out: got memory of the host", [](AttendArgs& a) { a.out.data = host; });
   expect_refused(kCode, "lse: got memory of the host",
                  [](AttendArgs& a) { a.lse = reinterpret_cast<float*>(host); });
+  expect_refused(kCode, "sinks: got memory of the host",
+                 [](AttendArgs& a) { a.sinks = reinterpret_cast<const float*>(host); });
   expect_refused(kCode, "page_ids: got memory of the host", [](AttendArgs& a) {
     a.page_ids = {reinterpret_cast<const int32_t*>(host), a.page_ids.size()};
   });

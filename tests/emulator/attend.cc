@@ -50,11 +50,14 @@ void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
                                  tensor_map(args.v, args.kv, small)};
   const bool bf16 = h.dtype == DType::kBF16;
   const auto run = [&]<class E>(E) {
-    if (h.head_dim == 64) {
-      launch<cuda::Config<E, 64>>(h.workers, params, maps, seed);
-    } else {
-      launch<cuda::Config<E, 128>>(h.workers, params, maps, seed);
-    }
+    const auto of_head_dim = [&]<bool kCapped>(std::bool_constant<kCapped>) {
+      if (h.head_dim == 64) {
+        launch<cuda::Config<E, 64, kCapped>>(h.workers, params, maps, seed);
+      } else {
+        launch<cuda::Config<E, 128, kCapped>>(h.workers, params, maps, seed);
+      }
+    };
+    params.into_cap > 0 ? of_head_dim(std::true_type{}) : of_head_dim(std::false_type{});
   };
   bf16 ? run(__nv_bfloat16{}) : run(__half{});
 }

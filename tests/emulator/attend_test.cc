@@ -10,6 +10,7 @@
 #include "cuda/device_test.h"
 #include "cuda/invariance.h"
 #include "cuda/kernels/attend/params.h"
+#include "cuda/variant_cases.h"
 #include "plan/cuda_shapes.h"
 
 namespace pando::cases {
@@ -99,6 +100,15 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_in_windows) {
   }
 }
 
+TEST_F(EmulatedAttend, variants_agree_with_the_oracle) {
+  for (const VariantCase& each : variant_cases()) {
+    for (const int thread_blocks : {3, 20}) {
+      SCOPED_TRACE(each.name);
+      expect_correct(each.problem, thread_blocks);
+    }
+  }
+}
+
 /// Few rows with many partials each: teams of warps merge them.
 TEST_F(EmulatedAttend, agrees_with_the_oracle_where_teams_merge) {
   Case problem = device_case(prefix_shape(2, 40 * 128, 9, 1));
@@ -133,6 +143,17 @@ TEST_F(EmulatedAttend, batch_invariant_bits_do_not_depend_on_the_batch) {
   expect_same(DType::kF16, 5, 0);
   expect_same(DType::kBF16, 1, 77);
   expect_same(DType::kF16, 9, 100);
+}
+
+TEST_F(EmulatedAttend, batch_invariant_bits_do_not_depend_on_the_batch_with_variants) {
+  Runner on_five = runner(5);
+  Company company{.sharers = 5, .strangers = 6, .prefix = 300, .own = 70, .cut_tokens = 128};
+  expect_invariant(on_five, company_with_variants(company, 1, false), company, 2);
+  expect_invariant(on_five, company_with_variants(company, 9, true), company, 2);
+  // Sequence 0 has one cut: its rows go to out at once, or by way of partials beside others'.
+  company.prefix = company.own = 62;
+  expect_invariant(on_five, company_with_variants(company, 1, false), company, 2);
+  expect_invariant(on_five, company_with_variants(company, 2, true), company, 2);
 }
 
 TEST_F(EmulatedAttend, batch_invariant_plans_agree_with_the_oracle) {

@@ -26,6 +26,7 @@ struct Sequence {
   int32_t kv_len = 0;
   int32_t q_len = 1;
   std::vector<VisibleRange> visible;  ///< of each of its rows, or nothing: the spec's rule
+  std::vector<uint64_t> tree_mask;    ///< likewise
 };
 
 /// A batch of some sequences, and how it is planned.
@@ -43,13 +44,16 @@ std::vector<Trace> traces_of(const std::vector<Sequence>& batch, size_t which, S
   OwnedBatch owned;
   owned.page_tokens = s.page_tokens;
   std::vector<VisibleRange> visible;
+  std::vector<uint64_t> tree_mask;
   for (const Sequence& sequence : batch) {
     owned.pages.push_back(sequence.pages);
     owned.kv_len.push_back(sequence.kv_len);
     owned.q_len.push_back(sequence.q_len);
     visible.insert(visible.end(), sequence.visible.begin(), sequence.visible.end());
+    tree_mask.insert(tree_mask.end(), sequence.tree_mask.begin(), sequence.tree_mask.end());
   }
   s.spec.visible = visible;
+  s.spec.tree_mask = tree_mask;
   const BatchView view = owned.view();
   DeviceProfile profile = h100_profile();
   profile.workers = s.workers;
@@ -207,7 +211,8 @@ TEST(InvariancePlan, explain_says_what_is_cut_and_shared) {
 // --- any forest -------------------------------------------------------------------------------
 
 /// A sequence that shares some first pages with `like`, and the rows of which see what they like.
-Sequence relative_of(const Sequence& like, int32_t page_tokens, int32_t name, bool ranges) {
+enum class Rows { kSpec, kRanges, kTrees };
+Sequence relative_of(const Sequence& like, int32_t page_tokens, int32_t name, Rows rows) {
   Sequence s;
   const auto pages = static_cast<int32_t>(like.pages.size());
   const int32_t common = *rc::gen::inRange(0, pages + 1);
@@ -218,7 +223,12 @@ Sequence relative_of(const Sequence& like, int32_t page_tokens, int32_t name, bo
   s.kv_len = *rc::gen::inRange(std::max(0, room - page_tokens), room + 1);
   if (*rc::gen::inRange(0, 6) == 0) s.kv_len = *rc::gen::inRange(0, room + 1);
   s.q_len = *rc::gen::element(0, 1, 1, 1, 1, 2, 5, 33);
-  if (!ranges) return s;
+  if (rows == Rows::kTrees) {
+    for (int32_t r = 0; r < s.q_len; ++r) {
+      s.tree_mask.push_back(*rc::gen::arbitrary<uint64_t>() & ((uint64_t{1} << s.q_len) - 1));
+    }
+  }
+  if (rows != Rows::kRanges) return s;
   for (int32_t r = 0; r < s.q_len; ++r) {
     const int32_t begin = *rc::gen::inRange(-3, s.kv_len + 3);
     s.visible.push_back({begin, begin + *rc::gen::inRange(-3, s.kv_len + 3)});
@@ -236,11 +246,11 @@ RC_GTEST_PROP(InvarianceProperty, a_sequence_has_the_same_traces_in_any_batch, (
   s.spec.causal = *rc::gen::arbitrary<bool>();
   s.spec.window = *rc::gen::element(0, 0, 1, 17, 200);
   s.options.cut_tokens = std::max(s.page_tokens, *rc::gen::element(128, 256, 512));
-  const bool ranges = *rc::gen::inRange(0, 3) == 0;
-  if (ranges) s.spec.window = 0;
+  const Rows rows = *rc::gen::element(Rows::kSpec, Rows::kRanges, Rows::kTrees);
+  if (rows != Rows::kSpec) s.spec.window = 0;
   Sequence root;
   for (int32_t p = 0; p * s.page_tokens < 900; ++p) root.pages.push_back(p);
-  Sequence own = relative_of(root, s.page_tokens, 0, ranges);
+  Sequence own = relative_of(root, s.page_tokens, 0, rows);
   if (own.q_len == 0) return;
   std::string problem;
   s.options.sharing = *rc::gen::element(Sharing::kAuto, Sharing::kAll, Sharing::kNone);
@@ -251,7 +261,7 @@ RC_GTEST_PROP(InvarianceProperty, a_sequence_has_the_same_traces_in_any_batch, (
     const int32_t others = *rc::gen::inRange(1, 12);
     for (int32_t b = 1; b <= others; ++b) {
       batch.push_back(
-          relative_of(*rc::gen::arbitrary<bool>() ? own : root, s.page_tokens, b, ranges));
+          relative_of(*rc::gen::arbitrary<bool>() ? own : root, s.page_tokens, b, rows));
     }
     const auto at = *rc::gen::inRange(0, others + 1);
     batch.insert(batch.begin() + at, own);

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/mask.h"
 #include "pando/batch.h"
 #include "plan/schedule_reader.h"
 
@@ -27,7 +28,8 @@ class ScheduleChecker {
     if (s.partial_rows != plan_.header().partial_rows) return "partial rows";
     if (!std::ranges::equal(s.rows, plan_.rows(), [](const PlanRow& a, const PlanRow& b) {
           return a.q_row == b.q_row && a.visible_begin == b.visible_begin &&
-                 a.visible_end == b.visible_end;
+                 a.visible_end == b.visible_end && a.tree_begin == b.tree_begin &&
+                 a.tree_mask == b.tree_mask;
         })) {
       return "the schedule has other rows than the plan";
     }
@@ -39,6 +41,11 @@ class ScheduleChecker {
  private:
   int64_t place(int32_t packed, int32_t kv_head) const {
     return int64_t{packed} * kv_heads_ + kv_head;
+  }
+
+  static bool sees(const PlanRow& row, int32_t position) {
+    return sees_position(row.visible_begin, row.visible_end, row.tree_begin, row.tree_mask,
+                         position);
   }
 
   std::string check_reads(const DecodedSchedule& s) {
@@ -53,7 +60,7 @@ class ScheduleChecker {
       for (int32_t p = read.packed_begin; p < read.packed_end; ++p) {
         const PlanRow& row = plan_.rows()[p / plan_.group()];
         if (read.unmasked &&
-            (row.visible_begin > read.token_begin || row.visible_end < read.token_end)) {
+            (row.visible_begin > read.token_begin || row.tree_begin < read.token_end)) {
           return fmt::format("row {} does not see all that is read without a mask", row.q_row);
         }
         const int32_t begin = std::max(read.token_begin, row.visible_begin);
@@ -74,11 +81,19 @@ class ScheduleChecker {
       const PlanRow& row = plan_.rows()[i / kv_heads_ / plan_.group()];
       std::ranges::sort(seen[i]);
       int32_t next = row.visible_begin;
+      const auto is_missing = [&](int32_t until) {
+        while (next < until && !sees(row, next)) ++next;
+        return next < until;
+      };
       for (const auto& [begin, end] : seen[i]) {
-        if (begin != next) return fmt::format("row {}: {} comes after {}", row.q_row, begin, next);
+        if (is_missing(begin) || begin < next) {
+          return fmt::format("row {}: {} comes after {}", row.q_row, begin, next);
+        }
         next = end;
       }
-      if (next < row.visible_end) return fmt::format("row {}: {} is missing", row.q_row, next);
+      if (is_missing(row.visible_end)) {
+        return fmt::format("row {}: {} is missing", row.q_row, next);
+      }
     }
     return "";
   }
@@ -87,7 +102,11 @@ class ScheduleChecker {
   std::string check_somebody_sees(const ScheduledRead& read) {
     std::vector<std::pair<int32_t, int32_t>> ranges;
     for (int32_t r = read.packed_begin / plan_.group(); r * plan_.group() < read.packed_end; ++r) {
-      ranges.emplace_back(plan_.rows()[r].visible_begin, plan_.rows()[r].visible_end);
+      const PlanRow& row = plan_.rows()[r];
+      ranges.emplace_back(row.visible_begin, row.tree_begin);
+      for (int32_t t = row.tree_begin; t < row.visible_end; ++t) {
+        if (sees(row, t)) ranges.emplace_back(t, t + 1);
+      }
     }
     std::ranges::sort(ranges);
     int32_t next = read.token_begin;

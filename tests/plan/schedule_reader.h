@@ -63,6 +63,11 @@ class ScheduleReader {
     for (const auto& row : section<cuda::Row>(header_.rows_offset, header_.rows)) {
       decoded_.rows.push_back({row.q_row, row.visible_begin, row.visible_end, row.visible_end, 0});
     }
+    const auto trees = section<cuda::TreeRow>(header_.tree_rows_offset, header_.tree_rows);
+    for (size_t i = 0; i < trees.size(); ++i) {
+      decoded_.rows.at(i).tree_begin = trees[i].begin;
+      decoded_.rows.at(i).tree_mask = trees[i].mask;
+    }
     read_units();
     read_merges();
   }
@@ -151,14 +156,24 @@ class ScheduleReader {
       const int32_t begin = std::max(half.slot_begin, run.slot_begin);
       const int32_t end = std::min(half.slot_begin + cuda::kHalfTokens, free_slot);
       if (begin >= end) decoded_.problem = "a half without a token of one of its runs";
-      if (run.token_begin + run.skip() >= run.token_end) decoded_.problem = "a run that is skipped";
       const bool full = (run.rows & cuda::Run::kFull) != 0;
       if (full && (row_begin != low || row_end != high))
         decoded_.problem = "full, but not all rows";
-      const int32_t token_begin = run.token_begin + std::max(begin - run.slot_begin, run.skip());
-      decoded_.reads.push_back({unit_, unit.kv_head, first + row_begin, first + row_end,
-                                token_begin, run.token_begin + end - run.slot_begin,
-                                run.page_offset, full || (run.rows & cuda::Run::kPlain) != 0});
+      // One read for each stretch of slots that do not count as empty.
+      const auto is_empty = [&](int32_t slot) {
+        const int32_t into = slot - run.slot_begin;
+        return into < cuda::kGranule && (run.empty() >> into & 1) != 0;
+      };
+      for (int32_t slot = begin; slot < end; ++slot) {
+        if (is_empty(slot)) continue;
+        int32_t stop = slot + 1;
+        while (stop < end && !is_empty(stop)) ++stop;
+        decoded_.reads.push_back({unit_, unit.kv_head, first + row_begin, first + row_end,
+                                  run.token_begin + slot - run.slot_begin,
+                                  run.token_begin + stop - run.slot_begin, run.page_offset,
+                                  full || (run.rows & cuda::Run::kPlain) != 0});
+        slot = stop;
+      }
     }
   }
 

@@ -17,6 +17,7 @@
 #include <span>
 #include <vector>
 
+#include "core/mask.h"
 #include "pando/plan.h"
 #include "plan/schedule_format.h"
 
@@ -79,7 +80,8 @@ class ScheduleTracer {
 
   /// What the scout says of one granule of 8 slots.
   struct Granule {
-    int32_t position = 0, valid = 0, skip = 0;
+    int32_t position = 0;
+    uint32_t slots = 0;  ///< that hold a token
     int32_t row_begin = 0, row_end = 0;
     bool full = false, plain = false;
   };
@@ -105,18 +107,20 @@ class ScheduleTracer {
       }
       if (run == nullptr) continue;
       to->position = run->token_begin + slot - run->slot_begin;
-      to->valid = std::clamp(run->token_end - to->position, 0, cuda::kGranule);
-      to->skip = run->slot_begin == slot ? run->skip() : 0;
+      for (int32_t e = 0; e < cuda::kGranule && to->position + e < run->token_end; ++e) {
+        const bool empty = run->slot_begin == slot && (run->empty() >> e & 1) != 0;
+        if (!empty) to->slots |= 1u << e;
+      }
       to->row_begin = static_cast<int32_t>(run->rows & 255);
       to->row_end = static_cast<int32_t>(run->rows >> 8 & 255);
-      const bool whole = to->valid == cuda::kGranule && to->skip == 0;
+      const bool whole = to->slots == cuda::Granule::kAllSlots;
       to->full = whole && (run->rows & cuda::Run::kFull) != 0;
       to->plain = whole && (run->rows & cuda::Run::kPlain) != 0;
     }
   }
 
   /// attend_tiles: the sums of one row over the slots that its warpgroup takes.
-  void attend(const Tile& tile, bool whole, int32_t consumer, int32_t row, const cuda::Row& sees,
+  void attend(const Tile& tile, bool whole, int32_t consumer, int32_t row, const PlanRow& sees,
               Trace& sums) const {
     const int32_t first = whole ? 0 : consumer * kGranules / 2;
     const int32_t last = whole ? kGranules : first + kGranules / 2;
@@ -134,8 +138,9 @@ class ScheduleTracer {
       const int32_t position = g.position + e;
       const bool seen =
           full || (plain ? has(part[0])
-                         : has(g) && e >= g.skip && e < g.valid && position >= sees.visible_begin &&
-                               position < sees.visible_end);
+                         : has(g) && (g.slots >> e & 1) != 0 &&
+                               sees_position(sees.visible_begin, sees.visible_end, sees.tree_begin,
+                                             sees.tree_mask, position));
       if (!seen) continue;
       if (!any) sums.insert(sums.end(), {kTile, whole ? 1 : 0});
       if (slot / 16 != step) sums.push_back(kStep);
@@ -145,10 +150,20 @@ class ScheduleTracer {
     }
   }
 
+  /// A row as the kernel's two sections have it.
+  PlanRow row_mask(int32_t index) const {
+    const cuda::Row& row = section<cuda::Row>(header_.rows_offset, header_.rows)[index];
+    PlanRow mask{row.q_row, row.visible_begin, row.visible_end, row.visible_end, 0};
+    if (header_.tree_rows == 0) return mask;
+    const auto& tree = section<cuda::TreeRow>(header_.tree_rows_offset, header_.tree_rows)[index];
+    mask.tree_begin = tree.begin;
+    mask.tree_mask = tree.mask;
+    return mask;
+  }
+
   void run_unit(const cuda::Unit& unit) {
     const bool alone = unit.blocks == 1;
     Trace state[2][cuda::kBlockRows];
-    const auto rows = section<cuda::Row>(header_.rows_offset, header_.rows);
     for (int turn = 0; turn < 2; ++turn) {
       const bool whole = (turn == 0) != (unit.split_first != 0);
       for (int32_t t = 0; t < (whole ? unit.whole_tiles : unit.split_tiles); ++t) {
@@ -164,7 +179,7 @@ class ScheduleTracer {
           for (int32_t r = 0; r < cuda::kBlockRows; ++r) {
             const int32_t packed = (unit.block + side) * cuda::kBlockRows + r;
             if (packed >= header_.packed_rows) break;
-            attend(tile, whole, consumer, side * cuda::kBlockRows + r, rows[packed / group_],
+            attend(tile, whole, consumer, side * cuda::kBlockRows + r, row_mask(packed / group_),
                    state[consumer][r]);
           }
         }

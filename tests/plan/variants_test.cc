@@ -64,6 +64,21 @@ TEST(Variants, soft_caps_that_are_no_positive_number_are_refused) {
   }
 }
 
+/// Eight sequences behind a prefix of 64 pages of 16 tokens, with 100, 200, ... own tokens.
+OwnedBatch uneven_batch() {
+  OwnedBatch batch;
+  batch.page_tokens = 16;
+  for (int32_t b = 0; b < 8; ++b) {
+    std::vector<int32_t> pages(64);
+    std::iota(pages.begin(), pages.end(), 0);
+    const int32_t own = (b + 1) * 100;
+    for (int32_t p = 0; p * 16 < own; ++p) pages.push_back(1000 * (b + 1) + p);
+    batch.kv_len.push_back(64 * 16 + own);
+    batch.pages.push_back(std::move(pages));
+  }
+  return batch;
+}
+
 TEST(Variants, tree_masks_must_fit_the_rows) {
   constexpr auto kInvalid = ErrorCode::kInvalidArgument;
   AttentionSpec spec = small_spec();
@@ -101,32 +116,11 @@ TEST(Variants, trees_of_more_than_64_rows_are_refused_by_sequence) {
             "tree_mask: got 65 query rows of sequence 1, supported are up to 64");
 }
 
-TEST(Variants, cuda_refuses_by_name_what_it_does_not_support) {
-  const std::vector<uint64_t> masks{1, 1, 3};
-  for (const VariantSupport& support : kVariants) {
-    AttentionSpec spec = small_spec();
-    if (support.variant == Variant::kSoftCap) spec.soft_cap = 50;
-    if (support.variant == Variant::kTreeMask) spec.tree_mask = masks;
-    if (support.cuda || (spec.soft_cap == 0 && spec.tree_mask.empty())) continue;
-    EXPECT_EQ(refusal(ErrorCode::kUnsupported, spec, h100_profile()),
-              fmt::format("{}: not supported by the CUDA backend, which supports {}", support.name,
-                          variants_text(Backend::kCuda)));
-  }
-}
-
-/// Eight sequences behind a prefix of 64 pages of 16 tokens, with 100, 200, ... own tokens.
-OwnedBatch uneven_batch() {
-  OwnedBatch batch;
-  batch.page_tokens = 16;
-  for (int32_t b = 0; b < 8; ++b) {
-    std::vector<int32_t> pages(64);
-    std::iota(pages.begin(), pages.end(), 0);
-    const int32_t own = (b + 1) * 100;
-    for (int32_t p = 0; p * 16 < own; ++p) pages.push_back(1000 * (b + 1) + p);
-    batch.kv_len.push_back(64 * 16 + own);
-    batch.pages.push_back(std::move(pages));
-  }
-  return batch;
+TEST(Variants, what_the_table_does_not_have_is_refused_with_what_it_has) {
+  EXPECT_EQ(message_of(ErrorCode::kUnsupported,
+                       [] { check_variant(static_cast<Variant>(99), Backend::kCuda); }),
+            "variant: not supported by the CUDA backend, which supports causal, window, visible, "
+            "tree_mask, soft_cap, sinks");
 }
 
 TEST(Windows, a_prefix_is_shared_by_those_who_still_see_it) {
@@ -202,6 +196,43 @@ TEST(Variants, a_plan_says_what_it_was_made_for) {
   // The row with bit 1 alone sees 6 positions and the last one.
   EXPECT_EQ(p.cost().flops, (7 + 7 + 7) * 4 * 4 * 64);
   EXPECT_EQ(plan_problem(batch.view(), spec, p), "");
+}
+
+/// Sequences on one prefix, which have `q_len` rows each; any bits in their masks.
+TEST(Variants, schedules_leave_out_what_no_row_of_a_list_sees) {
+  uint64_t bits = 0x9e3779b97f4a7c15;
+  for (const int32_t q_len : {2, 8, 31, 64}) {
+    OwnedBatch batch = uneven_batch();
+    std::vector<uint64_t> masks;
+    for (int32_t b = 0; b < 8; ++b) {
+      batch.q_len.push_back(b % 2 == 0 ? q_len : 1);
+      for (int32_t r = 0; r < batch.q_len.back(); ++r) {
+        bits ^= bits << 13, bits ^= bits >> 7, bits ^= bits << 17;
+        const uint64_t sparse = r % 3 == 0 ? bits & bits >> 9 & bits << 7 : bits & bits >> 21;
+        masks.push_back(sparse >> (64 - batch.q_len.back()));
+      }
+    }
+    const Forest forest = discover(batch.view());
+    AttentionSpec spec = small_spec();
+    spec.tree_mask = masks;
+    for (const Sharing sharing : {Sharing::kNone, Sharing::kAll}) {
+      for (const bool invariant : {false, true}) {
+        const Plan p =
+            plan(forest, spec, h100_profile(), {.sharing = sharing, .batch_invariant = invariant});
+        EXPECT_EQ(plan_problem(batch.view(), spec, p), "") << q_len;
+      }
+    }
+  }
+}
+
+TEST(Variants, a_chain_has_the_schedule_of_a_causal_mask) {
+  OwnedBatch batch = small_batch();
+  const Forest forest = discover(batch.view());
+  AttentionSpec spec = small_spec();
+  const Plan causal = plan(forest, spec, h100_profile());
+  const std::vector<uint64_t> masks{1, 1, 3};
+  spec.tree_mask = masks;
+  EXPECT_TRUE(std::ranges::equal(plan(forest, spec, h100_profile()).schedule(), causal.schedule()));
 }
 
 TEST(Variants, bytes_with_holes_that_cannot_be_are_no_plan) {

@@ -69,6 +69,27 @@ def test_sinks_and_a_soft_cap_are_followed(dtype):
         attend(plan, *tensors(batch), sinks=torch.nn.Parameter(sinks))
 
 
+@pytest.mark.cuda
+def test_variants_are_right_on_cuda():
+    sinks = np.array([0.5, -np.inf, 3.0, -2.0], np.float32)
+    tree = [0b00001, 0b00011, 0b00101, 0b01011, 0b10101]
+    batch = Batch(
+        [133, 90],
+        [5, 5],
+        prefix=4,
+        head_dim=64,
+        dtype="bf16",
+        options={"tree_mask": tree * 2, "soft_cap": 3.0},
+        sinks=sinks,
+    )
+    plan = batch.plan(device="cuda")
+    on_cuda = torch.from_numpy(sinks).cuda()
+    out, lse = attend(plan, *tensors(batch, "cuda"), sinks=on_cuda, return_lse=True)
+    batch.answer().check(out.float().cpu(), lse.cpu(), dtype="bf16")
+    with pytest.raises(TypeError, match="sinks: got"):
+        attend(plan, *tensors(batch, "cuda"), sinks=torch.from_numpy(sinks))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["NHD", "HND"])

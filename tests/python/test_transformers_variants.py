@@ -7,13 +7,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.17")
 pytestmark = pytest.mark.torch
 
-from tiny_models import VOCAB, WINDOW, prompt  # noqa: E402
+from tiny_models import VOCAB, WINDOW, prompt, regret  # noqa: E402
 
 import pando_attn  # noqa: E402
 from pando_attn.transformers._attention import attention_forward  # noqa: E402
 
 
-def tiny(style):
+def tiny(style, head_dim=32):
     """Weights so large that caps and sinks decide which token comes next."""
     sizes = {
         "vocab_size": VOCAB,
@@ -22,7 +22,7 @@ def tiny(style):
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": 32,
+        "head_dim": head_dim,
         "sliding_window": WINDOW,
         "max_position_embeddings": 512,
         "eos_token_id": None,
@@ -79,6 +79,28 @@ def test_generate_is_that_of_eager_attention(style):
     out = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)
     got = pando_attn.generate(model, ids, num_samples=2, max_new_tokens=12)
     assert got.tokens == [[out[0, len(ids) :].tolist()] * 2]
+
+
+@pytest.mark.cuda
+def test_generate_on_cuda():
+    model = tiny("gemma2", head_dim=64).to("cuda", torch.bfloat16)
+    ids = prompt(40)
+    got = pando_attn.generate(model, ids, num_samples=2, max_new_tokens=12)
+    assert max(regret(model, ids, out, "eager") for out in got.tokens[0]) < 0.05
+
+
+@pytest.mark.cuda
+def test_sinks_on_cuda_are_those_of_the_cpu():
+    module = torch.nn.Module()
+    query = torch.randn(1, 4, 30, 64).to(torch.bfloat16)
+    key = torch.randn(1, 2, 30, 64).to(torch.bfloat16)
+    mask = torch.ones(30, 30, dtype=torch.bool).tril().view(1, 1, 30, 30)
+    given = (query, key, key, mask, torch.tensor([0.0, -np.inf, 2.0, 1.0]))
+    want, got = (
+        attention_forward(module, q, k, v, m, s_aux=s)[0]
+        for q, k, v, m, s in (given, [tensor.cuda() for tensor in given])
+    )
+    torch.testing.assert_close(got.float().cpu(), want.float(), atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

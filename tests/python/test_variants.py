@@ -66,7 +66,6 @@ def test_update_takes_another_tree():
         ({"tree_mask": [32] * 5}, ValueError, r"tree_mask\[0\]: got bit 5, want bits below 5"),
         ({"tree_mask": TREE, "window": 3}, ValueError, "window: got 3 beside tree_mask"),
         ({"tree_mask": TREE, "visible": [[0, 9]] * 5}, ValueError, "visible: got ranges beside"),
-        ({"device": "h100", "dtype": "bf16", "soft_cap": 30}, NotImplementedError, "soft_cap: not"),
     ],
 )
 def test_wrong_variants_are_refused_by_name(change, error, text):

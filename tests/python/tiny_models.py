@@ -66,10 +66,11 @@ def greedy(model: Any, ids: list[int], tokens: int) -> list[int]:
     return out[0, len(ids) :].tolist()
 
 
-def regret(model: Any, ids: list[int], chosen: list[int]) -> float:
-    """How much smaller than the largest logit that of a chosen token is at the most, by sdpa, as a
-    part of the largest: greedy tokens of another order of sums differ where logits tie."""
-    model.set_attn_implementation("sdpa")
+def regret(model: Any, ids: list[int], chosen: list[int], implementation: str = "sdpa") -> float:
+    """How much smaller than the largest logit that of a chosen token is at the most, by another
+    implementation, as a part of the largest: greedy tokens of another order of sums differ where
+    logits tie."""
+    model.set_attn_implementation(implementation)
     with torch.no_grad():
         logits = model(torch.tensor([ids + chosen], device=model.device)).logits[0].float()
     rows = logits[len(ids) - 1 : -1]

@@ -11,10 +11,14 @@
 
 namespace pando::cuda {
 
+inline constexpr float kLn2 = 0.6931471805599453f;
+inline constexpr float kLog2E = 1.4426950408889634f;
+
 /// What one instance of the kernel is made for.
-template <class Element_, int HeadDim_>
+template <class Element_, int HeadDim_, bool kCapped_ = false>
 struct Config {
   using Element = Element_;
+  static constexpr bool kCapped = kCapped_;  ///< scores have a soft cap
   static constexpr int kHeadDim = HeadDim_;
   static constexpr int kHalves = kHeadDim / 64;
   static constexpr int kSlots = kHeadDim == 128 ? 5 : 10;
@@ -62,6 +66,8 @@ struct SharedPlan {
   RingBarriers<C::kSlots> ring;
   RingBarriers<C::kInfos> info_ring;
   RingBarriers<1> merge_ring;
+  TreeRow tree_rows[C::kConsumers]
+                   [kBlockRows];  ///< of each warpgroup's rows, where some have holes
 };
 
 /// K and V as TMA sees them: boxes of up to 64 tokens of a page, and of 8.

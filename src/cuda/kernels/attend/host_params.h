@@ -48,6 +48,9 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
   const auto [q_row_stride, q_head_stride] = strides(args.q.row_stride, args.q.head_stride);
   const auto [out_row_stride, out_head_stride] = strides(args.out.row_stride, args.out.head_stride);
   const int64_t q_rows_end = int64_t{h.rows - 1} * q_row_stride + (h.q_heads - 1) * q_head_stride;
+  float scale_ln = h.scale == 0 ? 1.0f : std::abs(h.scale);
+  const float into_cap = h.soft_cap > 0 ? scale_ln / h.soft_cap : 0.0f;
+  if (h.soft_cap > 0) scale_ln = h.soft_cap;
   return {.schedule = schedule,
           .control = reinterpret_cast<uint64_t*>(control),
           .page_ids = args.page_ids.data(),
@@ -63,7 +66,9 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
           .group = h.q_heads / h.kv_heads,
           .by_group = Divider::by(h.q_heads / h.kv_heads),
           .pages = PageShape::of(h.page_tokens),
-          .scale_log2 = h.scale == 0 ? 1.0f : std::abs(h.scale) * std::numbers::log2e_v<float>,
+          .scale_log2 = scale_ln * std::numbers::log2e_v<float>,
+          .into_cap = into_cap,
+          .sinks = args.sinks,
           .q_keep = h.scale == 0 ? 0 : ~uint32_t{0},
           .q_flip = h.scale < 0 ? kTwoSigns : 0,
           .schedule_bytes = h.schedule_bytes,

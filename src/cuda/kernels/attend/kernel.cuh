@@ -2,6 +2,8 @@
 //
 //   s_ij = scale * q_i . k_j      o_i = sum_j exp(s_ij - lse_i) v_j      lse_i = ln sum_j exp(s_ij)
 //
+// with a soft cap s_ij = cap * tanh(scale * q_i . k_j / cap), and with a sink one more term of the
+// last sum,
 // over the positions j that row i sees, by the online softmax of FlashAttention (Dao et al., 2022).
 // Roles: warpgroup 0 produces (see producer.cuh), the others consume.
 #pragma once
@@ -67,14 +69,28 @@ __device__ __forceinline__ void write_rows(const AttendParams& params, SharedPla
 /// `ending` is an Ending.
 template <class C>
 __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, int4 ending,
-                             int32_t block, int32_t kv_head, int consumer, const RowState<C>& r) {
+                             int32_t block, int32_t kv_head, int consumer, RowState<C>& r) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32 % 4;
   const RowRange touched(ending.y);
   const RowRange direct(ending.z);
-  float scale[2];
+  float scale[2], lse[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) scale[i] = r.sum[i] == 0 ? 0.0f : ptx::rcp(r.sum[i]);
+  for (int i = 0; i < 2; ++i) {
+    scale[i] = r.sum[i] == 0 ? 0.0f : ptx::rcp(r.sum[i]);
+    lse[i] = r.sum[i] == 0 ? -INFINITY : (r.top[i] * params.scale_log2 + ptx::lg2(r.sum[i])) * kLn2;
+  }
+  if (params.sinks != nullptr) {
+    // In two steps, as where partials are merged.
+#pragma unroll
+    for (int j = 0; j < C::kHeadDim / 2; ++j) r.o[j] *= scale[j / 2 % 2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int32_t row = warp * 16 + lane / 4 + i * 8;
+      const int32_t head = place_of(params, 0, block * kBlockRows + row, kv_head).head;
+      scale[i] = direct.has(row) ? add_sink(params, head, lse[i]) : 1.0f;
+    }
+  }
   if (direct.begin < direct.end) {
     ptx::bar_sync(1 + consumer, 128);  // all its warps are done with the queries
     write_rows<C>(params, shared, direct, block, kv_head, consumer, r, scale);
@@ -83,12 +99,10 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
   for (int i = 0; i < 2; ++i) {
     const int32_t row = warp * 16 + lane / 4 + i * 8;
     if (!touched.has(row)) continue;
-    const float lse =
-        r.sum[i] == 0 ? -INFINITY : (r.top[i] * params.scale_log2 + ptx::lg2(r.sum[i])) * kLn2;
     if (direct.has(row)) {
       if (lane % 4 != 0 || params.lse == nullptr) continue;
       params.lse[place_of(params, shared.q_rows[consumer][row], block * kBlockRows + row, kv_head)
-                     .lse] = lse;
+                     .lse] = lse[i];
     } else {
       const int64_t slot = int64_t{ending.x} + row - touched.begin;
       auto* to = reinterpret_cast<float4*>(params.partials + slot * C::kHeadDim);
@@ -98,7 +112,7 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
         __stcg(&to[j * 4 + lane % 4],
                make_float4(o[0] * scale[i], o[1] * scale[i], o[4] * scale[i], o[5] * scale[i]));
       }
-      if (lane % 4 == 0) __stcg(&partial_lse<C>(params, shared.start)[slot], lse);
+      if (lane % 4 == 0) __stcg(&partial_lse<C>(params, shared.start)[slot], lse[i]);
     }
   }
 }

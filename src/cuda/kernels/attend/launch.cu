@@ -55,9 +55,9 @@ TensorMaps encode_maps(const AttendLaunch& launch) {
   return {map(launch.k, big), map(launch.v, big), map(launch.k, small), map(launch.v, small)};
 }
 
-template <CudaShape shape>
-using ConfigOf =
-    Config<std::conditional_t<shape.dtype == DType::kBF16, __nv_bfloat16, __half>, shape.head_dim>;
+template <CudaShape shape, bool kCapped>
+using ConfigOf = Config<std::conditional_t<shape.dtype == DType::kBF16, __nv_bfloat16, __half>,
+                        shape.head_dim, kCapped>;
 
 template <class C>
 void launch_as(const AttendLaunch& launch, const TensorMaps& maps) {
@@ -77,10 +77,14 @@ void launch_as(const AttendLaunch& launch, const TensorMaps& maps) {
 
 /// Calls `call` with the Config of `shape`; false when the table does not have it.
 template <size_t I = 0, class Call>
-bool visit_shape(const CudaShape& shape, Call&& call) {
+bool visit_shape(const CudaShape& shape, bool capped, Call&& call) {
   if constexpr (I < kCudaShapes.size()) {
-    if (kCudaShapes[I] != shape) return visit_shape<I + 1>(shape, call);
-    call.template operator()<ConfigOf<kCudaShapes[I]>>();
+    if (kCudaShapes[I] != shape) return visit_shape<I + 1>(shape, capped, call);
+    if (capped) {
+      call.template operator()<ConfigOf<kCudaShapes[I], true>>();
+    } else {
+      call.template operator()<ConfigOf<kCudaShapes[I], false>>();
+    }
     return true;
   }
   return false;
@@ -95,7 +99,8 @@ void prepare() {
 
 template <size_t... I>
 void prepare_shapes(std::index_sequence<I...>) {
-  (prepare<ConfigOf<kCudaShapes[I]>>(), ...);
+  (prepare<ConfigOf<kCudaShapes[I], false>>(), ...);
+  (prepare<ConfigOf<kCudaShapes[I], true>>(), ...);
 }
 
 }  // namespace
@@ -142,7 +147,8 @@ TensorMapCache::~TensorMapCache() = default;
 
 void launch_attend(const AttendLaunch& launch, TensorMapCache& cache) {
   const TensorMaps maps = cache.state_->find(launch);
-  if (!visit_shape(launch.shape, [&]<class C>() { launch_as<C>(launch, maps); })) {
+  const bool capped = launch.params.into_cap > 0;
+  if (!visit_shape(launch.shape, capped, [&]<class C>() { launch_as<C>(launch, maps); })) {
     throw Error(ErrorCode::kUnsupported, "head_dim, dtype: there is no kernel for this shape");
   }
 }

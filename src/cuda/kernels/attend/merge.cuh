@@ -175,10 +175,15 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
       }
     }
     const RowPlace place = place_of(params, q_row, packed, job.merge.y);
-    if (lane < R && (job.wanted >> lane & 1) != 0 && params.lse != nullptr) {
-      params.lse[place.lse] = merged.lse();
+    float lse = merged.lse();
+    float scale = merged.scale();
+    if (params.sinks != nullptr) {
+      merged.scale_by(scale);
+      scale = add_sink(params, place.head, lse);
     }
-    const float scale = merged.scale();
+    if (lane < R && (job.wanted >> lane & 1) != 0 && params.lse != nullptr) {
+      params.lse[place.lse] = lse;
+    }
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const float row_scale = __shfl_sync(~0u, scale, r);

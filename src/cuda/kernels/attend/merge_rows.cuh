@@ -11,18 +11,31 @@
 
 namespace pando::cuda {
 
-inline constexpr float kLn2 = 0.6931471805599453f;
-
-/// A row's place in out and lse.
+/// A row's place in out and lse, and its query head.
 struct RowPlace {
   int64_t out, lse;
+  int32_t head;
 };
 __device__ __forceinline__ RowPlace place_of(const AttendParams& params, int64_t q_row,
                                              int32_t packed, int32_t kv_head) {
   const int32_t head =
       kv_head * params.group + packed - params.by_group.quotient(packed) * params.group;
   return {q_row * params.out_row_stride + head * params.out_head_stride,
-          q_row * params.q_heads + head};
+          q_row * params.q_heads + head, head};
+}
+
+/// Merges the sink of a query head into a row's last result: returns what the row must be scaled
+/// by. The same operations wherever a row ends, none contracted with what comes before: a row has
+/// the same bits whether it went by way of partials or not.
+__device__ __forceinline__ float add_sink(const AttendParams& params, int32_t head, float& lse_ln) {
+  const float sink = __ldg(&params.sinks[head]);
+  const float top = fmaxf(lse_ln, sink);
+  if (top == -INFINITY) return 0;
+  const float a = ptx::ex2(__fmul_rn(__fadd_rn(lse_ln, -top), kLog2E));
+  const float b = ptx::ex2(__fmul_rn(__fadd_rn(sink, -top), kLog2E));
+  const float sum = __fadd_rn(a, b);
+  lse_ln = __fadd_rn(top, __fmul_rn(ptx::lg2(sum), kLn2));
+  return __fmul_rn(a, ptx::rcp(sum));
 }
 
 /// Tells the grid that this warpgroup has finished `units` units; by one thread, after a barrier.
@@ -72,6 +85,15 @@ struct Merged {
   __device__ void add(int r, float weight, float2 v) {
     o[r][0] += weight * v.x;
     o[r][1] += weight * v.y;
+  }
+  /// Row `lane` % R by this lane's factor.
+  __device__ void scale_by(float factor) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const float row_factor = __shfl_sync(~0u, factor, r);
+#pragma unroll
+      for (int c = 0; c < N; ++c) o[r][c] *= row_factor;
+    }
   }
   __device__ float scale() const { return sum == 0 ? 0.0f : ptx::rcp(sum); }
   __device__ float lse() const { return sum == 0 ? -INFINITY : top + ptx::lg2(sum) * kLn2; }
@@ -158,12 +180,7 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
         const float shrink = __expf(merged.top - base);
         merged.sum = merged.sum * shrink + added;
         merged.top = next;
-#pragma unroll
-        for (int r = 0; r < R; ++r) {
-          const float row_shrink = __shfl_sync(~0u, shrink, r);
-#pragma unroll
-          for (int c = 0; c < N; ++c) merged.o[r][c] *= row_shrink;
-        }
+        merged.scale_by(shrink);
       }
 #pragma unroll
       for (int u = 0; u < U; ++u) {

@@ -41,9 +41,13 @@ struct AttendParams {
   int32_t group;
   Divider by_group;  ///< divides by `group`
   PageShape pages;
-  float scale_log2;  ///< |scale| * log2(e), 1 for a scale of 0
-  uint32_t q_keep;   ///< bits of two queries that count: none for a scale of 0
-  uint32_t q_flip;   ///< bits that change: the signs, for a negative scale
+  /// Of weights exp2(scale_log2 * difference of scores): |scale| * log2(e), log2(e) for a scale of
+  /// 0. With a soft cap scores become tanh(into_cap * score), and this is cap * log2(e).
+  float scale_log2;
+  float into_cap;      ///< |scale| / cap; 0: no cap
+  const float* sinks;  ///< optional [q_heads]
+  uint32_t q_keep;     ///< bits of two queries that count: none for a scale of 0
+  uint32_t q_flip;     ///< bits that change: the signs, for a negative scale
   /// What is read first, one thing after another: schedule, page ids, q. Of the plan that was
   /// launched or captured; a later one may use less or more of them.
   int64_t schedule_bytes, page_ids_bytes, q_bytes;

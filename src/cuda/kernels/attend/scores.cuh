@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cuda/ptx>
 
+#include "core/soft_cap.h"
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/math.cuh"
@@ -82,12 +83,73 @@ __device__ __forceinline__ void fill_holes(uint8_t* v, int32_t first, const Hole
   ptx::bar_sync(named_barrier, 128);
 }
 
+/// tanh(x) for |x| < kTanhNear. Never contracted with what x is: it has the same bits everywhere.
+__device__ __forceinline__ float tanh_near(float x) {
+  const float square = __fmul_rn(x, x);
+  float p = kTanhNear5;
+  p = __fmaf_rn(p, square, kTanhNear4);
+  p = __fmaf_rn(p, square, kTanhNear3);
+  p = __fmaf_rn(p, square, kTanhNear2);
+  p = __fmaf_rn(p, square, kTanhNear1);
+  return __fmaf_rn(__fmul_rn(p, square), x, x);
+}
+
+/// tanh(x); tanh.approx would miss a score by 0.02 under a soft cap of 50.
+__device__ __forceinline__ float tanh_of(float x) {
+  const float e = ptx::ex2(fabsf(x) * (-2 * kLog2E));
+  const float far = (1 - e) * ptx::rcp(1 + e);
+  return fabsf(x) < kTanhNear ? tanh_near(x) : copysignf(far, x);
+}
+
+/// A soft cap, before the mask: what scores are scaled by afterwards is the cap. Few scores come
+/// near the cap; the others are spared the special function unit.
+template <class C, int N>
+__device__ __forceinline__ void cap_scores(const AttendParams& params, Scores<N>& s) {
+  constexpr int kAtOnce = 8;  // more would take more registers than there are
+  if constexpr (C::kCapped) {
+#pragma unroll
+    for (int first = 0; first < N / 2; first += kAtOnce) {
+      float most = 0;
+#pragma unroll
+      for (int j = first; j < first + kAtOnce; ++j) {
+        s[j] = __fmul_rn(s[j], params.into_cap);
+        most = fmaxf(most, fabsf(s[j]));
+      }
+      if (__any_sync(~0u, most >= kTanhNear)) {
+#pragma unroll
+        for (int j = first; j < first + kAtOnce; ++j) s[j] = tanh_of(s[j]);
+      } else {
+#pragma unroll
+        for (int j = first; j < first + kAtOnce; ++j) s[j] = tanh_near(s[j]);
+      }
+    }
+  }
+}
+
+/// Of the granules `which` of a warpgroup's slots, as bits, leaves in the bits of a thread's rows
+/// what the holes of these rows do not hide.
+template <class C>
+__device__ __forceinline__ void hide_holes(const SharedPlan<C>& shared, const int32_t* positions,
+                                           int consumer, uint32_t which, uint32_t (&seen)[2]) {
+  const int lane = threadIdx.x % 32;
+  const TreeRow* const rows = &shared.tree_rows[consumer][threadIdx.x / 32 % 4 * 16 + lane / 4];
+#pragma unroll 1
+  for (; which != 0; which &= which - 1) {
+    const int g = __ffs(which) - 1;
+    const int32_t position = positions[g] + lane % 4 * 2;
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t two = rows[i * 8].sees_two(position);
+      seen[i] &= ~((two ^ 3) << 2 * g);
+    }
+  }
+}
+
 /// The one mask rule, on the scores of N slots from `first` on. One bit says for each score of a
 /// row whether the row sees the slot's token.
 template <class C, int N>
 __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>& r,
-                                                const TileInfo& info, int32_t first,
-                                                int32_t tile_row) {
+                                                const SharedPlan<C>& shared, const TileInfo& info,
+                                                int consumer, int32_t first, int32_t tile_row) {
   const uint32_t state = info.state[N == kTileTokens ? 2 : first / kHalfTokens];
   Holes<N> holes;
   if (state == TileInfo::kFull) return holes;
@@ -97,35 +159,34 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
   const auto in_rows = [row](uint32_t rows, int i) {
     return row + i * 8 >= int32_t(rows & 255) && row + i * 8 < int32_t(rows >> 8 & 255);
   };
-  uint32_t seen_low = 0, seen_high = 0;
+  uint32_t seen[2] = {0, 0};
   if (state == TileInfo::kPlain) {
     const uint32_t rows = info.rows[first / kGranule];
-    seen_low = in_rows(rows, 0) ? ~0u : 0;
-    seen_high = in_rows(rows, 1) ? ~0u : 0;
+    for (int i = 0; i < 2; ++i) seen[i] = in_rows(rows, i) ? ~0u : 0;
   } else {
     const int32_t column = lane % 4 * 2;
     // Granules that some row of the warp may see.
     const uint32_t lane_rows = info.rows[first / kGranule + lane % (N / kGranule)];
-    uint32_t left =
+    const uint32_t which =
         __ballot_sync(~0u, lane < N / kGranule && int32_t(lane_rows & 255) < warp_row + 16 &&
                                int32_t(lane_rows >> 8 & 255) > warp_row);
 #pragma unroll 1
-    for (; left != 0; left &= left - 1) {
+    for (uint32_t left = which; left != 0; left &= left - 1) {
       const int g = __ffs(left) - 1;
       const uint32_t rows = info.rows[first / kGranule + g];
       const int32_t position = info.position[first / kGranule + g] + column;
-      const int32_t skip = (rows & Run::kSkip) >> Run::kSkipShift;
-      const int32_t valid = rows >> 16 & 15;
+      const uint32_t slots = rows >> (Granule::kSlotsShift + column);
       const auto two = [&](int i) {
         if (!in_rows(rows, i)) return 0u;
         const auto sees = [&](int e) {
-          return column + e >= skip && column + e < valid && position + e >= r.visible_begin[i] &&
-                 position + e < r.visible_end[i];
+          return position + e >= r.visible_begin[i] && position + e < r.visible_end[i];
         };
-        return uint32_t{sees(0)} | uint32_t{sees(1)} << 1;
+        return (uint32_t{sees(0)} | uint32_t{sees(1)} << 1) & slots;
       };
-      seen_low |= two(0) << 2 * g;
-      seen_high |= two(1) << 2 * g;
+      for (int i = 0; i < 2; ++i) seen[i] |= two(i) << 2 * g;
+    }
+    if (shared.start.tree_rows_at != 0) {
+      hide_holes<C>(shared, &info.position[first / kGranule], consumer, which, seen);
     }
   }
 #pragma unroll
@@ -133,8 +194,8 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const uint32_t bit = 1u << (2 * g + e);
-      if ((seen_low & bit) == 0) s[g * 4 + e] = -INFINITY;
-      if ((seen_high & bit) == 0) s[g * 4 + 2 + e] = -INFINITY;
+      if ((seen[0] & bit) == 0) s[g * 4 + e] = -INFINITY;
+      if ((seen[1] & bit) == 0) s[g * 4 + 2 + e] = -INFINITY;
     }
   }
   holes.any = (state & TileInfo::kHoles) != 0;
@@ -142,10 +203,8 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
 #pragma unroll
   for (int i = 0; i < N / 32; ++i) {
     const uint32_t rows = info.rows[(first + i * 32 + lane) / kGranule];
-    const int32_t in_granule = lane % kGranule;
     holes.slots[i] =
-        __ballot_sync(~0u, in_granule >= int32_t(rows >> 16 & 15) ||
-                               in_granule < int32_t((rows & Run::kSkip) >> Run::kSkipShift));
+        __ballot_sync(~0u, (rows >> (Granule::kSlotsShift + lane % kGranule) & 1) == 0);
   }
   return holes;
 }

@@ -16,8 +16,12 @@ class TileOrder {
     int32_t kv_head;
   };
 
-  __device__ TileOrder(const Unit* units, const Start& start, int lane)
-      : units_(units), unit_(start.unit_begin), last_(start.unit_end), side_(lane / 8 % 2) {
+  __device__ TileOrder(const AttendParams& params, const Start& start, int lane)
+      : params_(params),
+        start_(start),
+        unit_(start.unit_begin),
+        last_(start.unit_end),
+        side_(lane / 8 % 2) {
     if (unit_ < last_) open(start.unit);
   }
 
@@ -32,7 +36,7 @@ class TileOrder {
       end_ = then_end_;
       stride_ = then_stride_;
       then_ = 0;
-      if (left_ == 0 && ++unit_ < last_) open(units_[unit_]);
+      if (left_ == 0 && ++unit_ < last_) open(section<Unit>(params_, start_.units_at)[unit_]);
     }
     return true;
   }
@@ -60,7 +64,8 @@ class TileOrder {
     b = c;
   }
 
-  const Unit* units_;
+  const AttendParams& params_;
+  const Start& start_;
   int32_t unit_, last_, side_;
   int32_t kv_head_ = 0, left_ = 0, at_ = 0, end_ = 0, stride_ = 0;
   int32_t then_ = 0, then_at_ = 0, then_end_ = 0, then_stride_ = 0;
@@ -150,7 +155,7 @@ class Scout {
         lane_(threadIdx.x % 32),
         halves_(section<Half>(params, shared.start.halves_at)),
         runs_(section<Run>(params, shared.start.runs_at)),
-        order_(section<Unit>(params, shared.start.units_at), shared.start, lane_),
+        order_(params, shared.start, lane_),
         cursor_(shared.info_ring) {}
 
   __device__ void run() {

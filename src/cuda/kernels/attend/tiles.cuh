@@ -63,7 +63,14 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int32_t row = threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
-    if (lane % 4 == 0) shared.q_rows[consumer][row] = q_rows[i];
+    if (lane % 4 == 0) {
+      shared.q_rows[consumer][row] = q_rows[i];
+      if (start.tree_rows_at != 0) {
+        const TreeRow* const tree = section<TreeRow>(params, start.tree_rows_at) + index[i];
+        reinterpret_cast<int4&>(shared.tree_rows[consumer][row]) =
+            __ldg(reinterpret_cast<const int4*>(tree));
+      }
+    }
 #pragma unroll
     for (int k = 0; k < C::kHeadDim / 32; ++k) {
       const auto scaled = [&](uint32_t two) { return (two & params.q_keep) ^ params.q_flip; };
@@ -135,7 +142,9 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
   mark(Stage::kScores, true);
-  Holes<N> holes = mask_scores<C, N>(s, r, shared.info[cursor.info.stage()], first, tile_row);
+  cap_scores<C, N>(params, s);
+  Holes<N> holes =
+      mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first, tile_row);
   cursor.give_back_keys(cursor.slot);
   cursor.slot.advance();
   if (softmax<C, N>(params, s, r, alpha)) rescale<C>(r, alpha);
@@ -158,7 +167,9 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
     ptx::wgmma_commit_group();
     if constexpr (kWhole) Turns::pass(consumer);
     ptx::wgmma_wait_group<1>();
-    holes = mask_scores<C, N>(s, r, shared.info[cursor.info.stage()], first, tile_row);
+    cap_scores<C, N>(params, s);
+    holes = mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first,
+                              tile_row);
     cursor.give_back_keys(k);
     const bool moved = softmax<C, N>(params, s, r, alpha);
     // The output of the last tile was to hide under this.

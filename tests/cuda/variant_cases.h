@@ -1,0 +1,88 @@
+// Soft caps, sinks and trees of draft tokens, for a GPU and for the emulator.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cases/generate.h"
+#include "cuda/device_test.h"
+#include "cuda/invariance.h"
+
+namespace pando::cases {
+
+struct VariantCase {
+  std::string name;
+  Case problem;
+};
+
+inline std::vector<float> some_sinks() {
+  return {2, -std::numeric_limits<float>::infinity(), -9, 30, 0, 0.5f, -1, 4};
+}
+
+/// For each row any of the query tokens of its sequence.
+inline std::vector<uint64_t> any_trees(const Tables& tables, uint64_t seed) {
+  Rng rng(seed);
+  std::vector<uint64_t> masks;
+  for (int32_t s = 0; s < tables.sequences(); ++s) {
+    const int32_t q_len = tables.q_indptr[s + 1] - tables.q_indptr[s];
+    for (int32_t row = 0; row < q_len; ++row) masks.push_back(rng.bits() >> (64 - q_len));
+  }
+  return masks;
+}
+
+/// Sequences of `q_len` rows and of one behind a prefix; one that sees nothing.
+inline ForestShape variant_shape(int32_t q_len) {
+  ForestShape shape = prefix_shape(7, 300, 75, q_len);
+  for (const int32_t tokens : {200, 65, 0}) {
+    shape.add_sequence(shape.add_node(-1, tokens), tokens == 0 ? 2 : 1);
+  }
+  return shape;
+}
+
+/// Tokens that nobody sees hold NaN.
+inline std::vector<VariantCase> variant_cases() {
+  std::vector<VariantCase> cases;
+  const auto add = [&](std::string name, Case problem) {
+    fill_data(problem, {.seed = 7});
+    fill_unused(problem, Unused::kNan, true);
+    cases.push_back({std::move(name), std::move(problem)});
+  };
+  for (const float cap : {0.5f, 2.0f, 50.0f, 1e4f}) {
+    // Few rows: split tiles; many: whole ones too.
+    Case problem = device_case(variant_shape(cap == 2 || cap == 50 ? 2 : 19));
+    problem.spec.soft_cap = cap;
+    problem.spec.scale = cap > 100 ? 300.0f : -0.4f;
+    add("cap " + std::to_string(cap), std::move(problem));
+  }
+  for (const int32_t q_len : {1, 9}) {
+    Case problem = device_case(variant_shape(q_len));
+    problem.sinks = some_sinks();
+    add("sinks, " + std::to_string(q_len) + " rows", std::move(problem));
+  }
+  for (const int32_t q_len : {5, 17, 64}) {
+    for (const int32_t page_tokens : {2, 16}) {
+      for (const bool any : {false, true}) {
+        Case problem = device_case(variant_shape(q_len), page_tokens);
+        Rng rng(q_len);
+        problem.tree_mask =
+            any ? any_trees(problem.tables, q_len) : random_trees(problem.tables, rng);
+        add((any ? "any bits of " : "trees of ") + std::to_string(q_len), std::move(problem));
+      }
+    }
+  }
+  return cases;
+}
+
+/// company_case with all variants. fp16, in which a last bit shows more often than in bf16.
+inline Case company_with_variants(const Company& company, int32_t q_len, bool trees) {
+  Case problem = company_case(company, q_len, 0, DType::kF16);
+  problem.spec.soft_cap = 3;
+  problem.sinks = some_sinks();
+  if (trees) problem.tree_mask = any_trees(problem.tables, 5);
+  return problem;
+}
+
+}  // namespace pando::cases
