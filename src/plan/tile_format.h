@@ -74,7 +74,11 @@ struct Granule {
     if (!is(kSmall)) return 0;
     const int32_t page_tokens = pages.page_tokens();
     if (page_tokens >= kGranule) return kGranule;
-    return (static_cast<int32_t>(std::bit_width(slots())) + page_tokens - 1) & -page_tokens;
+    int32_t last = 0;  // not by std::bit_width, which device code should not be trusted with
+    for (int32_t slot = 0; slot < kGranule; ++slot) {
+      if ((slots() >> slot & 1) != 0) last = slot + 1;
+    }
+    return (last + page_tokens - 1) & -page_tokens;
   }
 
   /// The granule at `slot` of a stream, the `in_half`-th of its half; `run` is the last that starts
