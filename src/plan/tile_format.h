@@ -74,7 +74,7 @@ struct Granule {
     if (!is(kSmall)) return 0;
     const int32_t page_tokens = pages.page_tokens();
     if (page_tokens >= kGranule) return kGranule;
-    int32_t last = 0;  // not by std::bit_width, which device code should not be trusted with
+    int32_t last = 0;  // std::bit_width is host code
     for (int32_t slot = 0; slot < kGranule; ++slot) {
       if ((slots() >> slot & 1) != 0) last = slot + 1;
     }
