@@ -61,7 +61,8 @@ struct DeviceProfile {
 };
 
 /// Stored profile of this machine's instruction set with `threads` threads (0: all cores).
-/// Constant for a machine type, so plans and bits do not vary from run to run.
+/// Constant for a machine type, so plans and bits do not vary from run to run. Throws
+/// kInvalidArgument when threads is not in [0, 4096].
 DeviceProfile cpu_profile(int threads = 0);
 /// The same, with bandwidth, peak and kernel rates measured now (about a second).
 DeviceProfile measure_cpu_profile(int threads = 0);

@@ -1,7 +1,6 @@
 #include <memory>
 #include <string>
 
-#include "core/check.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix.h"
 #include "cpu/run_plan.h"
@@ -16,9 +15,7 @@ struct CpuExecutor::State {
 };
 
 CpuExecutor::CpuExecutor(int threads) {
-  constexpr int kMostThreads = 4096;
-  require(threads >= 0 && threads <= kMostThreads, "threads: got {}, want 0 to {}", threads,
-          kMostThreads);
+  check_threads(threads);
   state_ = std::make_unique<State>(threads);
 }
 CpuExecutor::~CpuExecutor() = default;

@@ -67,6 +67,7 @@ const StoredRates& stored_rates() {
 DeviceProfile cpu_profile(int threads) {
   constexpr double kCoreDramBytesPerUs = 16e3;  // as long as there are few cores
   constexpr double kMostDramBytesPerUs = 150e3;
+  check_threads(threads);
   const StoredRates& stored = stored_rates();
   DeviceProfile p;
   const std::string name = "CPU " + std::string(cpu_simd_name());

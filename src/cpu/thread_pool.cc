@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/check.h"
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -17,6 +19,11 @@ constexpr uint64_t kInside = kOpen - 1;
 constexpr int kSpins = 2000;  // a few tens of microseconds
 
 }  // namespace
+
+void check_threads(int threads) {
+  constexpr int kMost = 4096;
+  require(threads >= 0 && threads <= kMost, "threads: got {}, want 0 to {}", threads, kMost);
+}
 
 int usable_cpus() {
 #if defined(__linux__)

@@ -11,6 +11,9 @@ namespace pando {
 /// CPUs that this process may run on.
 int usable_cpus();
 
+/// Throws kInvalidArgument for a number of threads that nobody means. 0: all that may be used.
+void check_threads(int threads);
+
 /// One short pause of a spinning thread.
 void spin_pause();
 

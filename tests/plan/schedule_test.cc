@@ -285,7 +285,7 @@ TEST(Schedule, spoiled_starts_are_refused) {
     refused("kv_head", [](cuda::Start& s) { s.tiles[0].kv_head = 2; });
     refused("tokens", [](cuda::Start& s) { s.tiles[0].tokens += 8; });
     refused("position", [](cuda::Start& s) { s.tiles[0].position[1] += 8; });
-    refused("boxes", [](cuda::Start& s) { s.tiles[0].rows[0] |= cuda::Granule::kBig | 15 << 16; });
+    refused("boxes", [](cuda::Start& s) { s.tiles[0].rows[0] ^= cuda::Granule::kBig | 15 << 16; });
     refused("state", [](cuda::Start& s) { s.tiles[0].state[2] ^= 1; });
     refused("second tile", [](cuda::Start& s) { s.tiles[1].page[0] += 1; });
     refused("q_row", [](cuda::Start& s) { s.q_row = 39; });
