@@ -53,8 +53,8 @@ bool heads_are_sane(const PlanHeader& h) {
 
 /// So that no difference of two overflows.
 bool cost_is_sane(const PlanCost& c) {
-  return std::ranges::min({c.kv_bytes, c.unshared_kv_bytes, c.io_bytes, c.partial_bytes, c.flops,
-                           c.padded_flops, c.unshared_padded_flops}) >= 0;
+  return std::min({c.kv_bytes, c.unshared_kv_bytes, c.io_bytes, c.partial_bytes, c.flops,
+                   c.padded_flops, c.unshared_padded_flops}) >= 0;
 }
 
 /// Every index in the lists points into the plan, so that a backend can follow it blindly.
