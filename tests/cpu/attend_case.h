@@ -136,6 +136,30 @@ struct AttendCase {
       }
     }
   }
+  /// One sequence as a batch of its own: on the same pages, with the same queries.
+  AttendCase alone(int32_t sequence) const {
+    AttendCase one = *this;
+    const int32_t first = q_indptr[sequence], end = q_indptr[sequence + 1];
+    const int64_t row_bytes = row_elements() * dtype_bytes(spec.dtype);
+    one.q_indptr = {0, end - first};
+    one.kv_len = {kv_len[sequence]};
+    one.page_indptr = {page_indptr[sequence], page_indptr[sequence + 1]};
+    one.q_rows = end - first;
+    one.q.assign(q.begin() + first * row_bytes, q.begin() + end * row_bytes);
+    if (!tree_mask.empty()) {
+      one.tree_mask.assign(tree_mask.begin() + first, tree_mask.begin() + end);
+    }
+    return one;
+  }
+  int64_t row_elements() const { return int64_t{spec.q_heads} * spec.head_dim; }
+  /// Expects that the rows of a sequence have the bits that they have in the output of all.
+  void expect_same_rows(int32_t sequence, const Output& one, const Output& all) const {
+    const int32_t first = q_indptr[sequence], rows = q_indptr[sequence + 1] - first;
+    const int64_t row_bytes = row_elements() * dtype_bytes(spec.dtype);
+    EXPECT_EQ(std::memcmp(one.out.data(), all.out.data() + first * row_bytes, rows * row_bytes), 0);
+    EXPECT_TRUE(same_bits(std::span(one.lse),
+                          std::span(all.lse).subspan(first * spec.q_heads, one.lse.size())));
+  }
   /// Whether a row of a sequence sees a token of it.
   bool sees(int32_t sequence, int32_t row, int32_t token) const {
     const int32_t first = q_indptr[sequence];

@@ -225,26 +225,11 @@ TEST_P(Variants, rows_keep_their_bits_among_other_rows_when_batch_invariant) {
     together.sinks = sinks_of(4);
     together.draw_trees(9);
     const Output whole = together.run(together.plan(profile(2), options), kernels(dtype), pool);
-    for (size_t s = 0; s < all.size(); ++s) {
-      AttendCase alone = together;  // the same pages and queries
-      const int32_t first = together.q_indptr[s];
-      const int32_t rows = all[s].q_len;
-      const int64_t row_bytes = int64_t{spec.q_heads} * spec.head_dim * dtype_bytes(dtype);
-      alone.q_indptr = {0, rows};
-      alone.kv_len = {all[s].kv_len};
-      alone.page_indptr = {together.page_indptr[s], together.page_indptr[s + 1]};
-      alone.q_rows = rows;
-      alone.q.assign(together.q.begin() + first * row_bytes,
-                     together.q.begin() + (first + rows) * row_bytes);
-      alone.tree_mask.assign(together.tree_mask.begin() + first,
-                             together.tree_mask.begin() + first + rows);
+    for (int32_t s = 0; s < static_cast<int32_t>(all.size()); ++s) {
+      SCOPED_TRACE(fmt::format("{} {} sequence {}", GetParam().name, dtype_name(dtype), s));
+      const AttendCase alone = together.alone(s);
       const Output one = alone.run(alone.plan(profile(1), options), kernels(dtype), pool);
-      EXPECT_EQ(std::memcmp(one.out.data(), whole.out.data() + first * row_bytes, rows * row_bytes),
-                0)
-          << GetParam().name << " " << dtype_name(dtype) << " sequence " << s;
-      EXPECT_TRUE(same_bits(
-          std::span<const float>(one.lse),
-          std::span<const float>(whole.lse).subspan(first * spec.q_heads, one.lse.size())));
+      together.expect_same_rows(s, one, whole);
     }
   }
 }
