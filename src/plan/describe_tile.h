@@ -1,8 +1,9 @@
 // The first tiles of a thread block, which its schedule describes; the kernel's scout describes the
-// others, by Granule::describe and TileInfo::state_of as well.
+// others, by Granule::describe and TileInfo::state_of as well. And where its query rows lie.
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 #include <span>
 
 #include "plan/schedule_format.h"
@@ -75,6 +76,18 @@ inline void describe_first_tiles(std::span<const Unit> units, std::span<const Ha
       describe_tile(unit, i, halves, runs, pages, tiles[tile++]);
     }
   }
+}
+
+/// Of the first of a unit's rows, when they follow each other in q; else -1. `rows` have a q_row
+/// each.
+template <class QueryRow>
+int32_t first_q_row(const Unit& unit, std::span<const QueryRow> rows, int32_t group) {
+  const int64_t first = int64_t{unit.block} * kBlockRows / group;
+  const int64_t last = ((int64_t{unit.block} + unit.blocks) * kBlockRows - 1) / group;
+  for (int64_t row = first; row <= last && row < std::ssize(rows); ++row) {
+    if (rows[row].q_row != rows[first].q_row + row - first) return -1;
+  }
+  return rows[first].q_row;
 }
 
 }  // namespace pando::cuda

@@ -202,18 +202,11 @@ Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
     start.tile_count += units_[u].whole_tiles + units_[u].split_tiles;
   }
   if (start.unit_begin == start.unit_end) return start;
-  const Unit& unit = start.unit = units_[start.unit_begin];
+  start.unit = units_[start.unit_begin];
   const auto count = static_cast<size_t>(start.unit_end - start.unit_begin);
   describe_first_tiles({&units_[start.unit_begin], count}, chosen_->halves, chosen_->runs,
                        PageShape::of(p.forest.page_tokens()), start.tiles);
-  const auto& rows = p.order.rows;
-  const int32_t first = unit.block * kBlockRows / p.group;
-  const int32_t last = std::min(((unit.block + unit.blocks) * kBlockRows - 1) / p.group,
-                                static_cast<int32_t>(rows.size()) - 1);
-  start.q_row = rows[first].q_row;
-  for (int32_t row = first; row <= last; ++row) {
-    if (rows[row].q_row != rows[first].q_row + row - first) start.q_row = -1;
-  }
+  start.q_row = first_q_row(start.unit, std::span(p.order.rows), p.group);
   return start;
 }
 

@@ -162,18 +162,6 @@ bool merges_are_sane(const Sections& s, int64_t blocks, int32_t kv_heads) {
   return true;
 }
 
-/// The query rows of a thread block's first unit follow each other in q, as the start says.
-bool q_row_is_sane(const Start& start, const Sections& s, int32_t group) {
-  if (start.q_row == -1) return true;
-  const int64_t first = int64_t{start.unit.block} * kBlockRows / group;
-  const int64_t end = (int64_t{start.unit.block} + start.unit.blocks) * kBlockRows;
-  const int64_t last = std::min<int64_t>((end - 1) / group, s.header.rows - 1);
-  for (int64_t row = first; row <= last; ++row) {
-    if (s.rows[row].q_row != start.q_row + row - first) return false;
-  }
-  return true;
-}
-
 /// Loaders follow a start's tiles without a look at the runs that they describe.
 bool first_tiles_are_sane(const Start& start, const Sections& s, int32_t page_tokens) {
   TileInfo tiles[Start::kTiles] = {};
@@ -203,7 +191,7 @@ bool start_is_sane(const Start& start, const Sections& s, const Plan& plan) {
   if (start.tile_count != tiles) return false;
   if (tiles == 0) return true;
   return std::memcmp(&start.unit, &s.units[start.unit_begin], sizeof(Unit)) == 0 &&
-         q_row_is_sane(start, s, plan.group()) &&
+         (start.q_row == -1 || start.q_row == first_q_row(start.unit, s.rows, plan.group())) &&
          first_tiles_are_sane(start, s, plan.header().page_tokens);
 }
 
