@@ -62,9 +62,9 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
   merges_.push_back(merge);
 }
 
-/// How rows are merged: each as a job of its own for a team of 2^n warps, which read 16 sources
-/// each at once, or, -1, four rows in a job for one warp, which reads four sources of each. What
-/// has the fewest turns is the fastest.
+/// How rows are merged: each as a job of its own for a team of 2^n warps, or, -1, four rows in a
+/// job for one warp. What has the fewest turns is the fastest, where a turn is eight sources of one
+/// row or four of each of four rows.
 int32_t Scheduler::find_merge_team(const Problem& p) const {
   constexpr int64_t kWarpsAThreadBlock = 8;  // that merge
   constexpr int64_t kOpen = 2;               // dependent reads before the first source
@@ -82,7 +82,7 @@ int32_t Scheduler::find_merge_team(const Problem& p) const {
   int32_t best = -1;
   int64_t best_turns = turns(fours, warps) * (kOpen + turns(sources, 4));
   for (int32_t shift = 0; shift <= kMostMergeTeamShift; ++shift) {
-    // Teams must put their parts together: as long as some sources take.
+    // Teams put their parts together, which takes as long as a turn.
     const int64_t parts = shift > 0 ? 1 : 0;
     const int64_t single =
         turns(rows, warps >> shift) * (kOpen + turns(turns(sources, 1 << shift), 8) + parts);

@@ -82,7 +82,6 @@ template <class T>
 void __stcg(T* to, T value) {
   *to = value;
 }
-inline void __threadfence() {}
 inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long value) {
   const unsigned long long before = *to;
   *to += value;

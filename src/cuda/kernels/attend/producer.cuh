@@ -76,8 +76,7 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
 }
 
 /// Brings an area into L2, each thread block its share of it, but at most kMost bytes; by one
-/// thread. Not by a prefetch for each line: these take 80 cycles each, and loads of other warps
-/// queue behind.
+/// thread.
 __device__ __forceinline__ void prefetch_area(const void* area, int64_t bytes) {
   constexpr int64_t kLine = 128, kMost = 32 << 10;
   const auto begin = (reinterpret_cast<uintptr_t>(area) + 15) & ~uintptr_t{15};

@@ -13,7 +13,7 @@ namespace pando::cuda {
 enum class Stage : int32_t {
   kBegin,      ///< the kernel's first instruction
   kRole,       ///< the consumers' first
-  kDescribed,  ///< the scout has described the first tile
+  kDescribed,  ///< the scout has described its first tiles, those after Start::tiles
   kIssued,     ///< the loader has asked for the tile's K
   kQueries,    ///< the first unit's query rows are in shared memory
   kKeys,       ///< its first tile of K has come
