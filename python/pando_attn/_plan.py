@@ -46,6 +46,8 @@ class Plan:
         "dtype_code",
         "handle",
         "head_dim",
+        "kv_dtype",
+        "kv_dtype_code",
         "kv_heads",
         "q_heads",
     )
@@ -58,6 +60,7 @@ class Plan:
         kv_heads: int,
         head_dim: int,
         dtype: Any,
+        kv_dtype: Any = None,
         scale: float | None,
         soft_cap: float,
         causal: bool,
@@ -79,6 +82,8 @@ class Plan:
         self.head_dim = arguments.integer("head_dim", head_dim)
         self.dtype_code = arguments.dtype_code(dtype)
         self.dtype = arguments.DTYPES[self.dtype_code]
+        self.kv_dtype_code = arguments.kv_dtype_code(kv_dtype, self.dtype_code)
+        self.kv_dtype = arguments.KV_DTYPES[self.kv_dtype_code]
         self.device = f"cuda:{index}" if name == "cuda" else name
         self._cuda_index = index if name == "cuda" else None
         self._handle = _native.plan_new(
@@ -89,6 +94,7 @@ class Plan:
             self.kv_heads,
             self.head_dim,
             self.dtype_code,
+            self.kv_dtype_code,
             None if scale is None else arguments.number("scale", scale),
             arguments.number("soft_cap", soft_cap),
             arguments.flag("causal", causal),
@@ -236,7 +242,8 @@ class Plan:
     def __repr__(self) -> str:
         return (
             f"<pando_attn.Plan for {self.device}: {self.sequences} sequences, {self.q_rows} query "
-            f"rows, heads {self.q_heads}/{self.kv_heads}, {self.head_dim} x {self.dtype}, "
+            f"rows, heads {self.q_heads}/{self.kv_heads}, {self.head_dim} x {self.dtype}"
+            f"{' on fp8 KV' if self.kv_dtype == 'fp8' else ''}, "
             f"{self.predicted_us:.1f} us ({self.predicted_unshared_us:.1f} us without sharing)>"
         )
 

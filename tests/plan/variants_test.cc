@@ -52,6 +52,13 @@ TEST(Variants, the_table_of_the_docs_is_that_of_the_code) {
   EXPECT_NE(text.find(variants_table()), std::string::npos) << variants_table();
 }
 
+TEST(Variants, fp8_kv_is_refused_for_cuda) {
+  AttentionSpec spec = small_spec();
+  spec.kv_dtype = DType::kE4M3;
+  const std::string text = refusal(ErrorCode::kUnsupported, spec, h100_profile());
+  EXPECT_TRUE(text.starts_with("kv_dtype=fp8: not supported by the CUDA backend")) << text;
+}
+
 TEST(Variants, soft_caps_that_are_no_positive_number_are_refused) {
   using Limits = std::numeric_limits<float>;
   AttentionSpec spec = small_spec();
