@@ -36,7 +36,8 @@ CUtensorMap tensor_map(const void* data, DType dtype, std::span<const int64_t> s
   std::ranges::copy(stride_bytes, map_strides);
   std::ranges::copy(box, map_box);
   const cuuint32_t steps[kMostDimensions] = {1, 1, 1, 1, 1};
-  // A box reads every other line of memory. Promoted to two lines, each would be read twice into L2.
+  // A box takes every other line of memory. Promoted to two lines, long runs took 2 to 3 % longer
+  // (docs/benchmarks/h200-memory-2026-11-29.txt).
   CUtensorMap map;
   const CUresult result = encode(
       &map,
