@@ -41,7 +41,7 @@ __device__ __forceinline__ float add_sink(const AttendParams& params, int32_t he
 /// Tells the grid that this warpgroup has finished `units` units; by one thread, after a barrier.
 __device__ __forceinline__ void publish(const AttendParams& params, uint64_t epoch, int consumer,
                                         int32_t units) {
-  ptx::st_release(&params.control[Control::kProgress + blockIdx.x * 2 + consumer],
+  ptx::st_release(&params.control[Control::progress(blockIdx.x * 2 + consumer)],
                   epoch << 32 | uint32_t(units));
 }
 
@@ -62,7 +62,7 @@ struct LaneSource {
   __device__ bool holds(int32_t row, int32_t rows) const { return begin < row + rows && row < end; }
   __device__ void wait(const AttendParams& params, uint64_t epoch) const {
     const uint64_t target = epoch << 32 | uint32_t(ticket);
-    while (int64_t(ptx::ld_acquire(&params.control[Control::kProgress + writer]) - target) < 0) {
+    while (int64_t(ptx::ld_acquire(&params.control[Control::progress(writer)]) - target) < 0) {
     }
   }
 

@@ -56,12 +56,15 @@ struct AttendParams {
 /// Words of device memory that launches which may not overlap share between them. Every launch
 /// leaves them ready for the next, so that it needs no other node beside it.
 struct Control {
-  static constexpr int32_t kEpoch = 0;      ///< launches that have finished
-  static constexpr int32_t kLeft = 1;       ///< consumer warps of this launch that have left
-  static constexpr int32_t kProgress = 16;  ///< by writer of a Source: epoch << 32 | finished units
+  static constexpr int32_t kLineWords = 16;
+  static constexpr int32_t kEpoch = 0;  ///< launches that have finished
+  static constexpr int32_t kLeft = 1;   ///< consumer warps of this launch that have left
+  /// By writer of a Source, each in a line of its own, since many wait for it: epoch << 32 |
+  /// finished units.
+  static constexpr int32_t progress(int32_t writer) { return (1 + writer) * kLineWords; }
 };
 /// Of a Control for as many thread blocks as any device has multiprocessors.
-inline constexpr int64_t kControlBytes = 8192;
-inline constexpr int32_t kMostThreadBlocks = (kControlBytes / 8 - Control::kProgress) / 2;
+inline constexpr int32_t kMostThreadBlocks = 512;
+inline constexpr int64_t kControlBytes = 8 * Control::progress(2 * kMostThreadBlocks);
 
 }  // namespace pando::cuda

@@ -21,18 +21,17 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
   cursor.wait_empty();
   if (lane == 0) cursor.expect(info.tokens * C::kHeadDim * 2);
   __syncwarp();
-  uint8_t* slot = shared.slots[cursor.stage()] + lane * 1024;
+  uint8_t* const slot = shared.slots[cursor.stage()] + lane / C::kHalves * 1024;
   const int32_t page_tokens = params.pages.page_tokens();
+  // The halves of a token's row lie side by side in memory and are asked for one after the other.
+  static_assert(kGranules * C::kHalves <= 32);
+  const int half = lane % C::kHalves;
   const auto load_box = [&](int32_t page, int32_t into) {
-    const int32_t in_page = t.position & (page_tokens - 1);
-#pragma unroll
-    for (int half = 0; half < C::kHalves; ++half) {
-      const int32_t coords[5] = {0, in_page, half, info.kv_head, page};
-      ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
-                                        slot + half * C::kHalfBytes + into * 128,
-                                        t.is(LaneTile::kBig) ? big : small, coords,
-                                        cursor.full_barrier());
-    }
+    const int32_t coords[5] = {0, t.position & (page_tokens - 1), half, info.kv_head, page};
+    ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
+                                      slot + half * C::kHalfBytes + into * 128,
+                                      t.is(LaneTile::kBig) ? big : small, coords,
+                                      cursor.full_barrier());
   };
   if (t.is(LaneTile::kBig | LaneTile::kSmall)) {
     if (page_tokens >= kGranule) {
@@ -60,8 +59,9 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
   for (int32_t tile = 0; tile < tiles; ++tile) {
     if (tile >= Start::kTiles) infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
-    LaneTile t{{info.position[lane % kGranules], info.page[lane % kGranules],
-                lane < kGranules ? info.rows[lane % kGranules] : 0}};
+    const int granule = lane / C::kHalves % kGranules;
+    LaneTile t{{info.position[granule], info.page[granule],
+                lane < kGranules * C::kHalves ? info.rows[granule] : 0}};
     if (tile < Start::kTiles) t.look_up(params);
     // All thread blocks ask at once: first for what is wanted first.
     if (tile == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
