@@ -53,7 +53,8 @@ def plan(
         dtype: of q and the output, and of K and V unless kv_dtype says otherwise: "fp32", "bf16" or
             "fp16", or a dtype of NumPy, PyTorch or JAX. Sums, softmax and LSE are always fp32.
         kv_dtype: "fp8", or ``float8_e4m3fn`` of PyTorch or ml_dtypes, for K and V of one byte an
-            element, with scales that :func:`attend` is given; None: as dtype.
+            element, with scales that :func:`attend` is given; None: as dtype. CUDA: of head_dim 64
+            pages have 2 tokens or more.
         scale: of the scores; ``1 / sqrt(head_dim)`` by default.
         causal: query rows are the last tokens of their sequence, and see what is before them.
         window: a row sees its last ``window`` positions; 0: all of them.

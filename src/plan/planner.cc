@@ -91,6 +91,12 @@ void check_spec(const AttentionSpec& spec, const Forest& forest, Backend backend
     check_variant(Variant::kTreeMask, backend);
     check_tree_mask(spec, forest);
   }
+  if (backend == Backend::kCuda && spec.kv_dtype_or_default() == DType::kE4M3 &&
+      !cuda_supports_fp8_pages(spec.head_dim, forest.page_tokens())) {
+    fail(ErrorCode::kUnsupported,
+         "page_tokens: got {} with fp8 KV of head_dim {}, the CUDA backend supports {} or more",
+         forest.page_tokens(), spec.head_dim, 128 / spec.head_dim);
+  }
   require(spec.window >= 0, "window: got {}, want 0 (no window) or more", spec.window);
   if (!spec.visible.empty()) {
     require(spec.visible.size() == static_cast<size_t>(forest.q_rows()),

@@ -31,7 +31,7 @@ inline constexpr std::array kVariants = {
     VariantSupport{Variant::kTreeMask, "tree_mask", true, true},
     VariantSupport{Variant::kSoftCap, "soft_cap", true, true},
     VariantSupport{Variant::kSinks, "sinks", true, true},
-    VariantSupport{Variant::kFp8Kv, "kv_dtype=fp8", true, false},
+    VariantSupport{Variant::kFp8Kv, "kv_dtype=fp8", true, true},
 };
 
 constexpr bool variant_is_supported(const VariantSupport& support, Backend backend) {

@@ -15,20 +15,31 @@ inline constexpr float kLn2 = 0.6931471805599453f;
 inline constexpr float kLog2E = 1.4426950408889634f;
 
 /// What one instance of the kernel is made for.
-template <class Element_, int HeadDim_, bool kCapped_ = false>
+template <class Element_, int HeadDim_, bool kCapped_ = false, bool kFp8_ = false>
 struct Config {
   using Element = Element_;
   static constexpr bool kCapped = kCapped_;  ///< scores have a soft cap
+  static constexpr bool kFp8 = kFp8_;        ///< K and V come as fp8: see convert.cuh
   static constexpr int kHeadDim = HeadDim_;
   static constexpr int kHalves = kHeadDim / 64;
-  static constexpr int kSlots = kHeadDim == 128 ? 5 : 10;
+  static constexpr int kSlots = (kFp8 ? 4 : 5) * 128 / kHeadDim;
   static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
   static constexpr int kConsumers = 2;
-  static constexpr int kThreads = (kConsumers + 1) * 128;
+  static constexpr int kConverters = kFp8 ? 1 : 0;
+  static constexpr int kThreads = (kConsumers + 1 + kConverters) * 128;
   static constexpr int kConsumerWarps = kConsumers * 4;
+  // A thread of each role has so many: 64 K together.
+  static constexpr int kProducerRegisters = kFp8 && kHeadDim == 128 ? 48 : 56;
+  static constexpr int kConverterRegisters = kHeadDim == 128 ? 32 : 40;
+  static constexpr int kConsumerRegisters = !kFp8 ? 224 : kHeadDim == 128 ? 216 : 208;
   static constexpr int kHalfBytes = kTileTokens * 128;
   static constexpr int kSlotBytes = kHalfBytes * kHalves;
   static constexpr int kRows = kConsumers * kBlockRows;
+  // What the loaders bring in: boxes as wide as a row of a half, or rows of fp8 as they are.
+  static constexpr int kLoadSlots = kFp8 ? 3 * 128 / kHeadDim : kSlots;
+  static constexpr int kLoadParts = kFp8 ? 1 : kHalves;
+  static constexpr int kLoadRowBytes = kFp8 ? kHeadDim : 128;  ///< of a token, in a part
+  static constexpr int kKvBytes = kFp8 ? 1 : 2;                ///< of an element in memory
 };
 
 /// A warp's job: some rows of one merge, and its share of their sources.
@@ -44,6 +55,16 @@ struct FirstMerge {
 
   MergeJob job;
   int4 sources[kSources];
+};
+
+/// Tiles of fp8, as they lie in memory: [token][head_dim]. Nothing where there are none.
+template <class C, bool kFp8 = C::kFp8>
+struct Fp8Tiles {};
+template <class C>
+struct Fp8Tiles<C, true> {
+  alignas(128) uint8_t slots[C::kLoadSlots][kTileTokens * C::kHeadDim];
+  RingBarriers<C::kLoadSlots> ring;
+  float into_cap[C::kConsumers];  ///< of each warpgroup's unit: with the scale of its K
 };
 
 /// The kernel's shared memory.
@@ -68,7 +89,18 @@ struct SharedPlan {
   RingBarriers<1> merge_ring;
   TreeRow tree_rows[C::kConsumers]
                    [kBlockRows];  ///< of each warpgroup's rows, where some have holes
+  Fp8Tiles<C> fp8;
 };
+
+/// Where the loaders bring K and V to: has slots and their ring.
+template <class C>
+__device__ __forceinline__ auto& landing(SharedPlan<C>& shared) {
+  if constexpr (C::kFp8) {
+    return shared.fp8;
+  } else {
+    return shared;
+  }
+}
 
 /// K and V as TMA sees them: boxes of up to 64 tokens of a page, and of 8.
 struct TensorMaps {

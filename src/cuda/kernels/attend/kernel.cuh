@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cuda/kernels/attend/config.cuh"
+#include "cuda/kernels/attend/convert.cuh"
 #include "cuda/kernels/attend/merge.cuh"
 #include "cuda/kernels/attend/producer.cuh"
 #include "cuda/kernels/attend/tiles.cuh"
@@ -78,7 +79,9 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     scale[i] = r.sum[i] == 0 ? 0.0f : ptx::rcp(r.sum[i]);
-    lse[i] = r.sum[i] == 0 ? -INFINITY : (r.top[i] * params.scale_log2 + ptx::lg2(r.sum[i])) * kLn2;
+    lse[i] =
+        r.sum[i] == 0 ? -INFINITY : (r.top[i] * scale_log2(params, r) + ptx::lg2(r.sum[i])) * kLn2;
+    if constexpr (C::kFp8) scale[i] *= __ldg(&params.v_scale[kv_head * params.v_scale_stride]);
   }
   if (params.sinks != nullptr) {
     // In two steps, as where partials are merged.
@@ -157,9 +160,10 @@ __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPl
       if (pass == 0) {
         const float top = shared.handed_top[row + i * 8];
         const float both = fmaxf(r.top[i], top);
-        const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, params.scale_log2);
-        a[i] = ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - base);
-        b[i] = ptx::ex2(__fmul_rn(top, params.scale_log2) - base);
+        const float scale = scale_log2(params, r);
+        const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, scale);
+        a[i] = ptx::ex2(__fmul_rn(r.top[i], scale) - base);
+        b[i] = ptx::ex2(__fmul_rn(top, scale) - base);
         r.top[i] = both;
         r.sum[i] = r.sum[i] * a[i] + shared.handed_sum[row + i * 8] * b[i];
       }
@@ -191,11 +195,14 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   Turns::begin(consumer);
   const Start& start = shared.start;
   RowState<C> r;
+  const auto unit_at = [&](int32_t index) -> const Unit& {
+    return index == 0 ? start.unit
+                      : section<Unit>(params, start.units_at)[start.unit_begin + index];
+  };
   for (int32_t done = 0; done < start.unit_end - start.unit_begin;) {
-    const Unit& unit =
-        done == 0 ? start.unit : section<Unit>(params, start.units_at)[start.unit_begin + done];
-    const bool alone = unit.blocks == 1;
-    const int32_t half = alone ? 0 : consumer;
+    const Unit& unit = unit_at(done);
+    bool alone = unit.blocks == 1;
+    int32_t half = alone ? 0 : consumer;
     load_rows<C>(params, unit.block + half, unit.kv_head, done == 0, consumer, shared, r);
     mark(Stage::kQueries, true);
 #pragma unroll 1
@@ -209,6 +216,11 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
       }
     }
     mark(Stage::kTiles);
+    const Unit& ended = C::kFp8 ? unit_at(done) : unit;
+    if constexpr (C::kFp8) {  // found and read again: registers are short
+      alone = ended.blocks == 1;
+      half = alone ? 0 : consumer;
+    }
     reduce_sums<C>(r);
     ++done;
     if (alone) {
@@ -216,8 +228,8 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
       mark(Stage::kJoined);
       if (consumer == 1) continue;
     }
-    const int4 ending = *reinterpret_cast<const int4*>(&unit.ending[half]);
-    finish_block<C>(params, shared, ending, unit.block + half, unit.kv_head, consumer, r);
+    const int4 ending = *reinterpret_cast<const int4*>(&ended.ending[half]);
+    finish_block<C>(params, shared, ending, ended.block + half, ended.kv_head, consumer, r);
     mark(Stage::kWritten);
     if (ending.x >= 0) {
       ptx::bar_sync(1 + consumer, 128);
@@ -245,14 +257,15 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     ptx::prefetch_tensormap(&maps.v_small);
   }
   if (threadIdx.x == 0) {
-    shared.ring.init(1, C::kConsumers * 4);
+    shared.ring.init(C::kFp8 ? 4 : 1, C::kConsumers * 4);
+    if constexpr (C::kFp8) shared.fp8.ring.init(1, 4);
     shared.info_ring.init(1, C::kConsumers * 4 + 2);
     shared.merge_ring.init(1, 1);
     ::cuda::ptx::fence_mbarrier_init(::cuda::ptx::sem_release, ::cuda::ptx::scope_cluster);
   }
   __syncthreads();
   if (group == 0) {
-    ptx::setmaxnreg_dec<56>();
+    ptx::setmaxnreg_dec<C::kProducerRegisters>();
     switch (threadIdx.x / 32) {
       case 0: load_tiles<C>(params, &maps.k_big, &maps.k_small, 0, shared); break;
       case 1: Scout<C>(params, shared).run(); break;
@@ -262,8 +275,13 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         __syncwarp();
         fetch_first_merges<C>(params, shared);
     }
+  } else if (C::kFp8 && group == 1 + C::kConsumers) {
+    if constexpr (C::kFp8) {
+      ptx::setmaxnreg_dec<C::kConverterRegisters>();
+      convert_tiles<C>(shared);
+    }
   } else {
-    ptx::setmaxnreg_inc<224>();
+    ptx::setmaxnreg_inc<C::kConsumerRegisters>();
     consume<C>(params, shared, group - 1);
   }
 }

@@ -57,9 +57,15 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
     r.top[i] = -INFINITY;
     r.sum[i] = 0;
   }
+  float k_scale = 1;
+  if constexpr (C::kFp8) k_scale = __ldg(&params.k_scale[kv_head * params.k_scale_stride]);
+  if constexpr (C::kFp8 && !C::kCapped) r.scale_log2 = params.scale_log2 * k_scale;
 #pragma unroll
   for (int d = 0; d < C::kHeadDim / 2; ++d) r.o[d] = 0;
   ptx::bar_sync(1 + consumer, 128);  // the scores of the unit before are done
+  if constexpr (C::kFp8 && C::kCapped) {
+    if (threadIdx.x % 128 == 0) shared.fp8.into_cap[consumer] = params.into_cap * k_scale;
+  }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int32_t row = threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
@@ -142,7 +148,7 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
   mark(Stage::kScores, true);
-  cap_scores<C, N>(params, s);
+  cap_scores<C, N>(params, shared, consumer, s);
   Holes<N> holes =
       mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first, tile_row);
   cursor.give_back_keys(cursor.slot);
@@ -167,7 +173,7 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
     ptx::wgmma_commit_group();
     if constexpr (kWhole) Turns::pass(consumer);
     ptx::wgmma_wait_group<1>();
-    cap_scores<C, N>(params, s);
+    cap_scores<C, N>(params, shared, consumer, s);
     holes = mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first,
                               tile_row);
     cursor.give_back_keys(k);
