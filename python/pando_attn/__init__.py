@@ -53,7 +53,8 @@ __all__ = [
 
 def variants(device: str = "cpu") -> tuple[str, ...]:
     """Names of the arguments that ask for variants of attention and that a device supports, such as
-    "window" and "soft_cap", with a value where only one is meant: "kv_dtype=fp8". ``device`` is "cpu", "cuda", or "h100", which is only planned for."""
+    "window" and "soft_cap", with a value where only one is meant: "kv_dtype=fp8". ``device`` is
+    "cpu", "cuda", or "h100", which is only planned for."""
     return tuple(_variants(0 if _device_of(device)[0] == "cpu" else 1).split(", "))
 
 
