@@ -227,7 +227,7 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   }
   merge_all<C>(params, shared);
   mark(Stage::kEnd);
-  if (threadIdx.x % 32 == 0) leave<C>(params, shared.epoch);
+  if (threadIdx.x % 32 == 0) leave<C>(params);
 }
 
 template <class C>

@@ -211,14 +211,14 @@ __device__ void merge_all(const AttendParams& params, SharedPlan<C>& shared) {
   }
 }
 
-/// The last consumer warp to leave begins the next epoch; by one thread of each warp, after it has
-/// read the epoch and merged.
+/// Ends this launch's epoch, when all consumer warps have called it; by one thread of each, after
+/// it has read the epoch and merged. Nobody waits for the sum.
 template <class C>
-__device__ __forceinline__ void leave(const AttendParams& params, uint64_t epoch) {
+__device__ __forceinline__ void leave(const AttendParams& params) {
   auto* const left = reinterpret_cast<unsigned long long*>(&params.control[Control::kLeft]);
-  if (atomicAdd(left, 1ull) != gridDim.x * C::kConsumerWarps - 1) return;
-  ptx::st_relaxed(&params.control[Control::kLeft], 0);
-  ptx::st_relaxed(&params.control[Control::kEpoch], epoch + 1);
+  const bool first = blockIdx.x == 0 && threadIdx.x / 32 == 4;
+  const auto others = gridDim.x * C::kConsumerWarps - 1;
+  atomicAdd(left, first ? (1ull << Control::kLaunchShift) - others : 1ull);
 }
 
 }  // namespace pando::cuda
