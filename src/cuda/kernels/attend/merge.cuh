@@ -115,12 +115,12 @@ struct TeamPart {
 template <class C>
 __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_shift, int warp,
                                           Merged<1, kMergeColumns<C>>& merged) {
-  constexpr int N = kMergeColumns<C>;
+  using Columns = MergeColumns<C>;
   constexpr int kBarrier = 8;  // the first of four, more than there are teams
+  constexpr int kMostWarps = 1 << kMostMergeTeamShift;
   const int lane = threadIdx.x % 32;
   TeamPart<C>& mine = TeamPart<C>::of(shared, warp);
-#pragma unroll
-  for (int c = 0; c < N; ++c) mine.o[lane * N + c] = merged.o[0][c];
+  reinterpret_cast<Columns*>(mine.o)[lane] = merged.columns(0);
   if (lane == 0) {
     mine.top = merged.top;
     mine.sum = merged.sum;
@@ -128,17 +128,25 @@ __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_sh
   ptx::bar_sync(kBarrier + (warp >> team_shift), 32 << team_shift);
   const int32_t team = 1 << team_shift;
   if ((warp & (team - 1)) == 0) {
-    for (int i = 1; i < team; ++i) {
-      const TeamPart<C>& part = TeamPart<C>::of(shared, warp + i);
-      const float top = fmaxf(merged.top, part.top);
-      const float base = top == -INFINITY ? 0.0f : top;
-      const float a = __expf(merged.top - base), b = __expf(part.top - base);
-      merged.top = top;
-      merged.sum = merged.sum * a + part.sum * b;
+    // Lane i, and those that follow it in eights, weighs part i.
+    const bool counts = lane % kMostWarps < team;
+    const TeamPart<C>& weighed = TeamPart<C>::of(shared, warp + (counts ? lane % kMostWarps : 0));
+    const float top = counts ? weighed.top : -INFINITY;
+    float all_top = top;
 #pragma unroll
-      for (int c = 0; c < N; ++c) {
-        merged.o[0][c] = merged.o[0][c] * a + part.o[lane * N + c] * b;
-      }
+    for (int step = 1; step < kMostWarps; step *= 2) {
+      all_top = fmaxf(all_top, __shfl_xor_sync(~0u, all_top, step));
+    }
+    const float weight = __expf(top - (all_top == -INFINITY ? 0.0f : all_top));
+    float sum = counts ? weighed.sum * weight : 0;
+#pragma unroll
+    for (int step = 1; step < kMostWarps; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    merged = {.top = all_top, .sum = sum, .o = {}};
+#pragma unroll
+    for (int i = 0; i < kMostWarps; ++i) {
+      if (i >= team) break;
+      const TeamPart<C>& part = TeamPart<C>::of(shared, warp + i);
+      merged.add(0, __shfl_sync(~0u, weight, i), reinterpret_cast<const Columns*>(part.o)[lane]);
     }
   }
   ptx::bar_sync(kBarrier + (warp >> team_shift), 32 << team_shift);  // before the next job's

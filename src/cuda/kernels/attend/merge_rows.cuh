@@ -70,6 +70,12 @@ struct LaneSource {
   int32_t writer = 0, ticket = 0;
 };
 
+/// Columns of a row that each lane of a warp merges.
+template <class C>
+inline constexpr int kMergeColumns = C::kHeadDim / 32;
+template <class C>
+using MergeColumns = std::conditional_t<kMergeColumns<C> == 4, float4, float2>;
+
 /// R rows, merged: of all of them N columns a lane, in the order of the partials, and what belongs
 /// to a whole row of row `lane` % R.
 template <int R, int N>
@@ -86,6 +92,13 @@ struct Merged {
     o[r][0] += weight * v.x;
     o[r][1] += weight * v.y;
   }
+  __device__ auto columns(int r) const {
+    if constexpr (N == 4) {
+      return make_float4(o[r][0], o[r][1], o[r][2], o[r][3]);
+    } else {
+      return make_float2(o[r][0], o[r][1]);
+    }
+  }
   /// Row `lane` % R by this lane's factor.
   __device__ void scale_by(float factor) {
 #pragma unroll
@@ -98,10 +111,6 @@ struct Merged {
   __device__ float scale() const { return sum == 0 ? 0.0f : ptx::rcp(sum); }
   __device__ float lse() const { return sum == 0 ? -INFINITY : top + ptx::lg2(sum) * kLn2; }
 };
-
-/// Columns of a row that each lane of a warp merges.
-template <class C>
-inline constexpr int kMergeColumns = C::kHeadDim / 32;
 
 /// Sources of a merge that are yet to be visited, R lanes for each: lane i's bit says that row i %
 /// R of the job stands in source i / R.
@@ -127,7 +136,7 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const int4* all_sources, const MergeJob& job, uint64_t epoch) {
   constexpr int N = kMergeColumns<C>;
   constexpr int kTogether = 4;  // sources between two looks whether there are more
-  using Columns = std::conditional_t<N == 4, float4, float2>;
+  using Columns = MergeColumns<C>;
   const int lane = threadIdx.x % 32;
   const int32_t row = job.row + lane % R;  // that this lane weighs
   const float* const all_lse = partial_lse<C>(params, start);
