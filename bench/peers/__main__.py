@@ -36,6 +36,7 @@ def main() -> int:
         "command": command_text(sys.argv[1:]),
         "deadline": time.time() + options.budget,
         "seconds_a_config": options.config_seconds,
+        "hopeless": options.hopeless,
     }
     tasks = [
         Task(i, shape, name)
@@ -92,7 +93,7 @@ def arguments() -> argparse.ArgumentParser:
         "--shapes",
         default="shapes,trees",
         help="names of bench/shapes.json with commas, NAME@ROWS for several query rows a sequence; "
-        "or lists: shapes, trees, sweep, scale",
+        "or lists: shapes, trees, sweep, scale, pages",
     )
     parser.add_argument("--peers", help="names with commas; see --list")
     parser.add_argument("--list", action="store_true", help="names the peers, and ends")
@@ -107,6 +108,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config-seconds", type=float, default=1.5, help="for the runs of one configuration"
     )
+    parser.add_argument(
+        "--hopeless", type=float, default=1e9, metavar="TIMES",
+        help="leave out what shares nothing where it reads more than so many times the KV",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="FILE", help="where the JSON lines go too")
     parser.add_argument("--commit", help="for records, where there is no git")
     return parser

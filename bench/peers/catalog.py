@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .chunk_attention import ChunkAttention
-from .fa3 import Fa3, Fa3Levels
+from .fa3 import Fa3
+from .fa4 import Fa4
+from .flash import FlashLevels, FlashPlain
 from .flashinfer_peers import FlashInferCascade, FlashInferDecode
 from .flex import Flex
 from .pando_peer import Pando
@@ -16,8 +18,10 @@ def peers() -> dict[str, Peer]:
         Pando("pando", "Pando's plan: shares what its cost model finds worth it"),
         Pando("pando-unshared", "Pando's plan without sharing", share="none"),
         Pando("pando-invariant", "Pando's batch-invariant plan", batch_invariant=True),
-        Fa3Levels(),
-        Fa3(),
+        FlashLevels(Fa3()),
+        FlashPlain(Fa3()),
+        FlashLevels(Fa4()),
+        FlashPlain(Fa4()),
         FlashInferCascade(),
         FlashInferDecode(),
         TorchLevels("flash"),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from . import peer
-from .peer import Config, Peer, Skip, require_module
+from .peer import Config, Peer, require_module
 from .problem import Problem
 
 
@@ -65,13 +65,14 @@ class FlashInferDecode(_FlashInfer):
 
     name = "flashinfer"
     about = "FlashInfer batch decode over page tables, nothing shared"
+    shares = False
 
     def configs(self, problem: Problem) -> list[Config]:
         if problem.shape.q_len > 1:
             kinds = [{"backend": "fa2"}, {"backend": "fa3"}]
         else:
             kinds = [{"tensor_cores": True}, {"tensor_cores": False}]
-        return [{"page_tokens": page, **kind} for kind in kinds for page in (64, 16)]
+        return [{"page_tokens": page, **kind} for kind in kinds for page in problem.page_sizes]
 
     def prepare(self, problem: Problem, config: Config) -> Callable[[], torch.Tensor]:
         shape, paged = problem.shape, problem.paged(config["page_tokens"])
@@ -107,14 +108,13 @@ class FlashInferCascade(_FlashInfer):
         super().check(problem)
         peer.sharing(problem)
         peer.equal_groups(problem)
-        if problem.shape.q_len > 1 and problem.levels[-1].nodes < problem.shape.batch:
-            raise Skip("several last rows of a context that is all shared need a mask in between")
+        peer.rows_in_last_level(problem)
 
     def configs(self, problem: Problem) -> list[Config]:
         return [
             {"page_tokens": page, "backend": backend}
             for backend in ("fa2", "fa3")
-            for page in (64, 16)
+            for page in problem.page_sizes
         ]
 
     def prepare(self, problem: Problem, config: Config) -> Callable[[], torch.Tensor]:

@@ -30,9 +30,8 @@ class Pando(Peer):
             raise Skip(reason)
 
     def configs(self, problem: Problem) -> list[Config]:
-        if problem.device == "cpu":
-            return [{"page_tokens": 64}]
-        return [{"page_tokens": page} for page in (64, 16)]
+        pages = problem.page_sizes[:1] if problem.device == "cpu" else problem.page_sizes
+        return [{"page_tokens": page} for page in pages]
 
     def prepare(self, problem: Problem, config: Config) -> Callable[[], torch.Tensor]:
         shape, paged = problem.shape, problem.paged(config["page_tokens"])

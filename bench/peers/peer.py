@@ -26,6 +26,7 @@ class Peer:
     devices: tuple[str, ...] = ("cuda",)
     packages: tuple[str, ...] = ("torch",)  #: of PyPI, whose versions are recorded
     rounds_levels = False  #: whether it merges results that are rounded to the input type
+    shares = True  #: whether it reads shared tokens once; what does not may be hopeless
 
     def check(self, problem: Problem) -> None:
         """Raises Skip with the reason when it can't compute this, or is not installed."""
@@ -66,6 +67,19 @@ def require_module(package: str, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise Skip(f"needs {package}: {error}") from None
+
+
+def no_page_size(problem: Problem) -> None:
+    if problem.shape.page_tokens:
+        raise Skip("takes no page tables")
+
+
+def rows_in_last_level(problem: Problem) -> None:
+    """Whether a causal mask on the last level alone is right for several query rows."""
+    shape = problem.shape
+    last = problem.levels[-1]
+    if shape.q_len > 1 and (last.nodes < shape.batch or last.tokens < shape.q_len - 1):
+        raise Skip("several last rows of a context that is all shared need a mask in between")
 
 
 def one_row(problem: Problem) -> None:

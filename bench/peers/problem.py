@@ -98,6 +98,11 @@ class Problem:
         """K and V, each shared token once."""
         return 2 * self._k.numel() * self._k.element_size()
 
+    @property
+    def page_sizes(self) -> tuple[int, ...]:
+        """Which a peer that takes page tables tries."""
+        return (self.shape.page_tokens,) if self.shape.page_tokens else (64, 16)
+
     @functools.cached_property
     def q_indptr(self) -> np.ndarray:
         return np.arange(self.shape.batch + 1, dtype=np.int32) * np.int32(self.shape.q_len)

@@ -35,6 +35,8 @@ def commit_of_tree() -> str:
 def shape_fields(shape: Shape, dtype: str) -> dict[str, Any]:
     fields = dataclasses.asdict(shape)
     name = fields.pop("name")
+    if fields["page_tokens"] is None:
+        del fields["page_tokens"]
     return {"shape": name, "batch": shape.batch, **fields, "dtype": dtype, "layout": "nhd"}
 
 

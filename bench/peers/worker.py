@@ -41,6 +41,7 @@ class Settings:
     command: str
     deadline: float  #: of time.time()
     seconds_a_config: float
+    hopeless: float = float("inf")  #: bytes over the needed ones at which no sharing is left out
 
     def left(self) -> float:
         return self.deadline - time.time()
@@ -73,6 +74,7 @@ class Worker:
         try:
             if self._settings.device not in peer.devices:
                 raise Skip(f"does not run on {self._settings.device}")
+            self._refuse_hopeless(shape, peer)
             problem = self._problem_of(shape)
             peer.check(problem)
             return self._measure(peer, problem)
@@ -83,6 +85,11 @@ class Worker:
         except Exception as error:
             traceback.print_exc()
             return {"failed": failure(error)}
+
+    def _refuse_hopeless(self, shape: Shape, peer: Peer) -> None:
+        over = shape.sequence_tokens * shape.batch / shape.unique_tokens
+        if not peer.shares and over > self._settings.hopeless:
+            raise Skip(f"left out: reads shared tokens once a sequence, {over:.0f} times the KV")
 
     def _problem_of(self, shape: Shape) -> Problem:
         if self._timer is None:

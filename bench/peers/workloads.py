@@ -13,6 +13,8 @@ import numpy as np
 SHAPES_FILE = Path(__file__).parents[1] / "shapes.json"
 #: Lists of the file.
 LISTS = ("shapes", "trees", "sweep", "scale")
+#: Sizes of the list "pages", which is page-1 to page-256: l3-64 in pages of so many tokens.
+PAGE_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Shape:
     tokens: tuple[int, ...]
     q_len: int = 1
     head_dim: int = 128
+    page_tokens: int | None = None  #: the only size to try; none: each peer's own choice
 
     @property
     def batch(self) -> int:
@@ -80,17 +83,22 @@ class Shape:
 def lists() -> dict[str, list[Shape]]:
     """``scale`` has one axis at a time around 64 sequences of 4096 shared and 256 own tokens."""
     file = json.loads(SHAPES_FILE.read_text())
-    return {
+    made = {
         each: [
             Shape(name, q_heads, kv_heads, tuple(nodes), tuple(tokens), head_dim=file["head_dim"])
             for name, q_heads, kv_heads, nodes, tokens in file[each]
         ]
         for each in LISTS
     }
+    paged = next(shape for shape in made["shapes"] if shape.name == "l3-64")
+    made["pages"] = [
+        dataclasses.replace(paged, name=f"page-{size}", page_tokens=size) for size in PAGE_SIZES
+    ]
+    return made
 
 
 def chosen(names: str) -> list[Shape]:
-    """Of names with commas; ``shapes``, ``trees``, ``sweep``, ``scale`` stand for whole lists.
+    """Of names with commas; those of ``lists()`` stand for whole lists.
 
     ``name@4`` is the shape with 4 query rows a sequence. Raises ValueError for any other name.
     """
@@ -98,8 +106,8 @@ def chosen(names: str) -> list[Shape]:
     result: list[Shape] = []
     for entry in names.split(","):
         name, _, rows = entry.partition("@")
-        if name not in known and name not in LISTS:
-            wanted = ", ".join((*LISTS, *(s.name for s in lists()["shapes"] + lists()["trees"])))
+        if name not in known and name not in lists():
+            wanted = ", ".join((*lists(), *(s.name for s in lists()["shapes"] + lists()["trees"])))
             raise ValueError(f'shapes: got "{entry}", want some of {wanted}')
         if rows and (not rows.isdigit() or int(rows) < 1):
             raise ValueError(f'shapes: got "{entry}", want a number of query rows after @')

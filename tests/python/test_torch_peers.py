@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -141,10 +142,49 @@ def test_fp32_is_held_to_fp32(name):
     assert record["max_err"] <= record["tolerance"] < 1e-5
 
 
-@pytest.mark.parametrize("name", ["pando", "pando-unshared", "pando-invariant"])
-def test_several_rows_see_what_is_before_them(name):
-    record = run(name, Shape("verify", 8, 2, (1, 4), (64, 9), q_len=4))
-    assert record["max_err"] <= record["tolerance"]
+ROWS = [
+    Shape("verify", 8, 2, (1, 4), (64, 9), q_len=4),
+    Shape("verify alone", 4, 4, (1, 3), (0, 40), q_len=3),
+    Shape("verify a tree", 8, 2, (1, 2, 4), (33, 20, 5), q_len=5),
+]
+
+
+@pytest.mark.parametrize("shape", ROWS, ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "name", ["pando", "pando-unshared", "pando-invariant", "torch-flash", "torch-flash-levels",
+             "hydragen"],
+)  # fmt: skip
+def test_several_rows_see_what_is_before_them(name, shape):
+    record = run(name, shape)
+    if not shape.shares and name in ("torch-flash-levels", "hydragen"):
+        assert record["skipped"] == "nothing is shared in this shape"
+    else:
+        assert record["max_err"] <= record["tolerance"]
+
+
+def test_rows_that_a_mask_on_the_last_level_does_not_cut_are_refused():
+    shared = Shape("all shared", 4, 4, (1, 3), (40, 0), q_len=2)
+    short = Shape("short", 4, 4, (1, 3), (40, 2), q_len=4)
+    shortest = Shape("one row short", 4, 4, (1, 3), (40, 3), q_len=4)
+    for shape in (shared, short):
+        assert "mask in between" in run("torch-flash-levels", shape)["skipped"]
+    assert "no own token" in run("torch-flash-levels", shortest)["skipped"]
+
+
+def test_what_shares_nothing_is_left_out_where_it_is_hopeless():
+    shape = Shape("wide", 4, 4, (1, 50), (100, 1))  # 5050 tokens of context, 150 of them distinct
+    assert "34 times the KV" in run("torch-flash", shape, hopeless=20.0)["skipped"]
+    for name, hopeless in (("torch-flash", 40.0), ("pando", 20.0), ("torch-flash-levels", 20.0)):
+        assert "run_us" in run(name, shape, hopeless=hopeless)
+
+
+def test_a_page_size_is_that_of_the_record():
+    (shape,) = workloads.chosen("page-8")
+    shape = dataclasses.replace(shape, nodes=(1, 3), tokens=(20, 3))
+    record = run("pando", shape)
+    assert record["page_tokens"] == record["config"]["page_tokens"] == 8
+    assert run("torch-flash", shape)["skipped"] == "takes no page tables"
+    assert "page_tokens" not in run("pando")
 
 
 def test_a_wrong_answer_is_no_time():
@@ -263,6 +303,7 @@ def test_names_and_lists_of_shapes():
     assert workloads.chosen("l3-8@4")[0].q_len == 4
     assert len(workloads.chosen("shapes,trees")) == 28
     assert len(workloads.chosen("sweep")) == 15
+    assert [s.page_tokens for s in workloads.chosen("pages")] == [2**i for i in range(9)]
     names = [s.name for s in workloads.chosen("scale")]
     assert "batch-4096" in names and "prefix-131072" in names
     assert "depth-8" in names and "prefixes-512" in names
