@@ -36,7 +36,7 @@ def main() -> int:
         "command": command_text(sys.argv[1:]),
         "deadline": time.time() + options.budget,
         "seconds_a_config": options.config_seconds,
-        "hopeless": options.hopeless,
+        "hopeless_gb": options.hopeless,
     }
     tasks = [
         Task(i, shape, name)
@@ -109,8 +109,8 @@ def arguments() -> argparse.ArgumentParser:
         "--config-seconds", type=float, default=1.5, help="for the runs of one configuration"
     )
     parser.add_argument(
-        "--hopeless", type=float, default=1e9, metavar="TIMES",
-        help="leave out what shares nothing where it reads more than so many times the KV",
+        "--hopeless", type=float, default=1e9, metavar="GB",
+        help="leave out what shares nothing where it reads more than so much KV again",
     )  # fmt: skip
     parser.add_argument("--out", metavar="FILE", help="where the JSON lines go too")
     parser.add_argument("--commit", help="for records, where there is no git")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -41,7 +42,7 @@ class Settings:
     command: str
     deadline: float  #: of time.time()
     seconds_a_config: float
-    hopeless: float = float("inf")  #: bytes over the needed ones at which no sharing is left out
+    hopeless_gb: float = math.inf  #: of KV read again, over which no sharing is left out
 
     def left(self) -> float:
         return self.deadline - time.time()
@@ -87,9 +88,15 @@ class Worker:
             return {"failed": failure(error)}
 
     def _refuse_hopeless(self, shape: Shape, peer: Peer) -> None:
-        over = shape.sequence_tokens * shape.batch / shape.unique_tokens
-        if not peer.shares and over > self._settings.hopeless:
-            raise Skip(f"left out: reads shared tokens once a sequence, {over:.0f} times the KV")
+        element = records.ELEMENT_BYTES[self._settings.dtype]
+        token_gb = 2 * shape.kv_heads * shape.head_dim * element / 1e9
+        whole, distinct = (
+            token_gb * tokens
+            for tokens in (shape.batch * shape.sequence_tokens, shape.unique_tokens)
+        )
+        if not peer.shares and whole - distinct > self._settings.hopeless_gb:
+            sizes = f"{whole:.2g} GB of which {distinct:.2g} are distinct"
+            raise Skip(f"left out: shares nothing, so reads {sizes}")
 
     def _problem_of(self, shape: Shape) -> Problem:
         if self._timer is None:
