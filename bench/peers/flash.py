@@ -12,6 +12,7 @@ from . import peer
 from .merge import MERGES, Part
 from .peer import Config, Peer
 from .problem import Problem
+from .traces import TraceStep
 
 
 class Library(Protocol):
@@ -37,7 +38,8 @@ class Library(Protocol):
 
 
 def _forms(library: Library, problem: Problem, contiguous: str) -> list[Config]:
-    forms: list[Config] = [] if problem.shape.page_tokens else [{"form": contiguous}]
+    only_paged = problem.shape.page_tokens or isinstance(problem.shape, TraceStep)
+    forms: list[Config] = [] if only_paged else [{"form": contiguous}]
     pages = library.pages()
     if pages and problem.shape.page_tokens:
         pages = problem.page_sizes
@@ -62,6 +64,7 @@ class FlashPlain(Peer):
     def check(self, problem: Problem) -> None:
         self._library.load()
         if not self._library.pages():
+            peer.equal_lengths(problem)
             peer.no_page_size(problem)
 
     def configs(self, problem: Problem) -> list[Config]:
@@ -97,6 +100,7 @@ class FlashLevels(Peer):
 
     def check(self, problem: Problem) -> None:
         self._library.load()
+        peer.equal_lengths(problem)
         peer.sharing(problem)
         peer.equal_groups(problem)
         peer.rows_in_last_level(problem)

@@ -29,12 +29,11 @@ def _ints(x: Any, problem: Problem) -> torch.Tensor:
 
 
 def _table(
-    problem: Problem, table: np.ndarray, tokens: int, page_tokens: int
+    problem: Problem, widths: np.ndarray, ids: np.ndarray, tokens: np.ndarray, page_tokens: int
 ) -> tuple[torch.Tensor, ...]:
-    """indptr, page ids and tokens of the last pages, of rows of equal length."""
-    rows, width = table.shape
-    last = np.full(rows, tokens - (width - 1) * page_tokens)
-    made = (np.arange(rows + 1) * width, table.reshape(-1), last)
+    """indptr, page ids and tokens of the last pages, of rows of so many pages and tokens."""
+    last = tokens - (widths - 1) * page_tokens
+    made = (np.append(0, np.cumsum(widths)), ids, last)
     return tuple(_ints(x, problem) for x in made)
 
 
@@ -78,7 +77,7 @@ class FlashInferDecode(_FlashInfer):
         shape, paged = problem.shape, problem.paged(config["page_tokens"])
         heads = (shape.q_heads, shape.kv_heads, shape.head_dim, paged.page_tokens)
         types = {"q_data_type": problem.q.dtype, "kv_data_type": paged.k.dtype}
-        tables = _table(problem, paged.table, shape.sequence_tokens, paged.page_tokens)
+        tables = _table(problem, paged.widths, paged.ids, shape.lengths, paged.page_tokens)
         library = _library()
         if shape.q_len > 1:
             wrapper = library.BatchPrefillWithPagedKVCacheWrapper(
@@ -106,6 +105,7 @@ class FlashInferCascade(_FlashInfer):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
+        peer.equal_lengths(problem)
         peer.sharing(problem)
         peer.equal_groups(problem)
         peer.rows_in_last_level(problem)
@@ -131,7 +131,13 @@ class FlashInferCascade(_FlashInfer):
             _ints(np.arange(level.nodes + 1) * (rows // level.nodes), problem) for level in levels
         ]
         parts = [
-            _table(problem, table, level.tokens, pool.page_tokens)
+            _table(
+                problem,
+                np.full(level.nodes, table.shape[1]),
+                table.reshape(-1),
+                np.full(level.nodes, level.tokens),
+                pool.page_tokens,
+            )
             for table, level in zip(tables, levels)
         ]
         self._timed(

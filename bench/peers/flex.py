@@ -23,6 +23,7 @@ class Flex(Peer):
 
     def check(self, problem: Problem) -> None:
         require_module("torch", "torch.nn.attention.flex_attention")
+        peer.equal_lengths(problem)
         peer.no_page_size(problem)
 
     def configs(self, problem: Problem) -> list[Config]:

@@ -35,7 +35,7 @@ class Pando(Peer):
 
     def prepare(self, problem: Problem, config: Config) -> Callable[[], torch.Tensor]:
         shape, paged = problem.shape, problem.paged(config["page_tokens"])
-        tables = (problem.q_indptr, problem.kv_len, paged.indptr, paged.table.reshape(-1))
+        tables = (problem.q_indptr, problem.kv_len, paged.indptr, paged.ids)
         plan = pando_attn.plan(
             *tables,
             paged.page_tokens,

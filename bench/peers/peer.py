@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .problem import Problem
+from .traces import TraceStep
 
 Config = dict[str, Any]
 
@@ -67,6 +68,11 @@ def require_module(package: str, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise Skip(f"needs {package}: {error}") from None
+
+
+def equal_lengths(problem: Problem) -> None:
+    if isinstance(problem.shape, TraceStep):
+        raise Skip("takes contexts of one length, or levels of equal nodes")
 
 
 def no_page_size(problem: Problem) -> None:

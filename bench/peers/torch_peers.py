@@ -33,6 +33,7 @@ class TorchPlain(Peer):
         self._backend = _BACKENDS[backend]
 
     def check(self, problem: Problem) -> None:
+        peer.equal_lengths(problem)
         peer.no_page_size(problem)
         if problem.shape.q_len > 1 and problem.shape.sequence_tokens < problem.shape.q_len:
             raise Skip("a row that sees nothing has no result")
@@ -143,6 +144,7 @@ class TorchLevels(Peer):
         self._bias = backend != "flash"
 
     def check(self, problem: Problem) -> None:
+        peer.equal_lengths(problem)
         peer.no_page_size(problem)
         peer.sharing(problem)
         peer.equal_groups(problem)

@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 from . import catalog, records
+from .decoder import Decoder
 from .oracle import Answer, WrongAnswer, answer
 from .peer import Config, Peer, Skip
 from .problem import Problem, TooLarge
 from .timing import Timer, Timing
+from .traces import TraceStep
 from .workloads import Shape
 
 Record = dict[str, Any]
@@ -43,6 +45,7 @@ class Settings:
     deadline: float  #: of time.time()
     seconds_a_config: float
     hopeless_gb: float = math.inf  #: of KV read again, over which no sharing is left out
+    layers: int = 0  #: of a model around the attention; 0: attention alone
 
     def left(self) -> float:
         return self.deadline - time.time()
@@ -56,6 +59,7 @@ class Worker:
         self._problem: Problem | None = None
         self._clones: list[Problem] = []
         self._answer: Answer | None = None
+        self._decoder: Decoder | None = None
 
     def run(self, shape: Shape, peer_name: str) -> None:
         """One record: of a time, or of why there is none."""
@@ -91,22 +95,24 @@ class Worker:
         element = records.ELEMENT_BYTES[self._settings.dtype]
         token_gb = 2 * shape.kv_heads * shape.head_dim * element / 1e9
         whole, distinct = (
-            token_gb * tokens
-            for tokens in (shape.batch * shape.sequence_tokens, shape.unique_tokens)
+            token_gb * tokens for tokens in (shape.context_tokens, shape.unique_tokens)
         )
         if not peer.shares and whole - distinct > self._settings.hopeless_gb:
             sizes = f"{whole:.2g} GB of which {distinct:.2g} are distinct"
             raise Skip(f"left out: shares nothing, so reads {sizes}")
 
     def _problem_of(self, shape: Shape) -> Problem:
+        settings = self._settings
         if self._timer is None:
-            self._timer = Timer(self._settings.device)
+            self._timer = Timer(settings.device)
         if self._problem is None or self._problem.shape != shape:
-            self._problem = self._answer = None
+            self._problem = self._answer = self._decoder = None
             self._clones = []
             self._free()
-            self._problem = Problem(shape, self._settings.dtype, self._settings.device)
+            self._problem = Problem(shape, settings.dtype, settings.device)
             self._answer = answer(self._problem)
+            if settings.layers:
+                self._decoder = Decoder(shape, settings.dtype, settings.device, settings.layers)
         return self._problem
 
     def _measure(self, peer: Peer, problem: Problem) -> Record:
@@ -159,16 +165,21 @@ class Worker:
 
             return keep
 
+        def timed(each: Problem) -> Callable[[], torch.Tensor]:
+            call = peer.prepare(each, config)
+            return self._decoder.step(each, call) if self._decoder else call
+
         prepared = [
-            self._timer.prepare(keeping(peer.prepare(each, config)))
+            self._timer.prepare(keeping(timed(each)))
             for each in (problem, *self._clones[: copies - 1])
         ]
-        answer_of = self._answer
-        return (
-            prepared,
-            lambda: answer_of.error(out[0], peer.rounds_levels),
-            peer.plan_us(),
-        )
+        whole = self._answer
+
+        def check() -> float:
+            wanted = answer(problem) if self._decoder else whole  # layers have other queries
+            return wanted.error(out[0], peer.rounds_levels)
+
+        return prepared, check, peer.plan_us()
 
     def _record(
         self,
@@ -182,6 +193,8 @@ class Worker:
     ) -> Record:
         shape, settings = problem.shape, self._settings
         roof = records.roof_fields(shape, settings.dtype, settings.device)
+        if self._decoder:
+            roof |= records.layers_fields(roof, self._decoder)
         return {
             **records.device_fields(settings.device),
             **records.clock_fields(settings.device),
@@ -250,7 +263,7 @@ def main() -> None:
 
 def shape_of(fields: Record) -> Shape:
     lists = {key: tuple(fields[key]) for key in ("nodes", "tokens")}
-    return Shape(**{**fields, **lists})
+    return (TraceStep if "trace" in fields else Shape)(**{**fields, **lists})
 
 
 if __name__ == "__main__":

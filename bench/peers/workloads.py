@@ -7,6 +7,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,14 @@ class Shape:
     head_dim: int = 128
     page_tokens: int | None = None  #: the only size to try; none: each peer's own choice
 
+    def fields(self) -> dict[str, Any]:
+        """What a record says of it."""
+        made = {"shape": self.name, "batch": self.batch, **dataclasses.asdict(self)}
+        del made["name"]
+        if self.page_tokens is None:
+            del made["page_tokens"]
+        return made
+
     @property
     def batch(self) -> int:
         return self.nodes[-1]
@@ -41,6 +50,16 @@ class Shape:
     @property
     def sequence_tokens(self) -> int:
         return sum(self.tokens)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence."""
+        return np.full(self.batch, self.sequence_tokens)
+
+    @property
+    def context_tokens(self) -> int:
+        """Of all sequences together."""
+        return int(self.lengths.sum())
 
     @property
     def unique_tokens(self) -> int:
@@ -63,8 +82,9 @@ class Shape:
 
     def flops(self) -> int:
         """Of the visible pairs: the q_len rows of a sequence are its last tokens."""
-        seen = self.q_len * self.sequence_tokens - self.q_len * (self.q_len - 1) // 2
-        return 4 * self.batch * self.q_heads * self.head_dim * seen
+        hidden = self.batch * self.q_len * (self.q_len - 1) // 2
+        seen = self.q_len * self.context_tokens - hidden
+        return 4 * self.q_heads * self.head_dim * seen
 
     def scaled(self, scale: float) -> Shape:
         """With every level's tokens multiplied by ``scale``, at least 1 where there were any."""
@@ -77,6 +97,9 @@ class Shape:
         for at in range(len(self.nodes) - 1, level, -1):
             node = node * self.nodes[at - 1] // self.nodes[at]
         return node
+
+    def page_tables(self, page_tokens: int, seed: int = 0) -> Pages:
+        return page_tables(self, page_tokens, seed)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
-from peers import catalog  # noqa: E402
+from peers import catalog, traces  # noqa: E402
 from peers.oracle import answer  # noqa: E402
 from peers.peer import Skip  # noqa: E402
 from peers.problem import Problem  # noqa: E402
@@ -192,6 +193,16 @@ def check(name: str, shape: Shape) -> None:
 def test_fa3(fa3, name, shape):
     pytest.importorskip("triton")
     check(name, shape)
+
+
+@pytest.mark.parametrize("name", ["fa3", "flashinfer"])
+def test_contexts_of_many_lengths(monkeypatch, flashinfer, tmp_path, name):
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", fa3_module("x"))
+    path = tmp_path / "a_trace.jsonl"
+    lengths = ((700, 40, [0, 1]), (513, 2, [0, 2]), (20, 2, [3]))
+    keys = ("input_length", "output_length", "hash_ids")
+    path.write_text("".join(json.dumps(dict(zip(keys, x))) + "\n" for x in lengths))
+    check(name, traces.steps(str(path), 1, 3, q_heads=4, kv_heads=2)[0])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.name)

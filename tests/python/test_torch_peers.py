@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
-from peers import catalog, worker, workloads  # noqa: E402
+from peers import catalog, traces, worker, workloads  # noqa: E402
 from peers.oracle import WrongAnswer, answer  # noqa: E402
 from peers.peer import Peer, Skip  # noqa: E402
 from peers.problem import Problem  # noqa: E402
@@ -81,6 +81,59 @@ def few_copies(monkeypatch):
     from peers import timing
 
     monkeypatch.setattr(timing, "_COLD_BYTES", 1 << 20)
+
+
+@pytest.fixture
+def trace(tmp_path):
+    """Three requests that share one block, two of which share another; then one of its own."""
+    requests = [
+        {"input_length": 1100, "output_length": 9, "hash_ids": [0, 1, 2]},
+        {"input_length": 1024, "output_length": 1, "hash_ids": [0, 1]},
+        {"input_length": 700, "output_length": 64, "hash_ids": [0, 3]},
+        {"input_length": 30, "output_length": 2, "hash_ids": [1]},
+    ]
+    path = tmp_path / "tiny_trace.jsonl"
+    path.write_text("".join(json.dumps({"timestamp": 0, **r}) + "\n" for r in requests))
+    return str(path)
+
+
+def test_a_step_of_a_trace_shares_equal_blocks_from_the_start(trace):
+    (step,) = traces.steps(trace, 1, 4, q_heads=4, kv_heads=2)
+    assert step.name == "tiny-0" and step.batch == 4 and step.shares
+    assert step.lengths.tolist() == [1104, 1025, 732, 31]
+    assert step.unique_tokens == 2 * 512 + (1104 - 1024) + 1 + (732 - 512) + 31
+    problem = Problem(step, "fp32", "cpu")
+    for page_tokens in (1, 16, 256):
+        paged = problem.paged(page_tokens)
+        assert (paged.table[0, : 512 // page_tokens] == paged.table[2, : 512 // page_tokens]).all()
+        assert paged.table[0, 512 // page_tokens] != paged.table[2, 512 // page_tokens]
+        for b, length in enumerate(step.lengths):
+            ids = paged.ids[paged.indptr[b] : paged.indptr[b + 1]]
+            assert len(ids) == -(-length // page_tokens)
+            tokens = paged.k[torch.from_numpy(ids)].flatten(0, 1)[:length]
+            assert torch.equal(tokens, problem.sequence(b)[0])
+
+
+@pytest.mark.parametrize("name", ["pando", "pando-unshared", "pando-invariant"])
+def test_a_step_of_a_trace_is_answered(trace, name):
+    record = run(name, traces.steps(trace, 2, 2, q_heads=4, kv_heads=2)[0])
+    assert record["max_err"] <= record["tolerance"] and record["trace"] == "tiny_trace.jsonl"
+    assert record["context_tokens"] == 1104 + 1025 and record["longest"] == 1104
+
+
+def test_what_needs_equal_lengths_leaves_a_trace_out(trace):
+    (step,) = traces.steps(trace, 1, 4)
+    for name in ("torch-flash", "torch-flash-levels", "hydragen", "chunk-attention"):
+        assert "of one length" in run(name, step)["skipped"]
+    with pytest.raises(ValueError, match="got 2 steps of 3, want no more than 4 lines"):
+        traces.steps(trace, 2, 3)
+
+
+def test_a_shape_of_any_kind_reaches_the_worker(trace):
+    (step,) = traces.steps(trace, 1, 4)
+    for shape in (step, SHAPES[2]):
+        fields = json.loads(json.dumps(dataclasses.asdict(shape)))
+        assert worker.shape_of(fields) == shape
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.name)
@@ -186,6 +239,21 @@ def test_a_page_size_is_that_of_the_record():
     assert record["page_tokens"] == record["config"]["page_tokens"] == 8
     assert run("torch-flash", shape)["skipped"] == "takes no page tables"
     assert "page_tokens" not in run("pando")
+
+
+@pytest.mark.parametrize("name", ["pando", "torch-flash", "torch-flash-levels"])
+def test_a_step_of_a_model_is_checked_with_its_last_queries(name):
+    alone, step = run(name, dtype="fp32"), run(name, dtype="fp32", layers=3)
+    assert step["max_err"] <= step["tolerance"] and step["layers"] == 3
+    width, heads, d = 8 * 128, 8 + 2 * 2, 128
+    weights = width * heads * d + width * width + 3 * width * (width * 7 // 2)
+    assert step["weight_bytes"] == 3 * 4 * weights
+    assert step["roof_us"] > 3 * alone["roof_us"] and "layers" not in alone
+
+
+def test_a_model_with_a_wrong_attention_is_no_time():
+    record = run(Fake(lambda out, config: out + 1), layers=2)
+    assert record["failed"].startswith("wrong answer")
 
 
 def test_a_wrong_answer_is_no_time():
