@@ -44,8 +44,8 @@ class _FlashInfer(Peer):
     def check(self, problem: Problem) -> None:
         _library()
 
-    def plan_us(self) -> float | None:
-        return self._plan_us
+    def planned(self) -> dict[str, float]:
+        return {} if self._plan_us is None else {"plan_us": self._plan_us}
 
     def _timed(self, device: str, plan: Callable[[], None]) -> None:
         plan()  # builds or loads the kernels

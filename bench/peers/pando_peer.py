@@ -58,8 +58,10 @@ class Pando(Peer):
         out = torch.empty_like(problem.q)
         return lambda: pando_attn.attend(plan, problem.q, paged.k, paged.v, out=out)
 
-    def plan_us(self) -> float | None:
-        return self._plan_us
+    def planned(self) -> dict[str, float]:
+        if self.plan is None:
+            return {}
+        return {"plan_us": self._plan_us, "predicted_us": self.plan.predicted_us}
 
     def versions(self) -> dict[str, str]:
         return {"pando": pando_attn.__version__, "torch": torch.__version__}

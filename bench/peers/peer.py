@@ -45,9 +45,10 @@ class Peer:
         """How much of K and V one call reads, so that the next one can be given other memory."""
         return problem.kv_bytes
 
-    def plan_us(self) -> float | None:
-        """Host time of the planning that ``prepare`` did last, where there is such a thing."""
-        return None
+    def planned(self) -> dict[str, float]:
+        """Of the planning that ``prepare`` did last, where there is such a thing: ``plan_us`` of
+        host time, ``predicted_us`` of what was planned."""
+        return {}
 
     def versions(self) -> dict[str, str]:
         return {name: version_of(name) for name in self.packages}

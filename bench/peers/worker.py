@@ -144,16 +144,16 @@ class Worker:
                 best = (us, config)
         if best is None:
             raise last_error
-        prepared, check, plan_us = self._prepare(peer, problem, best[1])
+        prepared, check, planned = self._prepare(peer, problem, best[1])
         error = check()
         timing = self._timer.run(prepared, self._settings.reps, 4 * self._settings.seconds_a_config)
         error = max(error, check())  # the last of the timed runs has overwritten it
-        return self._record(peer, problem, best[1], tried, timing, error, plan_us)
+        return self._record(peer, problem, best[1], tried, timing, error, planned)
 
     def _prepare(
         self, peer: Peer, problem: Problem, config: Config
-    ) -> tuple[list[Callable[[], object]], Callable[[], float], float | None]:
-        """(what to time in turn, the error of what it wrote last, host time of planning)."""
+    ) -> tuple[list[Callable[[], object]], Callable[[], float], dict[str, float]]:
+        """(what to time in turn, the error of what it wrote last, what planning says)."""
         copies = self._timer.copies(peer.kv_bytes(problem))
         while len(self._clones) < copies - 1:
             self._clones.append(problem.clone())
@@ -179,7 +179,7 @@ class Worker:
             wanted = answer(problem) if self._decoder else whole  # layers have other queries
             return wanted.error(out[0], peer.rounds_levels)
 
-        return prepared, check, peer.plan_us()
+        return prepared, check, peer.planned()
 
     def _record(
         self,
@@ -189,12 +189,13 @@ class Worker:
         tried: list[Record],
         timing: Timing,
         error: float,
-        plan_us: float | None,
+        planned: dict[str, float],
     ) -> Record:
         shape, settings = problem.shape, self._settings
         roof = records.roof_fields(shape, settings.dtype, settings.device)
         if self._decoder:
             roof |= records.layers_fields(roof, self._decoder)
+            planned = {key: x for key, x in planned.items() if key != "predicted_us"}
         return {
             **records.device_fields(settings.device),
             **records.clock_fields(settings.device),
@@ -202,7 +203,7 @@ class Worker:
             "versions": peer.versions(),
             "config": config,
             "tried": tried,
-            **({} if plan_us is None else {"plan_us": round(plan_us, 3)}),
+            **{key: round(value, 3) for key, value in planned.items()},
             "run_us": {k: round(v, 3) for k, v in dataclasses.asdict(timing).items()},
             **roof,
             "pct_roof": round(100 * roof["roof_us"] / timing.median, 2),

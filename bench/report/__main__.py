@@ -9,6 +9,7 @@ from pathlib import Path
 from . import document, tables
 from .document import Block, Heading, Plot, Text
 from .records import BadRecord, Planning, Records, Run, read
+from .shapes import axis_of
 
 FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 TITLE = "Benchmarks"
@@ -57,7 +58,7 @@ def _run(run: Run, plots: dict[str, Run | list[Planning]]) -> list[Block]:
     title = tables.titled(run)
     blocks: list[Block] = [Heading(title, 3), Text(tables.provenance(run))]
     name = _plot_name(run)
-    on_axes = [s for s in run.shapes() if _axis(s)]
+    on_axes = [s for s in run.shapes() if axis_of(s)]
     if len(on_axes) < len(run.shapes()) and any(time.roof for time in run.times):
         plots[f"roof-{name}"] = run
         blocks.append(Plot(f"roof-{name}", f"Part of the roof that is reached, by shape: {title}"))
@@ -68,14 +69,11 @@ def _run(run: Run, plots: dict[str, Run | list[Planning]]) -> list[Block]:
     return blocks + table(run)
 
 
-def _axis(shape: str) -> bool:
-    return shape.startswith(("batch-", "prefix-", "depth-", "prefixes-"))
-
-
 def _plot_name(run: Run) -> str:
     stem = run.file.removesuffix(".jsonl")
     page = f"-{run.page_tokens}" if run.page_tokens not in (None, 64) else ""
-    return f"{stem}-{run.dtype}{page}{'' if run.cold else '-warm'}"
+    layers = f"-{run.layers}-layers" if run.layers else ""
+    return f"{stem}-{run.dtype}{page}{layers}{'' if run.cold else '-warm'}"
 
 
 def _planning(times: list[Planning], plots: dict[str, Run | list[Planning]]) -> list[Block]:

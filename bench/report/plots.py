@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .records import Planning, Run
+from .shapes import AXES, axis_of
 from .tables import best_peer
 
 _STYLE = {
@@ -30,18 +31,6 @@ _STYLE = {
 _PANDO, _OTHER = "#1f6f50", "#b9c3cc"
 _COLOURS = ("#8a5a00", "#2f5fa8", "#8b3f8f", "#b3261e", "#4c7a83", "#7a6a2f", "#555b62")
 _plain = FuncFormatter(lambda value, _: f"{value / 1024:g}k" if value >= 8192 else f"{value:g}")
-AXES = {
-    "batch": "sequences",
-    "prefix": "shared tokens",
-    "depth": "shared levels",
-    "prefixes": "distinct prefixes",
-}
-
-
-def axis_of(shape: str) -> tuple[str, int] | None:
-    """("batch", 64) of "batch-64"; None for shapes that are on no axis."""
-    found = re.fullmatch(r"(batch|prefix|depth|prefixes)-(\d+)", shape)
-    return (found.group(1), int(found.group(2))) if found else None
 
 
 def of_roof(run: Run) -> str:
@@ -85,7 +74,9 @@ def planning(times: list[Planning]) -> str | None:
     points: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for time in times:
         axis = axis_of(time.shape)
-        if axis is None or time.line.data["page_tokens"] != 64:
+        if time.shape == "l3-64":  # the shape whose page size is varied
+            axis = ("page", time.line.data["page_tokens"])
+        elif axis is None or time.line.data["page_tokens"] != 64:
             continue
         lines = points.setdefault(axis[0], {})
         for name in ("discover", "update", "plan"):

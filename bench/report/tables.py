@@ -6,18 +6,11 @@ import json
 import math
 from pathlib import Path
 
-from peers.workloads import Shape, lists
-
 from .document import Block, Cell, Heading, Table, Text
 from .records import Planning, Records, Run, Time
+from .shapes import described, heads, kind_of, shares
 
 OWN = ("pando", "pando-unshared", "pando-invariant")
-
-
-def shape_of(name: str) -> Shape | None:
-    """By the name in a record, which may have query rows or a scale at its end."""
-    plain = name.partition("@")[0].partition(" ×1/")[0]
-    return next((s for each in lists().values() for s in each if s.name == plain), None)
 
 
 def us(value: float | None) -> str:
@@ -28,27 +21,6 @@ def us(value: float | None) -> str:
     if value >= 1e3:
         return f"{value / 1e3:.2f} ms"
     return f"{value:.0f} µs" if value >= 100 else f"{value:.1f} µs"
-
-
-def described(name: str) -> str:
-    """ "64 × (4096 + 256)": sequences and their tokens by level, with the nodes of inner levels."""
-    shape = shape_of(name)
-    if shape is None:
-        return ""
-    if len(shape.levels) > 4:
-        return f"{shape.batch} × {shape.sequence_tokens} in {len(shape.levels)} levels"
-    parts = [
-        f"{tokens}" if nodes in (1, shape.batch) else f"{nodes} × {tokens}"
-        for nodes, tokens in zip(shape.nodes, shape.tokens)
-        if tokens
-    ]
-    tokens = f"({' + '.join(parts)})" if len(parts) > 1 else parts[0]
-    return f"{shape.batch} × {tokens}"
-
-
-def heads(name: str) -> str:
-    shape = shape_of(name)
-    return "" if shape is None else f"{shape.q_heads}/{shape.kv_heads}"
 
 
 def times_text(ratio: float) -> str:
@@ -78,7 +50,8 @@ def geometric_mean(values: list[float]) -> float:
 def titled(run: Run) -> str:
     state = "" if run.cold else ", warm caches"
     page = f", pages of {run.page_tokens}" if run.page_tokens not in (None, 64) else ""
-    return f"{run.device}, {run.dtype}{page}{state}"
+    kind = kind_of(run)
+    return f"{run.device}, {run.dtype}{page}{state}" + (f": {kind}" if kind else "")
 
 
 def provenance(run: Run) -> str:
@@ -102,7 +75,7 @@ def provenance(run: Run) -> str:
         *(f"{name} {version}" for name, version in sorted(versions.items())),
     ]
     commands = run.values("command")
-    told = f"`{commands[0]}`" if commands else "Its command is not in the record"
+    told = " and ".join(f"`{c}`" for c in commands) or "Its command is not in the record"
     return "; ".join(facts) + f". {told}."
 
 
@@ -129,8 +102,8 @@ def beside_peers(run: Run) -> list[Block]:
         lost = ratio is not None and ratio < 1
         rows.append([
             Cell(shape),
-            Cell(described(shape)),
-            Cell(heads(shape)),
+            Cell(described(run, shape)),
+            Cell(heads(run, shape)),
             Cell(us(any_time.roof)),
             Cell(us(mine.median) if mine else "–", "loss" if lost else ""),
             Cell(f"{mine.pct_roof:.0f} %" if mine and mine.roof else ""),
@@ -169,12 +142,8 @@ def summary(run: Run) -> str:
     if not all_ratios:
         return "Nothing was measured beside a peer in this run."
     parts = []
-    for shares, word in ((True, "shared"), (False, "unshared")):
-        some = [
-            ratio
-            for name, ratio in all_ratios.items()
-            if (shape := shape_of(name)) is not None and shape.shares == shares
-        ]
+    for sharing, word in ((True, "shared"), (False, "unshared")):
+        some = [ratio for name, ratio in all_ratios.items() if shares(run, name) == sharing]
         if some:
             parts.append(
                 f"{geometric_mean(some):.2f}× the best peer on {len(some)} {word} shapes"
@@ -182,7 +151,19 @@ def summary(run: Run) -> str:
             )
     losses = [name for name, ratio in all_ratios.items() if ratio < 1]
     lost = f"A peer wins on {len(losses)}: {', '.join(losses)}." if losses else "No peer wins."
-    return f"Pando is {', and '.join(parts)}. {lost}"
+    clear = [name for name in losses if all_ratios[name] < 0.98]
+    if losses:
+        lost += f" By more than 2 %: {', '.join(clear)}." if clear else " By more than 2 %: none."
+    return f"Pando is {', and '.join(parts)}. {lost} {predictions(run)}".rstrip()
+
+
+def predictions(run: Run) -> str:
+    """How many of the plan's predicted times are within 20 % of the measured ones."""
+    mine = [time for time in run.times if time.who == "pando" and time.predicted is not None]
+    if not mine:
+        return ""
+    near = sum(abs(time.predicted / time.median - 1) <= 0.2 for time in mine)
+    return f"The predicted time of the plan is within 20 % of it on {near} of {len(mine)} shapes."
 
 
 def _missing(run: Run) -> list[Block]:
@@ -207,6 +188,8 @@ def with_and_without(run: Run) -> list[Block]:
     """One run of `pando bench`."""
     columns = ["shape", "sequences × tokens", "heads", "roof", "Pando", "of roof", "no sharing",
                "ratio"]  # fmt: skip
+    predicted = any(time.predicted is not None for time in run.times)
+    columns += ["predicted"] if predicted else []
     rows = []
     for shape in run.shapes():
         times = run.by_who(shape)
@@ -215,15 +198,16 @@ def with_and_without(run: Run) -> list[Block]:
         lost = ratio is not None and ratio < 1
         rows.append([
             Cell(shape),
-            Cell(described(shape)),
-            Cell(heads(shape)),
+            Cell(described(run, shape)),
+            Cell(heads(run, shape)),
             Cell(us(mine.roof)),
             Cell(us(mine.median)),
             Cell(f"{mine.pct_roof:.0f} %"),
             Cell(us(other.median) if other else "–"),
             Cell(times_text(ratio) if ratio else "", "loss" if lost else ""),
+            *([Cell(us(mine.predicted))] if predicted else []),
         ])  # fmt: skip
-    return [Table(columns, rows)]
+    return [*([Text(predictions(run))] if predicted else []), Table(columns, rows)]
 
 
 def planning(times: list[Planning]) -> list[Block]:
@@ -240,15 +224,19 @@ def planning(times: list[Planning]) -> list[Block]:
     return [Table(columns, rows)]
 
 
+def _rows_in(run: Run, data: dict) -> int:
+    return sum("pando" in run.by_who(row["shape"]) for row in data["rows"])
+
+
 def start_project(folder: Path, records: Records) -> list[Block]:
     """Its table beside ours, card by card."""
     data = json.loads((folder / "start-project.json").read_text())
-    mine = {
-        run.device: run
-        for run in records.runs
-        if run.device.startswith("NVIDIA") and run.page_tokens in (None, 64)
-        if any(row["shape"] in run.shapes() for row in data["rows"])
-    }  # the newest of each card
+    mine: dict[str, Run] = {}  # of each card the run with most of the shapes, the newest of equals
+    for run in records.runs:
+        if run.device.startswith("NVIDIA") and run.page_tokens in (None, 64) and not run.layers:
+            had = _rows_in(mine[run.device], data) if run.device in mine else 1
+            if _rows_in(run, data) >= had:
+                mine[run.device] = run
     there, *_ = [d for d in mine if d == data["device"]] or [None]
     columns = ["shape", "sequences × tokens", "heads", *data["columns"].values()]
     columns += [f"Pando, {device}" for device in mine]
@@ -257,7 +245,8 @@ def start_project(folder: Path, records: Records) -> list[Block]:
     rows = []
     for row in data["rows"]:
         times = {device: run.by_who(row["shape"]).get("pando") for device, run in mine.items()}
-        cells = [Cell(row["shape"]), Cell(described(row["shape"])), Cell(heads(row["shape"]))]
+        name, any_run = row["shape"], records.runs[0]
+        cells = [Cell(name), Cell(described(any_run, name)), Cell(heads(any_run, name))]
         cells += [Cell(us(row.get(key))) for key in data["columns"]]
         cells += [Cell(us(time.median) if time else "–") for time in times.values()]
         if there:
