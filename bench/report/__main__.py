@@ -9,7 +9,7 @@ from pathlib import Path
 from . import document, tables
 from .document import Block, Heading, Plot, Text
 from .records import BadRecord, Planning, Records, Run, read
-from .shapes import axis_of
+from .shapes import axis_of, kind_of
 
 FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 TITLE = "Benchmarks"
@@ -21,6 +21,7 @@ def build(folder: Path) -> tuple[list[Block], dict[str, Run | list[Planning]]]:
     plots: dict[str, Run | list[Planning]] = {}
     blocks: list[Block] = [Heading(TITLE, 1), Text(_introduction())]
     runs = sorted(records.runs, key=_order)
+    blocks += tables.in_short([run for run in runs if run.kind == "peers"])
     for kind, title in (("peers", "Beside the peers"), ("bench", "With and without sharing")):
         of_kind = [run for run in runs if run.kind == kind]
         if of_kind:
@@ -51,7 +52,8 @@ def _introduction() -> str:
 def _order(run: Run) -> tuple:
     dates = run.values("date") or [""]
     newest = -int(dates[-1][:10].replace("-", "") or 0)
-    return (not run.device.startswith("NVIDIA"), newest, run.file, not run.cold, run.dtype)
+    gpu = run.device.startswith("NVIDIA")
+    return (not gpu, newest, kind_of(run), run.file, not run.cold, run.dtype)
 
 
 def _run(run: Run, plots: dict[str, Run | list[Planning]]) -> list[Block]:

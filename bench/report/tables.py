@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from .document import Block, Cell, Heading, Table, Text
+from .document import Block, Cell, Heading, Table, Text, anchors
 from .records import Planning, Records, Run, Time
 from .shapes import described, heads, kind_of, shares
 
@@ -50,6 +50,8 @@ def geometric_mean(values: list[float]) -> float:
 def titled(run: Run) -> str:
     state = "" if run.cold else ", warm caches"
     page = f", pages of {run.page_tokens}" if run.page_tokens not in (None, 64) else ""
+    if run.values("batch_invariant") == ["True"]:
+        state = f", batch-invariant{state}"
     kind = kind_of(run)
     return f"{run.device}, {run.dtype}{page}{state}" + (f": {kind}" if kind else "")
 
@@ -157,6 +159,35 @@ def summary(run: Run) -> str:
     return f"Pando is {', and '.join(parts)}. {lost} {predictions(run)}".rstrip()
 
 
+def in_short(runs: list[Run]) -> list[Block]:
+    """A line for each run with peers: ratios, and where a peer wins."""
+    columns = ["run", "shared shapes", "unshared shapes", "least", "a peer wins on",
+               "by more than 2 % on"]  # fmt: skip
+    rows = []
+    for run, at in zip(runs, anchors([titled(run) for run in runs])):
+        by_shape = ratios(run)
+        if not by_shape:
+            continue
+        lost = [name for name, ratio in by_shape.items() if ratio < 1]
+        clear = [name for name in lost if by_shape[name] < 0.98]
+        means = []
+        for sharing in (True, False):
+            some = [ratio for name, ratio in by_shape.items() if shares(run, name) == sharing]
+            means.append(f"{times_text(geometric_mean(some))} on {len(some)}" if some else "–")
+        day = (run.values("date") or [""])[-1][:10]
+        rows.append([
+            Cell(f"[{titled(run)}](#{at}), {day}"),
+            *map(Cell, means),
+            Cell(times_text(min(by_shape.values())), "loss" if lost else ""),
+            Cell(_few(lost, 8) or "none", "loss" if lost else ""),
+            Cell(_few(clear, 8) or "none", "loss" if clear else ""),
+        ])  # fmt: skip
+    if not rows:
+        return []
+    about = "Geometric means of the time of the best peer over Pando's, and the shapes it loses on."
+    return [Heading("In short"), Text(about), Table(columns, rows, words=True)]
+
+
 def predictions(run: Run) -> str:
     """How many of the plan's predicted times are within 20 % of the measured ones."""
     mine = [time for time in run.times if time.who == "pando" and time.predicted is not None]
@@ -177,11 +208,11 @@ def _missing(run: Run) -> list[Block]:
         [Cell(who), Cell(why, "loss" if why.startswith("failed") else ""), Cell(_few(shapes))]
         for (who, why), shapes in reasons.items()
     ]
-    return [Table(["no time of", "why", "shapes"], rows)]
+    return [Table(["no time of", "why", "shapes"], rows, words=True)]
 
 
-def _few(shapes: list[str]) -> str:
-    return ", ".join(shapes) if len(shapes) <= 4 else f"{shapes[0]} and {len(shapes) - 1} more"
+def _few(shapes: list[str], most: int = 4) -> str:
+    return ", ".join(shapes) if len(shapes) <= most else f"{shapes[0]} and {len(shapes) - 1} more"
 
 
 def with_and_without(run: Run) -> list[Block]:

@@ -180,6 +180,17 @@ def test_the_start_project_stands_beside_the_run_with_most_of_its_shapes(tmp_pat
     assert "8.0 µs" in theirs[theirs.index("## The kernels that") :]
 
 
+def test_the_page_links_to_its_headings(tmp_path):
+    same = {"name": "h200-peers-b-2026-11-29.jsonl"}
+    folder = folder_of(tmp_path, peer("pando"), peer("fa3", 20))
+    folder_of(tmp_path, peer("pando"), peer("fa3", 5), **same)
+    blocks, plots = report.build(folder)
+    html = document.page(blocks, "t", dict.fromkeys(plots, "<svg/>"))
+    for at in ("nvidia-h200-bf16", "nvidia-h200-bf16-1", "in-short"):
+        assert html.count(f'id="{at}"') == 1 and f'<a href="#{at}">' in html
+    assert "[NVIDIA H200, bf16](#nvidia-h200-bf16-1), 2026-11-29 | 0.50×" in text_of(folder)
+
+
 def test_a_folder_without_records_gives_a_page(tmp_path):
     assert text_of(tmp_path).startswith("# Benchmarks\n")
 
