@@ -291,5 +291,7 @@ def start_project(folder: Path, records: Records) -> list[Block]:
         + " and ".join(f"[{run.file}]({run.file})" for run in mine.values())
         + "."
     )
+    reports = [[Cell(text) for text in row] for row in data.get("reports", ())]
+    told = Table(["kernel", "case", "time"], reports, data.get("reports_about", "") + ":", True)
     return [Heading("The kernels that this project starts from"), Text(source),
-            Table(columns, rows)]  # fmt: skip
+            Table(columns, rows), *([told] if reports else [])]  # fmt: skip
