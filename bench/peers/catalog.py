@@ -8,6 +8,7 @@ from .fa4 import Fa4
 from .flash import FlashLevels, FlashPlain
 from .flashinfer_peers import FlashInferCascade, FlashInferDecode
 from .flex import Flex
+from .llama_cpp import LlamaCpp
 from .pando_peer import Pando
 from .peer import Peer
 from .torch_peers import Hydragen, TorchLevels, TorchPlain
@@ -31,6 +32,7 @@ def peers() -> dict[str, Peer]:
         Hydragen(),
         ChunkAttention(),
         Flex(),
+        LlamaCpp(),
     ]
     return {peer.name: peer for peer in made}
 

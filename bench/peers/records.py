@@ -54,9 +54,9 @@ def device_fields(device: str) -> dict[str, Any]:
 
 
 def clock_fields(device: str) -> dict[str, Any]:
-    """Read just after a measurement."""
+    """Read just after a measurement: on the CPU how many threads want to run, its own too."""
     if device == "cpu":
-        return {}
+        return {"load": round(os.getloadavg()[0], 2)}
     try:
         return {"sm_clock_mhz": torch.cuda.clock_rate()}
     except (ImportError, RuntimeError):  # needs nvidia-ml-py

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import document, tables
 from .document import Block, Heading, Plot, Text
+from .provenance import provenance, titled
 from .records import BadRecord, Planning, Records, Run, read
 from .shapes import axis_of, kind_of
 
@@ -57,8 +58,8 @@ def _order(run: Run) -> tuple:
 
 
 def _run(run: Run, plots: dict[str, Run | list[Planning]]) -> list[Block]:
-    title = tables.titled(run)
-    blocks: list[Block] = [Heading(title, 3), Text(tables.provenance(run))]
+    title = titled(run)
+    blocks: list[Block] = [Heading(title, 3), Text(provenance(run))]
     name = _plot_name(run)
     on_axes = [s for s in run.shapes() if axis_of(s)]
     if len(on_axes) < len(run.shapes()) and any(time.roof for time in run.times):

@@ -184,6 +184,8 @@ def test_cpu_peers_give_the_right_answer(name, shape):
     if name in ("torch-flash-levels", "hydragen", "chunk-attention") and not shape.shares:
         assert record["skipped"] == "nothing is shared in this shape"
         return
+    if record.get("skipped") == "needs llama-cpp-python":
+        pytest.skip("needs llama-cpp-python, which is built from source")
     assert record["max_err"] <= record["tolerance"]
     assert record["run_us"]["count"] >= 2
     assert record["run_us"]["min"] <= record["run_us"]["median"] <= record["run_us"]["max"]
