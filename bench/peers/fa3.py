@@ -27,25 +27,32 @@ class Fa3:
     def packages(self) -> tuple[str, ...]:
         return tuple(name for name, _, _ in _BUILDS if version_of(name) != "unknown")
 
+    def __init__(self) -> None:
+        self._found: tuple[Any, bool] | None = None
+
     def load(self) -> None:
-        self._build()
-
-    def pages(self) -> tuple[int, ...]:
-        return (64, 16) if self._build()[1] else ()
-
-    def _build(self) -> tuple[Any, bool]:
         for package, module, paged in _BUILDS:
             try:
-                return require_module(package, module), paged
+                self._found = (require_module(package, module), paged)
+                return
             except Skip as reason:
                 last = reason
         raise last
+
+    def pages(self) -> tuple[int, ...]:
+        return (64, 16) if self._build[1] else ()
+
+    @property
+    def _build(self) -> tuple[Any, bool]:
+        if self._found is None:
+            self.load()
+        return self._found
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, splits: int, causal: bool,
         table: torch.Tensor | None = None, kv_len: torch.Tensor | None = None,
     ) -> Part:  # fmt: skip
-        library, _ = self._build()
+        library, _ = self._build
         options: dict[str, Any] = {}
         if table is not None:
             options = {"page_table": table, "cache_seqlens": kv_len}
