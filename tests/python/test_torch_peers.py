@@ -85,11 +85,13 @@ def few_copies(monkeypatch):
 
 @pytest.fixture
 def trace(tmp_path):
-    """Three requests that share one block, two of which share another; then one of its own."""
+    """Three requests that share a block, two of which share another; one whose second block is
+    called like theirs after another first one; a short one."""
     requests = [
         {"input_length": 1100, "output_length": 9, "hash_ids": [0, 1, 2]},
         {"input_length": 1024, "output_length": 1, "hash_ids": [0, 1]},
         {"input_length": 700, "output_length": 64, "hash_ids": [0, 3]},
+        {"input_length": 1024, "output_length": 4, "hash_ids": [9, 1]},
         {"input_length": 30, "output_length": 2, "hash_ids": [1]},
     ]
     path = tmp_path / "tiny_trace.jsonl"
@@ -98,10 +100,10 @@ def trace(tmp_path):
 
 
 def test_a_step_of_a_trace_shares_equal_blocks_from_the_start(trace):
-    (step,) = traces.steps(trace, 1, 4, q_heads=4, kv_heads=2)
-    assert step.name == "tiny-0" and step.batch == 4 and step.shares
-    assert step.lengths.tolist() == [1104, 1025, 732, 31]
-    assert step.unique_tokens == 2 * 512 + (1104 - 1024) + 1 + (732 - 512) + 31
+    (step,) = traces.steps(trace, 1, 5, q_heads=4, kv_heads=2)
+    assert step.name == "tiny-0" and step.batch == 5 and step.shares
+    assert step.lengths.tolist() == [1104, 1025, 732, 1026, 31]
+    assert step.unique_tokens == 2 * 512 + (1104 - 1024) + 1 + (732 - 512) + 1026 + 31
     problem = Problem(step, "fp32", "cpu")
     for page_tokens in (1, 16, 256):
         paged = problem.paged(page_tokens)
@@ -125,7 +127,7 @@ def test_what_needs_equal_lengths_leaves_a_trace_out(trace):
     (step,) = traces.steps(trace, 1, 4)
     for name in ("torch-flash", "torch-flash-levels", "hydragen", "chunk-attention"):
         assert "of one length" in run(name, step)["skipped"]
-    with pytest.raises(ValueError, match="got 2 steps of 3, want no more than 4 lines"):
+    with pytest.raises(ValueError, match="got 2 steps of 3, want no more than 5 lines"):
         traces.steps(trace, 2, 3)
 
 
