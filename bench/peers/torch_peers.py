@@ -103,11 +103,9 @@ class TorchPlain(Peer):
 def last_rows_bias(problem: Problem, tokens: int, group: int) -> torch.Tensor:
     """``[1, 1, q_len * group, tokens]``: what to add to scores over the last ``tokens`` of every
     context, of rows that lie as ``(q_len, group)``."""
-    rows = torch.arange(problem.shape.q_len, device=problem.device).repeat_interleave(group)[
-        :, None
-    ]
-    token = torch.arange(tokens, device=problem.device)[None]
-    hidden = token > tokens - problem.shape.q_len + rows
+    row = torch.arange(problem.shape.q_len, device=problem.device).repeat_interleave(group)
+    token = torch.arange(tokens, device=problem.device)
+    hidden = token[None] > tokens - problem.shape.q_len + row[:, None]
     bias = torch.zeros(hidden.shape, dtype=problem.q.dtype, device=problem.device)
     return bias.masked_fill_(hidden, -torch.inf)[None, None]
 
