@@ -101,7 +101,8 @@ def _panels(points: dict[str, dict[str, list[tuple[int, float]]]], unit: str) ->
     names = list(dict.fromkeys(name for lines in points.values() for name in lines))
     with plt.rc_context(_STYLE):
         figure, panels = plt.subplots(1, len(points), figsize=(2.9 * len(points), 3), squeeze=False)
-        for axes, (axis, lines) in zip(panels[0], points.items()):
+        in_order = sorted(points.items(), key=lambda point: list(AXES).index(point[0]))
+        for axes, (axis, lines) in zip(panels[0], in_order):
             for name in names:
                 if name not in lines:
                     continue
