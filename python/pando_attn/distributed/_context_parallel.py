@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -11,11 +11,16 @@ import torch.distributed as dist
 from .. import _arguments as arguments
 from .._attend import attend
 from .._plan import Plan
+from .._spec import Spec
 from ._agreement import agree, digest_of
 from ._batch import RankBatch, WholeBatch
 from ._exchange import EXCHANGES, Rows, check_result, part_of
 from ._placement import Placement, place
-from ._spec import Spec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._spec import HeadOptions
 
 
 class ContextParallel:
@@ -65,19 +70,12 @@ class ContextParallel:
         page_ids: Any,
         page_tokens: int,
         *,
-        q_heads: int,
-        kv_heads: int,
-        head_dim: int,
-        dtype: Any = "bf16",
-        scale: float | None = None,
-        causal: bool = True,
-        window: int = 0,
-        soft_cap: float = 0.0,
         visible: Any = None,
         share: str = "auto",
         device: Any = "cpu",
         threads: int = 0,
         placement: Placement | None = None,
+        **heads: Unpack[HeadOptions],
     ) -> RankBatch:
         """Places a batch and plans this rank's part of it.
 
@@ -85,6 +83,8 @@ class ContextParallel:
         that all ranks understand, such as those of one pool of the whole group.
 
         Args:
+            heads: ``q_heads``, ``kv_heads``, ``head_dim``, and where the defaults won't do
+                ``dtype``, ``scale``, ``causal``, ``window`` and ``soft_cap``.
             placement: of :func:`place`; made from the batch when absent.
 
         Returns:
@@ -100,19 +100,9 @@ class ContextParallel:
         batch = (q_indptr, kv_len, page_indptr, page_ids)
 
         def make() -> tuple[Spec, Plan]:
-            spec = Spec(
-                arguments.integer("page_tokens", page_tokens),
-                arguments.integer("q_heads", q_heads),
-                arguments.integer("kv_heads", kv_heads),
-                arguments.integer("head_dim", head_dim),
-                arguments.dtype_code(dtype),
-                None if scale is None else arguments.number("scale", scale),
-                arguments.number("soft_cap", soft_cap),
-                arguments.flag("causal", causal),
-                arguments.integer("window", window),
-            )
+            spec = Spec.of(page_tokens, **heads)
             self._captured = False  # a graph of the plan before is not replayed any more
-            return spec, spec.rank_plan(self.head_parts, share, device, threads)
+            return spec, self._rank_plan(spec, share, device, threads)
 
         return self._make(make, batch, visible, placement, None)
 
@@ -182,6 +172,28 @@ class ContextParallel:
         self._plan, self._batch, self._placement, self._spec = plan, mine, placement, spec
         self._of, self._exchanges = of, exchanges
         return mine
+
+    def _rank_plan(self, spec: Spec, share: str, device: Any, threads: int) -> Plan:
+        """A plan that has yet to be made for a batch, of one of equal parts of the heads."""
+        parts = self.head_parts
+        if spec.kv_heads % parts:
+            raise ValueError(
+                f"head_parts: got {parts}, want a divisor of kv_heads, {spec.kv_heads}"
+            )
+        if parts > 1 and spec.q_heads % max(spec.kv_heads, 1):
+            raise ValueError(
+                f"q_heads: got {spec.q_heads}, want a multiple of kv_heads, {spec.kv_heads}"
+            )
+        on = str(device)
+        if on == "cuda":
+            on = f"cuda:{torch.cuda.current_device()}"
+        of_part = spec._replace(
+            q_heads=spec.q_heads // parts,
+            kv_heads=spec.kv_heads // parts,
+            causal=False,  # what rows see comes as ranges of what the rank holds
+            window=0,
+        )
+        return Plan(of_part, share=share, device=on, threads=threads)
 
     def _exchanges_of(self, plan: Plan) -> tuple[Rows, list[Any]]:
         """What brings the partials of a plan together: that of the step before where it fits."""
