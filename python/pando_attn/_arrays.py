@@ -276,6 +276,18 @@ def _is_of(x: Any, module: str, cls: str) -> bool:
     return loaded is not None and isinstance(x, getattr(loaded, cls, ()))
 
 
+def copied_to_host(x: Any) -> Any:
+    """What is in the memory of a device, in that of the host; anything else as it is.
+
+    A copy waits for the work that was enqueued before on the current stream.
+    """
+    if _is_of(x, "torch", "Tensor"):
+        return x.cpu()
+    if _is_of(x, "cupy", "ndarray"):
+        return x.get()
+    return x  # NumPy reads arrays of JAX wherever they are
+
+
 def check_exports(arrays: dict[str, Any]) -> None:
     """Raises what is wrong with the first array that can't be exported; returns when all can."""
     for name, x in arrays.items():
