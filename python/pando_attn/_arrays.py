@@ -305,7 +305,12 @@ def current_stream(index: int, stream: Any) -> int:
         for attribute in ("cuda_stream", "ptr"):
             if hasattr(stream, attribute):
                 return int(getattr(stream, attribute))
-        return int(stream)
+        try:
+            return int(stream)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"stream: got {kind_name(stream)}, want a stream of PyTorch or CuPy, or an address"
+            ) from None
     for module, handle in (("torch", "cuda_stream"), ("cupy", "ptr")):
         loaded = sys.modules.get(module)
         if loaded is None or (module == "torch" and not loaded.cuda.is_initialized()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import pathlib
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -81,8 +80,9 @@ class Plan:
             arguments.choice("share", share, arguments.SHARING),
             arguments.flag("batch_invariant", batch_invariant),
             arguments.integer("cut_tokens", cut_tokens),
-            "" if profile is None else pathlib.Path(profile).read_text(encoding="utf-8"),
+            "" if profile is None else arguments.text_of_file("profile", profile),
         )
+        self._numbers: tuple[Any, ...] | None = None
         self._cpu = _native.cpu(threads) if name == "cpu" else None
         #: What graphs of PyTorch and JAX hold in place of the plan; no two plans have the same.
         self.handle = next(_handles)
@@ -132,7 +132,7 @@ class Plan:
             None if tree_mask is None else arguments.host_masks("tree_mask", tree_mask),
             listed,
         )
-        self._numbers: tuple[Any, ...] | None = None
+        self._numbers = None
 
     def upload(self, stream: Any = None) -> None:
         """Enqueues the copies of the plan to its CUDA device.

@@ -106,3 +106,11 @@ def test_arguments_of_heads_have_the_same_names_and_defaults_everywhere():
     options = {*HeadOptions.__annotations__, *HeadsNeeded.__annotations__}
     assert options == {*wanted} - {"page_tokens"}
     assert Spec.of(16, q_heads=2, kv_heads=1, head_dim=64) == Spec(16, 2, 1, 64, 1)
+
+
+def test_a_stream_that_is_none_is_refused():
+    from pando_attn import _arrays
+
+    with pytest.raises(TypeError, match="stream: got str, want a stream of PyTorch or CuPy"):
+        _arrays.current_stream(0, "fast")
+    assert _arrays.current_stream(0, 77) == 77

@@ -14,8 +14,9 @@ from .._plan import Plan
 from .._spec import Spec
 from ._agreement import agree, digest_of
 from ._batch import RankBatch, WholeBatch
-from ._exchange import EXCHANGES, Rows, check_result, part_of
+from ._exchange import EXCHANGES, Rows, check_result, check_tensor, part_of
 from ._placement import Placement, place
+from ._rank_plan import rank_plan
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -102,7 +103,7 @@ class ContextParallel:
         def make() -> tuple[Spec, Plan]:
             spec = Spec.of(page_tokens, **heads)
             self._captured = False  # a graph of the plan before is not replayed any more
-            return spec, self._rank_plan(spec, share, device, threads)
+            return spec, rank_plan(spec, self.head_parts, share, device, threads)
 
         return self._make(make, batch, visible, placement, None)
 
@@ -172,28 +173,6 @@ class ContextParallel:
         self._plan, self._batch, self._placement, self._spec = plan, mine, placement, spec
         self._of, self._exchanges = of, exchanges
         return mine
-
-    def _rank_plan(self, spec: Spec, share: str, device: Any, threads: int) -> Plan:
-        """A plan that has yet to be made for a batch, of one of equal parts of the heads."""
-        parts = self.head_parts
-        if spec.kv_heads % parts:
-            raise ValueError(
-                f"head_parts: got {parts}, want a divisor of kv_heads, {spec.kv_heads}"
-            )
-        if parts > 1 and spec.q_heads % max(spec.kv_heads, 1):
-            raise ValueError(
-                f"q_heads: got {spec.q_heads}, want a multiple of kv_heads, {spec.kv_heads}"
-            )
-        on = str(device)
-        if on == "cuda":
-            on = f"cuda:{torch.cuda.current_device()}"
-        of_part = spec._replace(
-            q_heads=spec.q_heads // parts,
-            kv_heads=spec.kv_heads // parts,
-            causal=False,  # what rows see comes as ranges of what the rank holds
-            window=0,
-        )
-        return Plan(of_part, share=share, device=on, threads=threads)
 
     def _exchanges_of(self, plan: Plan) -> tuple[Rows, list[Any]]:
         """What brings the partials of a plan together: that of the step before where it fits."""
@@ -270,6 +249,8 @@ class ContextParallel:
             timeout of the group.
         """
         plan, _ = self._made()
+        for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
+            check_tensor(name, x)
         heads_at = 1 if layout == "HND" else 2
         if out is None:
             out = torch.empty_like(q)
