@@ -1,6 +1,9 @@
 """The attention backend of vLLM, called as vLLM calls it."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -327,6 +330,27 @@ def test_steps_that_are_refused():
         )
     with pytest.raises(NotImplementedError, match=r"query: got torch\.float64"):
         step.impl().forward(None, step.q.double(), None, None, step.cache, metadata, step.q)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs 2 cores")
+def test_threads_are_not_bound_to_the_core_of_the_one_that_makes_them():
+    code = """
+import os, torch
+from pando_attn.vllm._threads import make_threads
+torch.ones(1 << 20).sum()
+bound = set(os.listdir("/proc/self/task"))
+mine = os.sched_getaffinity(0)
+make_threads()
+new = set(os.listdir("/proc/self/task")) - bound
+print([sorted(mine), *(sorted(os.sched_getaffinity(int(t))) for t in new)])
+assert os.sched_getaffinity(0) == mine
+"""
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    env = {"GOMP_CPU_AFFINITY": f"{first} {second}", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str([[first], [first, second]]), done.stderr
 
 
 def test_the_oracle_of_these_tests_knows_the_types():

@@ -10,6 +10,7 @@ from vllm.v1.attention.backend import AttentionMetadataBuilder, CommonAttentionM
 
 from .._step_plans import Scoring, StepPlans, Tables, shape_of
 from ..engines import of_block_table
+from ._threads import make_threads
 
 
 class PandoMetadata(NamedTuple):
@@ -38,6 +39,8 @@ class PandoMetadataBuilder(AttentionMetadataBuilder[PandoMetadata]):  # type: ig
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self._plans = StepPlans()
+        if device.type == "cpu":
+            make_threads()
 
     def build(
         self,
