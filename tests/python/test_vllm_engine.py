@@ -129,6 +129,27 @@ def test_prompts_in_chunks(on_cpu, engine):
     assert got["tokens"] == [want, want]
 
 
+def test_the_benchmark_runs(on_cpu, installed):
+    small = "--engine pando --samples 4 --prompt-tokens 300 --new-tokens 3 --hidden 128 --layers 2 --runs 1"
+    path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [
+            sys.executable,
+            HERE.parents[1] / "bench/vllm_samples.py",
+            "--engine=pando",
+            *small.split(),
+        ],
+        env={**os.environ, **on_cpu, "PYTHONPATH": path, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RECORD ")]
+    assert lines, done.stderr[-4000:]
+    record = json.loads(lines[0].removeprefix("RECORD "))
+    assert record["case"] == "pando" and record["tokens_per_second"] > 0
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("enforce_eager", [True, False])
 @pytest.mark.parametrize("style", ["llama", "qwen3", "gemma3"])
