@@ -130,7 +130,7 @@ def test_prompts_in_chunks(on_cpu, engine):
 
 
 def test_the_benchmark_runs(on_cpu, installed):
-    small = "--engine pando --samples 4 --prompt-tokens 300 --new-tokens 3 --hidden 128 --layers 2 --runs 1"
+    small = "--engine pando --samples 4 --prompt-tokens 300 --new-tokens 3 --hidden 128 --runs 1"
     path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [
