@@ -257,6 +257,12 @@ def test_it_leaves_another_plug_in_where_it_is(monkeypatch):
     assert custom.get_path() == "another.Backend"
 
 
+def test_an_older_vllm_starts_without_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm.v1.attention.backends.registry", None)
+    with pytest.warns(UserWarning, match=r"vllm: got a version without a registry"):
+        pando_attn.vllm.register()
+
+
 def reasons(**changes):
     from vllm.platforms.interface import DeviceCapability
 

@@ -24,10 +24,17 @@ def register() -> None:
 
     On the CPU vLLM knows one backend, and asks for no other: with ``PANDO_VLLM_CPU=1`` in the
     environment this one takes its place. May be called any number of times. Where another plug-in
-    is CUSTOM already it stays that, with a warning.
+    is CUSTOM already it stays that, and an older vLLM starts without this one; with a warning.
     """
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
-
+    try:
+        from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+    except ImportError as error:  # must not keep vLLM from starting
+        warnings.warn(
+            "vllm: got a version without a registry of attention backends, want 0.32 or later; "
+            f"pando_attn is none of its backends ({error})",
+            stacklevel=2,
+        )
+        return
     custom: Any = AttentionBackendEnum.CUSTOM
     if custom.is_overridden() and custom.get_path() != _BACKEND:
         warnings.warn(
