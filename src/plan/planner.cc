@@ -136,6 +136,7 @@ struct Planner::State {
             .thread_blocks = profile.workers,
             .cost = profile.schedule,
             .memory_bytes_per_us = profile.dram_bytes_per_us,
+            .cache_bytes = profile.cache_bytes,
             .cut_tokens = options.batch_invariant ? options.cut_tokens : 0};
   }
   void lay_out(const AttentionSpec& spec, PlanHeader& header) const;
