@@ -2,6 +2,7 @@
 // units that it needs are finished.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/kernels/attend/config.cuh"
@@ -17,7 +18,8 @@ namespace pando::cuda {
 template <class C, bool kSingle>
 struct MergeShape {
   static constexpr int kRows = kSingle ? 1 : 4;
-  static constexpr int kSources = kSingle ? 16 : 4;  ///< in flight at once
+  /// In flight at once; of longer rows half as many, which take as many registers.
+  static constexpr int kSources = (kSingle ? 16 : 4) * 4 / std::max(4, kMergeColumns<C>);
 
   const Merge* merges;
   const MergeRow* rows;
@@ -120,7 +122,7 @@ __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_sh
   const int lane = threadIdx.x % 32;
   TeamPart<C>& mine = TeamPart<C>::of(shared, warp);
 #pragma unroll
-  for (int c = 0; c < N; ++c) mine.o[lane * N + c] = merged.o[0][c];
+  for (int c = 0; c < N; ++c) mine.o[merge_place<N>(lane, c)] = merged.o[0][c];
   if (lane == 0) {
     mine.top = merged.top;
     mine.sum = merged.sum;
@@ -137,7 +139,7 @@ __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_sh
       merged.sum = merged.sum * a + part.sum * b;
 #pragma unroll
       for (int c = 0; c < N; ++c) {
-        merged.o[0][c] = merged.o[0][c] * a + part.o[lane * N + c] * b;
+        merged.o[0][c] = merged.o[0][c] * a + part.o[merge_place<N>(lane, c)] * b;
       }
     }
   }
@@ -191,7 +193,7 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
       if ((job.wanted >> r & 1) == 0) continue;
 #pragma unroll
       for (int c = 0; c < N; c += 2) {
-        *reinterpret_cast<uint32_t*>(out + partial_column(lane * N + c)) =
+        *reinterpret_cast<uint32_t*>(out + partial_column(merge_place<N>(lane, c))) =
             ptx::cvt_pack(merged.o[r][c] * row_scale, merged.o[r][c + 1] * row_scale, E{});
       }
     }

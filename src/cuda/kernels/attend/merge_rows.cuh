@@ -70,21 +70,34 @@ struct LaneSource {
   int32_t writer = 0, ticket = 0;
 };
 
+/// Columns of a row that each lane of a warp merges.
+template <class C>
+inline constexpr int kMergeColumns = C::kHeadDim / 32;
+/// Of N such columns those that lie side by side: what one read brings, so that a warp reads in one
+/// piece.
+template <int N>
+inline constexpr int kAdjacent = N < 4 ? N : 4;
+/// Place in a partial of a lane's column `c` of N.
+template <int N>
+__device__ __forceinline__ int32_t merge_place(int lane, int c) {
+  return (c / kAdjacent<N> * 32 + lane) * kAdjacent<N> + c % kAdjacent<N>;
+}
+
 /// R rows, merged: of all of them N columns a lane, in the order of the partials, and what belongs
 /// to a whole row of row `lane` % R.
 template <int R, int N>
 struct Merged {
   float top, sum, o[R][N];
 
-  __device__ void add(int r, float weight, float4 v) {
-    o[r][0] += weight * v.x;
-    o[r][1] += weight * v.y;
-    o[r][2] += weight * v.z;
-    o[r][3] += weight * v.w;
+  __device__ void add(int r, int c, float weight, float4 v) {
+    o[r][c] += weight * v.x;
+    o[r][c + 1] += weight * v.y;
+    o[r][c + 2] += weight * v.z;
+    o[r][c + 3] += weight * v.w;
   }
-  __device__ void add(int r, float weight, float2 v) {
-    o[r][0] += weight * v.x;
-    o[r][1] += weight * v.y;
+  __device__ void add(int r, int c, float weight, float2 v) {
+    o[r][c] += weight * v.x;
+    o[r][c + 1] += weight * v.y;
   }
   /// Row `lane` % R by this lane's factor.
   __device__ void scale_by(float factor) {
@@ -98,10 +111,6 @@ struct Merged {
   __device__ float scale() const { return sum == 0 ? 0.0f : ptx::rcp(sum); }
   __device__ float lse() const { return sum == 0 ? -INFINITY : top + ptx::lg2(sum) * kLn2; }
 };
-
-/// Columns of a row that each lane of a warp merges.
-template <class C>
-inline constexpr int kMergeColumns = C::kHeadDim / 32;
 
 /// Place of the n-th bit of `bits` that is set, from 0; any number below 32 when there are fewer.
 __device__ __forceinline__ int nth_bit(uint32_t bits, int n) {
@@ -126,7 +135,8 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const AttendParams& params, const Start& start, const int4* first_sources,
     const int4* all_sources, const MergeJob& job, uint64_t epoch) {
   constexpr int N = kMergeColumns<C>;
-  using Columns = std::conditional_t<N == 4, float4, float2>;
+  constexpr int kReads = N / kAdjacent<N>;  // of a row
+  using Columns = std::conditional_t<kAdjacent<N> == 4, float4, float2>;
   const int lane = threadIdx.x % 32;
   const int32_t row = job.row + lane % R;  // that this lane weighs
   const float* const all_lse = partial_lse<C>(params, start);
@@ -156,14 +166,18 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const float lse = holds ? __ldcg(&all_lse[slot]) : -INFINITY;
     float weight = 0;
     for (int s = 0; s < count; s += U) {
-      Columns theirs[U][R];
+      Columns theirs[U][R][kReads];
 #pragma unroll
       for (int u = 0; u < U; ++u) {
 #pragma unroll
         for (int r = 0; r < R; ++r) {
           const int at = (s + u) * R + r;
           const int64_t row_at = __shfl_sync(~0u, slot, at);
-          if ((there >> at & 1) != 0) theirs[u][r] = __ldcg(&columns[row_at * 32]);
+          if ((there >> at & 1) == 0) continue;
+#pragma unroll
+          for (int i = 0; i < kReads; ++i) {
+            theirs[u][r][i] = __ldcg(&columns[row_at * (32 * kReads) + i * 32]);
+          }
         }
       }
       if (s == 0) {  // while the first rows are on their way
@@ -188,7 +202,9 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
         for (int r = 0; r < R; ++r) {
           const int at = (s + u) * R + r;
           const float w = __shfl_sync(~0u, weight, at);
-          if ((there >> at & 1) != 0) merged.add(r, w, theirs[u][r]);
+          if ((there >> at & 1) == 0) continue;
+#pragma unroll
+          for (int i = 0; i < kReads; ++i) merged.add(r, i * kAdjacent<N>, w, theirs[u][r][i]);
         }
       }
     }

@@ -17,11 +17,19 @@ namespace pando::cuda {
 template <class C>
 __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
                              const CUtensorMap* small, const TileInfo& info, const LaneTile& t,
-                             RingCursor<C::kSlots>& cursor, SharedPlan<C>& shared, int lane) {
+                             int part, RingCursor<C::kSlots>& cursor, SharedPlan<C>& shared,
+                             int lane) {
+  constexpr int kLanes = kGranules / C::kParts;  // that load the part
+  const bool mine = C::kParts == 1 || lane / kLanes == part;
+  int32_t tokens;
+  if constexpr (C::kParts > 1) {
+    tokens = __reduce_add_sync(~0u, mine ? t.tokens(params.pages) : 0);
+  }
   cursor.wait_empty();
-  if (lane == 0) cursor.expect(info.tokens * C::kHeadDim * 2);
+  if constexpr (C::kParts == 1) tokens = info.tokens;
+  if (lane == 0) cursor.expect(tokens * C::kHeadDim * 2);
   __syncwarp();
-  uint8_t* slot = shared.slots[cursor.stage()] + lane * 1024;
+  uint8_t* slot = shared.slots[cursor.stage()] + (lane - part * kLanes) * 1024;
   const int32_t page_tokens = params.pages.page_tokens();
   const auto load_box = [&](int32_t page, int32_t into) {
     const int32_t in_page = t.position & (page_tokens - 1);
@@ -34,7 +42,7 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
                                         cursor.full_barrier());
     }
   };
-  if (t.is(LaneTile::kBig | LaneTile::kSmall)) {
+  if (mine && t.is(LaneTile::kBig | LaneTile::kSmall)) {
     if (page_tokens >= kGranule) {
       load_box(t.page, 0);
     } else {
@@ -65,10 +73,13 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
     if (tile < Start::kTiles) t.look_up(params);
     // All thread blocks ask at once: first for what is wanted first.
     if (tile == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
-    load_operand<C>(params, big, small, info, t, cursor, shared, lane);
-    if (tile == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
-    mark_producer(Stage::kIssued);
-    cursor.advance();
+#pragma unroll
+    for (int part = 0; part < C::kParts; ++part) {
+      load_operand<C>(params, big, small, info, t, part, cursor, shared, lane);
+      if (tile == 0 && operand == 0 && part == C::kParts - 1) ptx::bar_arrive(kFirstKeys, 64);
+      mark_producer(Stage::kIssued);
+      cursor.advance();
+    }
     __syncwarp();
     if (lane == 0) infos.release();
     infos.advance();
