@@ -22,9 +22,7 @@ struct Config {
   static constexpr bool kCapped = kCapped_;  ///< scores have a soft cap
   static constexpr int kHeadDim = HeadDim_;
   static constexpr int kHalves = kHeadDim / 64;  ///< parts of 64 dimensions, two of 128
-  /// Of a slot of the ring. Above a head_dim of 128 the tokens of a tile come in two parts, 64
-  /// each: registers and shared memory have no room for more.
-  static constexpr int kSlotTokens = kHeadDim > 128 ? kHalfTokens : kTileTokens;
+  static constexpr int kSlotTokens = tokens_at_once(kHeadDim);
   static constexpr int kParts = kTileTokens / kSlotTokens;  ///< slots of a tile's K, and of its V
   static constexpr int kSlots = kHeadDim > 128 ? 4 : kHeadDim == 128 ? 5 : 10;
   static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
