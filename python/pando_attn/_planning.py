@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ._plan import Plan
+from ._spec import Spec
 
 
 def plan(
@@ -76,8 +77,8 @@ def plan(
         ValueError: an argument is wrong; TypeError: it has the wrong type or is not in host memory;
         NotImplementedError: it is right, but not supported. The message names the argument.
     """
-    made = Plan(
-        page_tokens=page_tokens,
+    spec = Spec.of(
+        page_tokens,
         q_heads=q_heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -86,6 +87,9 @@ def plan(
         soft_cap=soft_cap,
         causal=causal,
         window=window,
+    )
+    made = Plan(
+        spec,
         share=share,
         batch_invariant=batch_invariant,
         cut_tokens=cut_tokens,

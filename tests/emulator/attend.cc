@@ -39,7 +39,7 @@ void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
   };
   std::vector<Line> schedule(plan.schedule().size() / sizeof(Line) + 1);
   std::ranges::copy(plan.schedule(), schedule[0].bytes);
-  std::vector<uint64_t> control(cuda::kControlBytes / sizeof(uint64_t));
+  std::vector<uint64_t> control(cuda::Control::kBytes / sizeof(uint64_t));
   const cuda::AttendParams params =
       cuda::make_params(h, args, schedule[0].bytes, reinterpret_cast<std::byte*>(control.data()));
   const auto pages = cuda::PageShape::of(h.page_tokens);

@@ -8,9 +8,9 @@ pytestmark = pytest.mark.torch
 
 from tiny_models import STYLES, prompt, tiny  # noqa: E402
 
+from pando_attn._step_plans import Scoring  # noqa: E402
 from pando_attn.transformers import visible_ranges  # noqa: E402
 from pando_attn.transformers._attention import attention_forward, under_mask  # noqa: E402
-from pando_attn.transformers._plans import Scoring  # noqa: E402
 
 CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
 

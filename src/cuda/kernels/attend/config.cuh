@@ -115,7 +115,8 @@ __device__ __forceinline__ void load_start(const AttendParams& params, SharedPla
   }
   if (lane == 31) {
     shared.epoch =
-        __ldcg(reinterpret_cast<const unsigned long long*>(&params.control[Control::kEpoch]));
+        __ldcg(reinterpret_cast<const unsigned long long*>(&params.control[Control::kLeft])) >>
+        Control::kLaunchShift;
   }
 }
 

@@ -119,8 +119,8 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
   }
 }
 
-/// Both warpgroups attended the same rows to different tokens: the second hands its state over,
-/// half of the columns at a time.
+/// Both warpgroups attended the same rows to different tokens: the second hands its state over, by
+/// way of both warpgroups' query rows.
 template <class C>
 __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPlan<C>& shared,
                             int consumer) {
@@ -129,53 +129,58 @@ __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPl
   const uint32_t thread = this_thread<C>();
   const int lane = thread % 32;
   const int row = thread / 32 % 4 * 16 + lane / 4;
-  const auto place = [&](int i, int j) {
-    auto* const columns = reinterpret_cast<float2*>(shared.q[1].handed[row + i * 8]);
+  const auto place = [&](int half, int i, int j) {
+    auto* const columns = reinterpret_cast<float2*>(shared.q[1 - half].handed[row + i * 8]);
     return columns + ((j * 4 + lane % 4) ^ (row & 7) * 4 % (kGroups * 4));
   };
-  float a[2], b[2];
-#pragma unroll
-  for (int pass = 0; pass < 2; ++pass) {
-    if (consumer == 1) {
-      if (pass == 0) ptx::bar_sync(1 + consumer, 128);  // all its warps are done with the queries
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int j = 0; j < kGroups; ++j) {
-          const int at = (pass * kGroups + j) * 4 + i * 2;
-          *place(i, j) = make_float2(r.o[at], r.o[at + 1]);
-        }
-        if (lane % 4 == 0) {
-          shared.handed_top[row + i * 8] = r.top[i];
-          shared.handed_sum[row + i * 8] = r.sum[i];
-        }
-      }
-      ptx::bar_arrive(kReady, 256);
-      ptx::bar_sync(kFree, 256);
-      continue;
-    }
-    ptx::bar_sync(kReady, 256);
+  const auto hand = [&](int half) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (pass == 0) {
-        const float top = shared.handed_top[row + i * 8];
-        const float both = fmaxf(r.top[i], top);
-        const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, params.scale_log2);
-        a[i] = ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - base);
-        b[i] = ptx::ex2(__fmul_rn(top, params.scale_log2) - base);
-        r.top[i] = both;
-        r.sum[i] = r.sum[i] * a[i] + shared.handed_sum[row + i * 8] * b[i];
-      }
 #pragma unroll
       for (int j = 0; j < kGroups; ++j) {
-        const int at = (pass * kGroups + j) * 4 + i * 2;
-        const float2 o = *place(i, j);
-        r.o[at] = r.o[at] * a[i] + o.x * b[i];
-        r.o[at + 1] = r.o[at + 1] * a[i] + o.y * b[i];
+        const int at = (half * kGroups + j) * 4 + i * 2;
+        *place(half, i, j) = make_float2(r.o[at], r.o[at + 1]);
       }
     }
-    ptx::bar_arrive(kFree, 256);
+  };
+  if (consumer == 1) {
+    ptx::bar_sync(1 + consumer, 128);  // all its warps are done with the queries
+    hand(0);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (lane % 4 != 0) continue;
+      shared.handed_top[row + i * 8] = r.top[i];
+      shared.handed_sum[row + i * 8] = r.sum[i];
+    }
+    ptx::bar_sync(kFree, 256);  // so are those of the first
+    hand(1);
+    ptx::bar_arrive(kReady, 256);
+    ptx::bar_sync(kFree, 256);  // all is taken
+    return;
   }
+  ptx::bar_arrive(kFree, 256);
+  ptx::bar_sync(kReady, 256);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float top = shared.handed_top[row + i * 8];
+    const float both = fmaxf(r.top[i], top);
+    const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, params.scale_log2);
+    const float a = ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - base);
+    const float b = ptx::ex2(__fmul_rn(top, params.scale_log2) - base);
+    r.top[i] = both;
+    r.sum[i] = r.sum[i] * a + shared.handed_sum[row + i * 8] * b;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int j = 0; j < kGroups; ++j) {
+        const int at = (half * kGroups + j) * 4 + i * 2;
+        const float2 o = *place(half, i, j);
+        r.o[at] = r.o[at] * a + o.x * b;
+        r.o[at + 1] = r.o[at + 1] * a + o.y * b;
+      }
+    }
+  }
+  ptx::bar_arrive(kFree, 256);
 }
 
 template <class C>
@@ -230,7 +235,7 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   }
   merge_all<C>(params, shared);
   mark(Stage::kEnd);
-  if (threadIdx.x % 32 == 0) leave<C>(params, shared.epoch);
+  if (threadIdx.x % 32 == 0) leave<C>(params);
 }
 
 template <class C>

@@ -17,32 +17,28 @@ namespace pando::cuda {
 template <class C>
 __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
                              const CUtensorMap* small, const TileInfo& info, const LaneTile& t,
-                             int part, RingCursor<C::kSlots>& cursor, SharedPlan<C>& shared,
-                             int lane) {
-  constexpr int kLanes = kGranules / C::kParts;  // that load the part
-  const bool mine = C::kParts == 1 || lane / kLanes == part;
-  int32_t tokens;
+                             RingCursor<C::kSlots>& cursor, SharedPlan<C>& shared, int lane) {
+  [[maybe_unused]] int32_t tokens;
   if constexpr (C::kParts > 1) {
-    tokens = __reduce_add_sync(~0u, mine ? t.tokens(params.pages) : 0);
+    tokens = __reduce_add_sync(~0u, lane % C::kHalves == 0 ? t.tokens(params.pages) : 0);
   }
   cursor.wait_empty();
   if constexpr (C::kParts == 1) tokens = info.tokens;
   if (lane == 0) cursor.expect(tokens * C::kHeadDim * 2);
   __syncwarp();
-  uint8_t* slot = shared.slots[cursor.stage()] + (lane - part * kLanes) * 1024;
+  uint8_t* const slot = shared.slots[cursor.stage()] + lane / C::kHalves * 1024;
   const int32_t page_tokens = params.pages.page_tokens();
+  // The halves of a token's row lie side by side in memory and are asked for one after the other.
+  static_assert(kGranules / C::kParts * C::kHalves <= 32);
+  const int half = lane % C::kHalves;
   const auto load_box = [&](int32_t page, int32_t into) {
-    const int32_t in_page = t.position & (page_tokens - 1);
-#pragma unroll
-    for (int half = 0; half < C::kHalves; ++half) {
-      const int32_t coords[5] = {0, in_page, half, info.kv_head, page};
-      ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
-                                        slot + half * C::kHalfBytes + into * 128,
-                                        t.is(LaneTile::kBig) ? big : small, coords,
-                                        cursor.full_barrier());
-    }
+    const int32_t coords[5] = {0, t.position & (page_tokens - 1), half, info.kv_head, page};
+    ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
+                                      slot + half * C::kHalfBytes + into * 128,
+                                      t.is(LaneTile::kBig) ? big : small, coords,
+                                      cursor.full_barrier());
   };
-  if (mine && t.is(LaneTile::kBig | LaneTile::kSmall)) {
+  if (t.is(LaneTile::kBig | LaneTile::kSmall)) {
     if (page_tokens >= kGranule) {
       load_box(t.page, 0);
     } else {
@@ -68,15 +64,17 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
   for (int32_t tile = 0; tile < tiles; ++tile) {
     if (tile >= Start::kTiles) infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
-    LaneTile t{{info.position[lane % kGranules], info.page[lane % kGranules],
-                lane < kGranules ? info.rows[lane % kGranules] : 0}};
-    if (tile < Start::kTiles) t.look_up(params);
-    // All thread blocks ask at once: first for what is wanted first.
-    if (tile == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
 #pragma unroll
     for (int part = 0; part < C::kParts; ++part) {
-      load_operand<C>(params, big, small, info, t, part, cursor, shared, lane);
-      if (tile == 0 && operand == 0 && part == C::kParts - 1) ptx::bar_arrive(kFirstKeys, 64);
+      constexpr int kPart = kGranules / C::kParts;
+      const int granule = part * kPart + lane / C::kHalves % kPart;
+      LaneTile t{{info.position[granule], info.page[granule],
+                  lane < kPart * C::kHalves ? info.rows[granule] : 0}};
+      if (tile < Start::kTiles) t.look_up(params);
+      // All thread blocks ask at once: first for what is wanted first.
+      if (tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
+      load_operand<C>(params, big, small, info, t, cursor, shared, lane);
+      if (tile == 0 && part == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
       mark_producer(Stage::kIssued);
       cursor.advance();
     }
