@@ -22,7 +22,7 @@ struct Config {
   static constexpr bool kCapped = kCapped_;  ///< scores have a soft cap
   static constexpr int kHeadDim = HeadDim_;
   static constexpr int kHalves = kHeadDim / 64;  ///< parts of 64 dimensions, two of 128
-  static constexpr int kSlotTokens = tokens_at_once(kHeadDim);
+  static constexpr int kSlotTokens = tokens_at_once(kHeadDim);  ///< of K or V in a slot of the ring
   static constexpr int kParts = kTileTokens / kSlotTokens;  ///< slots of a tile's K, and of its V
   static constexpr int kSlots = kHeadDim > 128 ? 4 : kHeadDim == 128 ? 5 : 10;
   static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
