@@ -16,6 +16,16 @@
 
 namespace pando::cuda {
 
+/// The times of a profile, which are those of a head_dim up to 128, at another: above it a tile
+/// holds and multiplies more, and a row of partials is read in more turns. An estimate.
+inline ScheduleCost cost_at(ScheduleCost cost, int32_t head_dim) {
+  const double factor = std::max(1.0, head_dim / 128.0);
+  cost.whole_tile_us *= factor;
+  cost.split_tile_us *= factor;
+  cost.turn_us *= factor;
+  return cost;
+}
+
 /// What a merge of rows of so many partials takes turn_us and lookup_us for: see ScheduleCost.
 inline double merge_turns(double sources) {
   return std::floor(std::max(0.0, std::ceil(sources) - 1) / 16);
@@ -42,12 +52,13 @@ class Scheduler {
     int32_t group;
     int64_t token_head_bytes;  ///< K and V of one token at one kv head
     int32_t thread_blocks;
-    const ScheduleCost& cost;
+    ScheduleCost cost;  ///< at the head_dim
     double memory_bytes_per_us;
     int64_t cache_bytes;  ///< of L2
     /// Distance of the cuts of a batch-invariant schedule, a multiple of kTileTokens; 0: tokens are
     /// placed and cut where it is predicted to be fastest.
     int32_t cut_tokens = 0;
+    int32_t tokens_at_once = kTileTokens;  ///< of a whole tile, as the kernel takes them
 
     int32_t packed_rows() const { return static_cast<int32_t>(order.rows.size()) * group; }
     int32_t blocks() const;

@@ -7,7 +7,8 @@
 //    in one tile, in order, without any of its other stretches, and at slots that equal the
 //    positions modulo 16: the second product adds up 16 slots at a time, the softmax 8 in turn.
 //    Where in the tile it lies, and what of other rows lies beside it, does not matter: such slots
-//    have weight 0, which leaves sums as they are.
+//    have weight 0, which leaves sums as they are. Where the kernel takes half a tile at once, all
+//    this holds for the halves of stretches and of tiles, too.
 // 3. A row's stretches come in ascending order: in each unit first those of which the beginning is
 //    missing, then the full ones, then those of which the end is missing. A run begins and ends at
 //    a multiple of 128, but for the end of a sequence.
@@ -192,11 +193,17 @@ void Scheduler::place_stretch(const Problem& p, const Seen& seen, VisibleRange t
   if (tokens.begin >= tokens.end) return;
   const int32_t skip = tokens.begin % kGranule;
   const int32_t begin = tokens.begin - skip;
-  const int32_t align = alignment_of(tokens.end - begin);
+  const bool by_halves = p.tokens_at_once == kHalfTokens;
+  const auto in_two = [](int64_t first, int64_t end) {
+    return first / kHalfTokens != (end - 1) / kHalfTokens;
+  };
+  const bool aligned = by_halves && in_two(begin, tokens.end);
+  const int32_t align = aligned ? kHalfTokens : alignment_of(tokens.end - begin);
   const int32_t offset = begin % align;
   const int64_t slots = round_up(tokens.end - begin, kGranule);
   const auto in_tile = static_cast<int32_t>(slot % kTileTokens);
   auto at = static_cast<int32_t>(offset + round_up(std::max(in_tile - offset, 0), align));
+  if (by_halves && !aligned && in_two(at, at + slots)) at = offset + round_up(at, kHalfTokens);
   if (at + std::min<int64_t>(slots, kTileTokens) > kTileTokens) at = kTileTokens + offset;
   slot += at - in_tile;
   check_slots(slot + slots);
