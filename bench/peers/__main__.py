@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from . import catalog, workloads
+from . import catalog, traces, workloads
 from .supervisor import Supervisor, Task
 
 
@@ -19,7 +19,13 @@ def main() -> int:
             print(f"{name:<20} {'/'.join(peer.devices):<9} {peer.about}")
         return 0
     try:
-        shapes = workloads.chosen(options.shapes)
+        shapes = []
+        if options.trace and options.scale != 1:
+            raise ValueError("scale: steps of a trace have their real lengths")
+        if options.trace:
+            shapes = traces.steps(options.trace, options.trace_steps, options.trace_batch)
+        if options.shapes or not options.trace:
+            shapes += workloads.chosen(options.shapes or "shapes,trees")
         names = catalog.chosen(options.peers, options.device)
     except ValueError as error:
         print(f"peers: {error}", file=sys.stderr)
@@ -36,6 +42,8 @@ def main() -> int:
         "command": command_text(sys.argv[1:]),
         "deadline": time.time() + options.budget,
         "seconds_a_config": options.config_seconds,
+        "hopeless_gb": options.hopeless,
+        "layers": options.layers,
     }
     tasks = [
         Task(i, shape, name)
@@ -50,6 +58,8 @@ def command_text(words: list[str]) -> str:
     """What a reader types for the same record; where it went is not part of it."""
     kept = ["python -m peers"]
     for before, word in zip(["", *words], words):
+        if before == "--trace":
+            word = word.rpartition("/")[2]
         if before != "--out" and not word.startswith("--out"):
             kept.append(word)
     return " ".join(kept)
@@ -90,10 +100,12 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m peers", description=__doc__)
     parser.add_argument(
         "--shapes",
-        default="shapes,trees",
         help="names of bench/shapes.json with commas, NAME@ROWS for several query rows a sequence; "
-        "or lists: shapes, trees, sweep, scale",
+        "or lists: shapes, trees, sweep, scale, pages. shapes,trees by default",
     )
+    parser.add_argument("--trace", metavar="FILE", help="steps of a Mooncake trace, too")
+    parser.add_argument("--trace-steps", type=int, default=6, metavar="COUNT")
+    parser.add_argument("--trace-batch", type=int, default=64, metavar="SEQUENCES")
     parser.add_argument("--peers", help="names with commas; see --list")
     parser.add_argument("--list", action="store_true", help="names the peers, and ends")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -107,6 +119,14 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config-seconds", type=float, default=1.5, help="for the runs of one configuration"
     )
+    parser.add_argument(
+        "--hopeless", type=float, default=1e9, metavar="GB",
+        help="leave out what shares nothing where it reads more than so much KV again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--layers", type=int, default=0, metavar="COUNT",
+        help="time a decode step of so many layers of a Llama-like model with each attention",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="FILE", help="where the JSON lines go too")
     parser.add_argument("--commit", help="for records, where there is no git")
     return parser

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from .chunk_attention import ChunkAttention
-from .fa3 import Fa3, Fa3Levels
+from .fa3 import Fa3
+from .fa4 import Fa4
+from .flash import FlashLevels, FlashPlain
 from .flashinfer_peers import FlashInferCascade, FlashInferDecode
 from .flex import Flex
+from .llama_cpp import LlamaCpp
 from .pando_peer import Pando
 from .peer import Peer
 from .torch_peers import Hydragen, TorchLevels, TorchPlain
@@ -16,8 +19,10 @@ def peers() -> dict[str, Peer]:
         Pando("pando", "Pando's plan: shares what its cost model finds worth it"),
         Pando("pando-unshared", "Pando's plan without sharing", share="none"),
         Pando("pando-invariant", "Pando's batch-invariant plan", batch_invariant=True),
-        Fa3Levels(),
-        Fa3(),
+        FlashLevels(Fa3()),
+        FlashPlain(Fa3()),
+        FlashLevels(Fa4()),
+        FlashPlain(Fa4()),
         FlashInferCascade(),
         FlashInferDecode(),
         TorchLevels("flash"),
@@ -27,6 +32,7 @@ def peers() -> dict[str, Peer]:
         Hydragen(),
         ChunkAttention(),
         Flex(),
+        LlamaCpp(),
     ]
     return {peer.name: peer for peer in made}
 

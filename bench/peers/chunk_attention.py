@@ -29,6 +29,8 @@ class ChunkAttention(Peer):
 
     def check(self, problem: Problem) -> None:
         peer.one_row(problem)
+        peer.equal_lengths(problem)
+        peer.no_page_size(problem)
         peer.sharing(problem)
         peer.equal_groups(problem)
         shape = problem.shape

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from . import peer
-from .peer import Config, Peer, Skip, require_module
+from .peer import Config, Peer, require_module
 from .problem import Problem
 
 
@@ -29,12 +29,11 @@ def _ints(x: Any, problem: Problem) -> torch.Tensor:
 
 
 def _table(
-    problem: Problem, table: np.ndarray, tokens: int, page_tokens: int
+    problem: Problem, widths: np.ndarray, ids: np.ndarray, tokens: np.ndarray, page_tokens: int
 ) -> tuple[torch.Tensor, ...]:
-    """indptr, page ids and tokens of the last pages, of rows of equal length."""
-    rows, width = table.shape
-    last = np.full(rows, tokens - (width - 1) * page_tokens)
-    made = (np.arange(rows + 1) * width, table.reshape(-1), last)
+    """indptr, page ids and tokens of the last pages, of rows of so many pages and tokens."""
+    last = tokens - (widths - 1) * page_tokens
+    made = (np.append(0, np.cumsum(widths)), ids, last)
     return tuple(_ints(x, problem) for x in made)
 
 
@@ -45,8 +44,8 @@ class _FlashInfer(Peer):
     def check(self, problem: Problem) -> None:
         _library()
 
-    def plan_us(self) -> float | None:
-        return self._plan_us
+    def planned(self) -> dict[str, float]:
+        return {} if self._plan_us is None else {"plan_us": self._plan_us}
 
     def _timed(self, device: str, plan: Callable[[], None]) -> None:
         plan()  # builds or loads the kernels
@@ -65,19 +64,20 @@ class FlashInferDecode(_FlashInfer):
 
     name = "flashinfer"
     about = "FlashInfer batch decode over page tables, nothing shared"
+    shares = False
 
     def configs(self, problem: Problem) -> list[Config]:
         if problem.shape.q_len > 1:
             kinds = [{"backend": "fa2"}, {"backend": "fa3"}]
         else:
             kinds = [{"tensor_cores": True}, {"tensor_cores": False}]
-        return [{"page_tokens": page, **kind} for kind in kinds for page in (64, 16)]
+        return [{"page_tokens": page, **kind} for kind in kinds for page in problem.page_sizes]
 
     def prepare(self, problem: Problem, config: Config) -> Callable[[], torch.Tensor]:
         shape, paged = problem.shape, problem.paged(config["page_tokens"])
         heads = (shape.q_heads, shape.kv_heads, shape.head_dim, paged.page_tokens)
         types = {"q_data_type": problem.q.dtype, "kv_data_type": paged.k.dtype}
-        tables = _table(problem, paged.table, shape.sequence_tokens, paged.page_tokens)
+        tables = _table(problem, paged.widths, paged.ids, shape.lengths, paged.page_tokens)
         library = _library()
         if shape.q_len > 1:
             wrapper = library.BatchPrefillWithPagedKVCacheWrapper(
@@ -105,16 +105,16 @@ class FlashInferCascade(_FlashInfer):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
+        peer.equal_lengths(problem)
         peer.sharing(problem)
         peer.equal_groups(problem)
-        if problem.shape.q_len > 1 and problem.levels[-1].nodes < problem.shape.batch:
-            raise Skip("several last rows of a context that is all shared need a mask in between")
+        peer.rows_in_last_level(problem)
 
     def configs(self, problem: Problem) -> list[Config]:
         return [
             {"page_tokens": page, "backend": backend}
             for backend in ("fa2", "fa3")
-            for page in (64, 16)
+            for page in problem.page_sizes
         ]
 
     def prepare(self, problem: Problem, config: Config) -> Callable[[], torch.Tensor]:
@@ -131,7 +131,13 @@ class FlashInferCascade(_FlashInfer):
             _ints(np.arange(level.nodes + 1) * (rows // level.nodes), problem) for level in levels
         ]
         parts = [
-            _table(problem, table, level.tokens, pool.page_tokens)
+            _table(
+                problem,
+                np.full(level.nodes, table.shape[1]),
+                table.reshape(-1),
+                np.full(level.nodes, level.tokens),
+                pool.page_tokens,
+            )
             for table, level in zip(tables, levels)
         ]
         self._timed(

@@ -23,7 +23,8 @@ class Flex(Peer):
 
     def check(self, problem: Problem) -> None:
         require_module("torch", "torch.nn.attention.flex_attention")
-        peer.one_row(problem)
+        peer.equal_lengths(problem)
+        peer.no_page_size(problem)
 
     def configs(self, problem: Problem) -> list[Config]:
         whole, packed = {"form": "whole"}, {"form": "packed"}
@@ -36,9 +37,16 @@ class Flex(Peer):
         shape = problem.shape
         gqa = shape.group > 1
         if config["form"] == "whole":
-            q = problem.q.view(shape.batch, shape.q_heads, 1, shape.head_dim)
+            size = (shape.batch, shape.q_len, shape.q_heads, shape.head_dim)
+            q = problem.q.view(size).transpose(1, 2)
             k, v = (x.transpose(1, 2) for x in (problem.whole.k, problem.whole.v))
-            return lambda: compiled(q, k, v, enable_gqa=gqa).reshape(problem.q.shape)
+            mask = _last_rows(problem) if shape.q_len > 1 else None
+
+            def whole() -> torch.Tensor:
+                out = compiled(q, k, v, block_mask=mask, enable_gqa=gqa)
+                return out.transpose(1, 2).reshape(problem.q.shape)
+
+            return whole
         q = problem.q.transpose(0, 1)[None]
         k, v = (
             torch.cat([getattr(level, name).flatten(0, 1) for level in problem.levels])
@@ -46,7 +54,7 @@ class Flex(Peer):
             .contiguous()[None]
             for name in "kv"
         )
-        mask = _mask(problem)
+        mask = _under_own_nodes(problem)
 
         def call() -> torch.Tensor:
             out = compiled(q, k, v, block_mask=mask, enable_gqa=gqa)
@@ -55,22 +63,42 @@ class Flex(Peer):
         return call
 
 
-def _mask(problem: Problem):
-    """Row b sees the tokens of the nodes that it is under."""
+def _last_rows(problem: Problem):
+    """The rows of a sequence are its last tokens, and see none after them."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     shape = problem.shape
-    first_row, last_row = [], []
+    before = shape.sequence_tokens - shape.q_len
+
+    def sees(batch, head, row, token):
+        return token <= before + row
+
+    return create_block_mask(
+        sees, None, None, shape.q_len, shape.sequence_tokens, device=problem.device
+    )
+
+
+def _under_own_nodes(problem: Problem):
+    """A row sees the tokens of the nodes that its sequence is under, as far as its position."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    shape = problem.shape
+    parts, begin = [], 0
     for level in shape.levels:
         _, first = np.unique(shape.node_of(level), return_index=True)
         last = np.append(first[1:], shape.batch) - 1
-        first_row.append(np.repeat(first, shape.tokens[level]))
-        last_row.append(np.repeat(last, shape.tokens[level]))
-    first, last = (
-        torch.from_numpy(np.concatenate(x)).to(problem.device) for x in (first_row, last_row)
+        tokens = shape.tokens[level]
+        position = np.tile(begin + np.arange(tokens), len(first))
+        parts.append((np.repeat(first, tokens), np.repeat(last, tokens), position))
+        begin += tokens
+    first, last, position = (
+        torch.from_numpy(np.concatenate(x)).to(problem.device) for x in zip(*parts)
     )
+    before = shape.sequence_tokens - shape.q_len
 
     def sees(batch, head, row, token):
-        return (first[token] <= row) & (row <= last[token])
+        sequence = row // shape.q_len
+        under = (first[token] <= sequence) & (sequence <= last[token])
+        return under & (position[token] <= before + row % shape.q_len)
 
-    return create_block_mask(sees, None, None, shape.batch, len(first), device=problem.device)
+    return create_block_mask(sees, None, None, len(problem.q), len(first), device=problem.device)

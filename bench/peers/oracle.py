@@ -11,6 +11,7 @@ import torch
 from pando_attn import _arguments, _native
 
 from .problem import Problem
+from .traces import TraceStep
 
 
 class WrongAnswer(Exception):
@@ -46,12 +47,11 @@ def answer(problem: Problem, sequences: int = 3) -> Answer:
     batch = problem.shape.batch
     picked = sorted({round(i * (batch - 1) / max(sequences - 1, 1)) for i in range(sequences)})
     rows = [_Rows(problem, b) for b in picked]
-    tokens = problem.shape.sequence_tokens
     out = torch.stack([each.exact() for each in rows])
     largest_lse = max(each.lse.abs().max().item() for each in rows)
 
-    def allowed(bounds: list[tuple[int, int]]) -> float:
-        rounded = torch.stack([each.rounded(bounds) for each in rows])
+    def allowed(bounds: list[list[tuple[int, int]]]) -> float:
+        rounded = torch.stack([each.rounded(own) for each, own in zip(rows, bounds)])
         limit, _ = _native.tolerance(
             _arguments.DTYPES.index(problem.dtype),
             (rounded - out).abs().max().item(),
@@ -61,9 +61,11 @@ def answer(problem: Problem, sequences: int = 3) -> Answer:
         )
         return limit
 
+    whole = allowed([[(0, int(problem.shape.lengths[b]))] for b in picked])
+    if isinstance(problem.shape, TraceStep):
+        return Answer(picked, out, whole, whole)
     ends = np.cumsum([level.tokens for level in problem.levels]).tolist()
-    levels = allowed(list(zip([0, *ends[:-1]], ends)))
-    return Answer(picked, out, allowed([(0, tokens)]), levels)
+    return Answer(picked, out, whole, allowed([list(zip([0, *ends[:-1]], ends))] * len(picked)))
 
 
 class _Rows:

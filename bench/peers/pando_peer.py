@@ -30,13 +30,12 @@ class Pando(Peer):
             raise Skip(reason)
 
     def configs(self, problem: Problem) -> list[Config]:
-        if problem.device == "cpu":
-            return [{"page_tokens": 64}]
-        return [{"page_tokens": page} for page in (64, 16)]
+        pages = problem.page_sizes[:1] if problem.device == "cpu" else problem.page_sizes
+        return [{"page_tokens": page} for page in pages]
 
     def prepare(self, problem: Problem, config: Config) -> Callable[[], torch.Tensor]:
         shape, paged = problem.shape, problem.paged(config["page_tokens"])
-        tables = (problem.q_indptr, problem.kv_len, paged.indptr, paged.table.reshape(-1))
+        tables = (problem.q_indptr, problem.kv_len, paged.indptr, paged.ids)
         plan = pando_attn.plan(
             *tables,
             paged.page_tokens,
@@ -59,8 +58,10 @@ class Pando(Peer):
         out = torch.empty_like(problem.q)
         return lambda: pando_attn.attend(plan, problem.q, paged.k, paged.v, out=out)
 
-    def plan_us(self) -> float | None:
-        return self._plan_us
+    def planned(self) -> dict[str, float]:
+        if self.plan is None:
+            return {}
+        return {"plan_us": self._plan_us, "predicted_us": self.plan.predicted_us}
 
     def versions(self) -> dict[str, str]:
         return {"pando": pando_attn.__version__, "torch": torch.__version__}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .problem import Problem
+from .traces import TraceStep
 
 Config = dict[str, Any]
 
@@ -26,6 +27,7 @@ class Peer:
     devices: tuple[str, ...] = ("cuda",)
     packages: tuple[str, ...] = ("torch",)  #: of PyPI, whose versions are recorded
     rounds_levels = False  #: whether it merges results that are rounded to the input type
+    shares = True  #: whether it reads shared tokens once; what does not may be hopeless
 
     def check(self, problem: Problem) -> None:
         """Raises Skip with the reason when it can't compute this, or is not installed."""
@@ -43,9 +45,10 @@ class Peer:
         """How much of K and V one call reads, so that the next one can be given other memory."""
         return problem.kv_bytes
 
-    def plan_us(self) -> float | None:
-        """Host time of the planning that ``prepare`` did last, where there is such a thing."""
-        return None
+    def planned(self) -> dict[str, float]:
+        """Of the planning that ``prepare`` did last, where there is such a thing: ``plan_us`` of
+        host time, ``predicted_us`` of what was planned."""
+        return {}
 
     def versions(self) -> dict[str, str]:
         return {name: version_of(name) for name in self.packages}
@@ -66,6 +69,24 @@ def require_module(package: str, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise Skip(f"needs {package}: {error}") from None
+
+
+def equal_lengths(problem: Problem) -> None:
+    if isinstance(problem.shape, TraceStep):
+        raise Skip("takes contexts of one length, or levels of equal nodes")
+
+
+def no_page_size(problem: Problem) -> None:
+    if problem.shape.page_tokens:
+        raise Skip("takes no page tables")
+
+
+def rows_in_last_level(problem: Problem) -> None:
+    """Whether a causal mask on the last level alone is right for several query rows."""
+    shape = problem.shape
+    last = problem.levels[-1]
+    if shape.q_len > 1 and (last.nodes < shape.batch or last.tokens < shape.q_len - 1):
+        raise Skip("several last rows of a context that is all shared need a mask in between")
 
 
 def one_row(problem: Problem) -> None:

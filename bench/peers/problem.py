@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .workloads import Shape, page_tables, token_indices
+from .traces import TraceStep
+from .workloads import Shape, token_indices
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -25,14 +26,19 @@ class Paged:
     """K and V in pages ``[pages, page_tokens, kv_heads, head_dim]``, with page tables."""
 
     page_tokens: int
-    table: np.ndarray  #: ``[batch, pages of a sequence]``
+    table: np.ndarray  #: ``[batch, pages of the longest sequence]``
+    widths: np.ndarray  #: pages of each sequence
     k: torch.Tensor
     v: torch.Tensor
 
     @property
     def indptr(self) -> np.ndarray:
-        batch, width = self.table.shape
-        return np.arange(batch + 1, dtype=np.int32) * np.int32(width)
+        return np.append(0, np.cumsum(self.widths)).astype(np.int32)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The page ids of all sequences, one after another."""
+        return self.table[np.arange(self.table.shape[1]) < self.widths[:, None]]
 
 
 @dataclass(frozen=True)
@@ -98,22 +104,28 @@ class Problem:
         """K and V, each shared token once."""
         return 2 * self._k.numel() * self._k.element_size()
 
+    @property
+    def page_sizes(self) -> tuple[int, ...]:
+        """Which a peer that takes page tables tries."""
+        return (self.shape.page_tokens,) if self.shape.page_tokens else (64, 16)
+
     @functools.cached_property
     def q_indptr(self) -> np.ndarray:
         return np.arange(self.shape.batch + 1, dtype=np.int32) * np.int32(self.shape.q_len)
 
     @functools.cached_property
     def kv_len(self) -> np.ndarray:
-        return np.full(self.shape.batch, self.shape.sequence_tokens, np.int32)
+        return self.shape.lengths.astype(np.int32)
 
     def paged(self, page_tokens: int) -> Paged:
         """As an engine holds it: shared pages once."""
         return self._made("paged", self._make_paged, page_tokens)
 
     def _make_paged(self, page_tokens: int) -> Paged:
-        pages = page_tables(self.shape, page_tokens)
+        pages = self.shape.page_tables(page_tokens)
         slots = torch.from_numpy(pages.slots).to(self.device)
-        return Paged(page_tokens, pages.table, *self._gather(slots))
+        widths = -(-self.shape.lengths // page_tokens)
+        return Paged(page_tokens, pages.table, widths, *self._gather(slots))
 
     def level_pages(self, page_tokens: int) -> tuple[Paged, list[np.ndarray]]:
         """Each level in pages of its own, as FlashInfer's cascade wants it: (one pool for all,
@@ -136,7 +148,7 @@ class Problem:
         shuffled[order] = np.concatenate(slots)
         pool = self._gather(torch.from_numpy(shuffled).to(self.device))
         tables = [order[table].astype(np.int32) for table in tables]
-        return Paged(page_tokens, np.empty((0, 0), np.int32), *pool), tables
+        return Paged(page_tokens, np.empty((0, 0), np.int32), np.empty(0, np.int32), *pool), tables
 
     @functools.cached_property
     def levels(self) -> list[Level]:
@@ -167,6 +179,9 @@ class Problem:
 
     def sequence(self, b: int) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of one sequence, ``[tokens, kv_heads, head_dim]``."""
+        if isinstance(self.shape, TraceStep):
+            tokens = torch.from_numpy(self.shape.sequences[b]).to(self.device)
+            return self._k[tokens], self._v[tokens]
         parts = [(level.k, level.v, level.nodes) for level in self.levels]
         nodes = [int(self.shape.node_of(level)[b]) for level in self.shape.levels]
         k, v = zip(*[(k[node], v[node]) for (k, v, _), node in zip(parts, nodes)])

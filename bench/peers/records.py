@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import functools
 import json
@@ -16,6 +15,7 @@ import torch
 
 import pando_attn
 
+from .decoder import Decoder
 from .workloads import Shape
 
 _ROOT = Path(__file__).parents[2]
@@ -33,9 +33,7 @@ def commit_of_tree() -> str:
 
 
 def shape_fields(shape: Shape, dtype: str) -> dict[str, Any]:
-    fields = dataclasses.asdict(shape)
-    name = fields.pop("name")
-    return {"shape": name, "batch": shape.batch, **fields, "dtype": dtype, "layout": "nhd"}
+    return {**shape.fields(), "dtype": dtype, "layout": "nhd"}
 
 
 @functools.cache
@@ -56,9 +54,9 @@ def device_fields(device: str) -> dict[str, Any]:
 
 
 def clock_fields(device: str) -> dict[str, Any]:
-    """Read just after a measurement."""
+    """Read just after a measurement: on the CPU how many threads want to run, its own too."""
     if device == "cpu":
-        return {}
+        return {"load": round(os.getloadavg()[0], 2)}
     try:
         return {"sm_clock_mhz": torch.cuda.clock_rate()}
     except (ImportError, RuntimeError):  # needs nvidia-ml-py
@@ -117,6 +115,18 @@ def roof_fields(shape: Shape, dtype: str, device: str) -> dict[str, Any]:
         "peak_gflop_s": round(flops_per_us / 1e3, 3),
         "roof_us": round(max(by_bytes, by_flops), 4),
         "bound": "bandwidth" if by_bytes >= by_flops else "flops",
+    }
+
+
+def layers_fields(attention: dict[str, Any], decoder: Decoder) -> dict[str, Any]:
+    """What differs for a step of a model: every layer reads its weights once, and attends."""
+    weights_us = decoder.weight_bytes / (1e3 * attention["bandwidth_gb_s"])
+    return {
+        "layers": decoder.layers,
+        "weight_bytes": decoder.layers * decoder.weight_bytes,
+        "bytes": decoder.layers * (attention["bytes"] + decoder.weight_bytes),
+        "attention_roof_us": attention["roof_us"],
+        "roof_us": round(decoder.layers * (attention["roof_us"] + weights_us), 4),
     }
 
 

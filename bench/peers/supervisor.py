@@ -87,13 +87,7 @@ class Supervisor:
 
     def _crash(self, task: Task, why: str) -> Record:
         return {
-            "shape": task.shape.name,
-            "batch": task.shape.batch,
-            "nodes": list(task.shape.nodes),
-            "tokens": list(task.shape.tokens),
-            "q_heads": task.shape.q_heads,
-            "kv_heads": task.shape.kv_heads,
-            "q_len": task.shape.q_len,
+            **task.shape.fields(),
             "dtype": self._settings["dtype"],
             "peer": task.peer,
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

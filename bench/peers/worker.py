@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -19,10 +20,12 @@ from typing import Any
 import torch
 
 from . import catalog, records
+from .decoder import Decoder
 from .oracle import Answer, WrongAnswer, answer
 from .peer import Config, Peer, Skip
 from .problem import Problem, TooLarge
 from .timing import Timer, Timing
+from .traces import TraceStep
 from .workloads import Shape
 
 Record = dict[str, Any]
@@ -41,6 +44,8 @@ class Settings:
     command: str
     deadline: float  #: of time.time()
     seconds_a_config: float
+    hopeless_gb: float = math.inf  #: of KV read again, over which no sharing is left out
+    layers: int = 0  #: of a model around the attention; 0: attention alone
 
     def left(self) -> float:
         return self.deadline - time.time()
@@ -54,6 +59,7 @@ class Worker:
         self._problem: Problem | None = None
         self._clones: list[Problem] = []
         self._answer: Answer | None = None
+        self._decoder: Decoder | None = None
 
     def run(self, shape: Shape, peer_name: str) -> None:
         """One record: of a time, or of why there is none."""
@@ -73,6 +79,7 @@ class Worker:
         try:
             if self._settings.device not in peer.devices:
                 raise Skip(f"does not run on {self._settings.device}")
+            self._refuse_hopeless(shape, peer)
             problem = self._problem_of(shape)
             peer.check(problem)
             return self._measure(peer, problem)
@@ -84,15 +91,28 @@ class Worker:
             traceback.print_exc()
             return {"failed": failure(error)}
 
+    def _refuse_hopeless(self, shape: Shape, peer: Peer) -> None:
+        element = records.ELEMENT_BYTES[self._settings.dtype]
+        token_gb = 2 * shape.kv_heads * shape.head_dim * element / 1e9
+        whole, distinct = (
+            token_gb * tokens for tokens in (shape.context_tokens, shape.unique_tokens)
+        )
+        if not peer.shares and whole - distinct > self._settings.hopeless_gb:
+            sizes = f"{whole:.2g} GB of which {distinct:.2g} are distinct"
+            raise Skip(f"left out: shares nothing, so reads {sizes}")
+
     def _problem_of(self, shape: Shape) -> Problem:
+        settings = self._settings
         if self._timer is None:
-            self._timer = Timer(self._settings.device)
+            self._timer = Timer(settings.device)
         if self._problem is None or self._problem.shape != shape:
-            self._problem = self._answer = None
+            self._problem = self._answer = self._decoder = None
             self._clones = []
             self._free()
-            self._problem = Problem(shape, self._settings.dtype, self._settings.device)
+            self._problem = Problem(shape, settings.dtype, settings.device)
             self._answer = answer(self._problem)
+            if settings.layers:
+                self._decoder = Decoder(shape, settings.dtype, settings.device, settings.layers)
         return self._problem
 
     def _measure(self, peer: Peer, problem: Problem) -> Record:
@@ -124,16 +144,16 @@ class Worker:
                 best = (us, config)
         if best is None:
             raise last_error
-        prepared, check, plan_us = self._prepare(peer, problem, best[1])
+        prepared, check, planned = self._prepare(peer, problem, best[1])
         error = check()
         timing = self._timer.run(prepared, self._settings.reps, 4 * self._settings.seconds_a_config)
         error = max(error, check())  # the last of the timed runs has overwritten it
-        return self._record(peer, problem, best[1], tried, timing, error, plan_us)
+        return self._record(peer, problem, best[1], tried, timing, error, planned)
 
     def _prepare(
         self, peer: Peer, problem: Problem, config: Config
-    ) -> tuple[list[Callable[[], object]], Callable[[], float], float | None]:
-        """(what to time in turn, the error of what it wrote last, host time of planning)."""
+    ) -> tuple[list[Callable[[], object]], Callable[[], float], dict[str, float]]:
+        """(what to time in turn, the error of what it wrote last, what planning says)."""
         copies = self._timer.copies(peer.kv_bytes(problem))
         while len(self._clones) < copies - 1:
             self._clones.append(problem.clone())
@@ -145,16 +165,21 @@ class Worker:
 
             return keep
 
+        def timed(each: Problem) -> Callable[[], torch.Tensor]:
+            call = peer.prepare(each, config)
+            return self._decoder.step(each, call) if self._decoder else call
+
         prepared = [
-            self._timer.prepare(keeping(peer.prepare(each, config)))
+            self._timer.prepare(keeping(timed(each)))
             for each in (problem, *self._clones[: copies - 1])
         ]
-        answer_of = self._answer
-        return (
-            prepared,
-            lambda: answer_of.error(out[0], peer.rounds_levels),
-            peer.plan_us(),
-        )
+        whole = self._answer
+
+        def check() -> float:
+            wanted = answer(problem) if self._decoder else whole  # layers have other queries
+            return wanted.error(out[0], peer.rounds_levels)
+
+        return prepared, check, peer.planned()
 
     def _record(
         self,
@@ -164,10 +189,13 @@ class Worker:
         tried: list[Record],
         timing: Timing,
         error: float,
-        plan_us: float | None,
+        planned: dict[str, float],
     ) -> Record:
         shape, settings = problem.shape, self._settings
         roof = records.roof_fields(shape, settings.dtype, settings.device)
+        if self._decoder:
+            roof |= records.layers_fields(roof, self._decoder)
+            planned = {key: x for key, x in planned.items() if key != "predicted_us"}
         return {
             **records.device_fields(settings.device),
             **records.clock_fields(settings.device),
@@ -175,7 +203,7 @@ class Worker:
             "versions": peer.versions(),
             "config": config,
             "tried": tried,
-            **({} if plan_us is None else {"plan_us": round(plan_us, 3)}),
+            **{key: round(value, 3) for key, value in planned.items()},
             "run_us": {k: round(v, 3) for k, v in dataclasses.asdict(timing).items()},
             **roof,
             "pct_roof": round(100 * roof["roof_us"] / timing.median, 2),
@@ -236,7 +264,7 @@ def main() -> None:
 
 def shape_of(fields: Record) -> Shape:
     lists = {key: tuple(fields[key]) for key in ("nodes", "tokens")}
-    return Shape(**{**fields, **lists})
+    return (TraceStep if "trace" in fields else Shape)(**{**fields, **lists})
 
 
 if __name__ == "__main__":

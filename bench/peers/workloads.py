@@ -7,12 +7,15 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 SHAPES_FILE = Path(__file__).parents[1] / "shapes.json"
 #: Lists of the file.
 LISTS = ("shapes", "trees", "sweep", "scale")
+#: Sizes of the list "pages", which is page-1 to page-256: l3-64 in pages of so many tokens.
+PAGE_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,15 @@ class Shape:
     tokens: tuple[int, ...]
     q_len: int = 1
     head_dim: int = 128
+    page_tokens: int | None = None  #: the only size to try; none: each peer's own choice
+
+    def fields(self) -> dict[str, Any]:
+        """What a record says of it."""
+        made = {"shape": self.name, "batch": self.batch, **dataclasses.asdict(self)}
+        del made["name"]
+        if self.page_tokens is None:
+            del made["page_tokens"]
+        return made
 
     @property
     def batch(self) -> int:
@@ -38,6 +50,16 @@ class Shape:
     @property
     def sequence_tokens(self) -> int:
         return sum(self.tokens)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence."""
+        return np.full(self.batch, self.sequence_tokens)
+
+    @property
+    def context_tokens(self) -> int:
+        """Of all sequences together."""
+        return int(self.lengths.sum())
 
     @property
     def unique_tokens(self) -> int:
@@ -60,8 +82,9 @@ class Shape:
 
     def flops(self) -> int:
         """Of the visible pairs: the q_len rows of a sequence are its last tokens."""
-        seen = self.q_len * self.sequence_tokens - self.q_len * (self.q_len - 1) // 2
-        return 4 * self.batch * self.q_heads * self.head_dim * seen
+        hidden = self.batch * self.q_len * (self.q_len - 1) // 2
+        seen = self.q_len * self.context_tokens - hidden
+        return 4 * self.q_heads * self.head_dim * seen
 
     def scaled(self, scale: float) -> Shape:
         """With every level's tokens multiplied by ``scale``, at least 1 where there were any."""
@@ -75,22 +98,30 @@ class Shape:
             node = node * self.nodes[at - 1] // self.nodes[at]
         return node
 
+    def page_tables(self, page_tokens: int, seed: int = 0) -> Pages:
+        return page_tables(self, page_tokens, seed)
+
 
 @functools.cache
 def lists() -> dict[str, list[Shape]]:
     """``scale`` has one axis at a time around 64 sequences of 4096 shared and 256 own tokens."""
     file = json.loads(SHAPES_FILE.read_text())
-    return {
+    made = {
         each: [
             Shape(name, q_heads, kv_heads, tuple(nodes), tuple(tokens), head_dim=file["head_dim"])
             for name, q_heads, kv_heads, nodes, tokens in file[each]
         ]
         for each in LISTS
     }
+    paged = next(shape for shape in made["shapes"] if shape.name == "l3-64")
+    made["pages"] = [
+        dataclasses.replace(paged, name=f"page-{size}", page_tokens=size) for size in PAGE_SIZES
+    ]
+    return made
 
 
 def chosen(names: str) -> list[Shape]:
-    """Of names with commas; ``shapes``, ``trees``, ``sweep``, ``scale`` stand for whole lists.
+    """Of names with commas; those of ``lists()`` stand for whole lists.
 
     ``name@4`` is the shape with 4 query rows a sequence. Raises ValueError for any other name.
     """
@@ -98,8 +129,8 @@ def chosen(names: str) -> list[Shape]:
     result: list[Shape] = []
     for entry in names.split(","):
         name, _, rows = entry.partition("@")
-        if name not in known and name not in LISTS:
-            wanted = ", ".join((*LISTS, *(s.name for s in lists()["shapes"] + lists()["trees"])))
+        if name not in known and name not in lists():
+            wanted = ", ".join((*lists(), *(s.name for s in lists()["shapes"] + lists()["trees"])))
             raise ValueError(f'shapes: got "{entry}", want some of {wanted}')
         if rows and (not rows.isdigit() or int(rows) < 1):
             raise ValueError(f'shapes: got "{entry}", want a number of query rows after @')

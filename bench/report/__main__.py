@@ -8,7 +8,9 @@ from pathlib import Path
 
 from . import document, tables
 from .document import Block, Heading, Plot, Text
+from .provenance import provenance, titled
 from .records import BadRecord, Planning, Records, Run, read
+from .shapes import axis_of, kind_of
 
 FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 TITLE = "Benchmarks"
@@ -20,6 +22,7 @@ def build(folder: Path) -> tuple[list[Block], dict[str, Run | list[Planning]]]:
     plots: dict[str, Run | list[Planning]] = {}
     blocks: list[Block] = [Heading(TITLE, 1), Text(_introduction())]
     runs = sorted(records.runs, key=_order)
+    blocks += tables.in_short([run for run in runs if run.kind == "peers"])
     for kind, title in (("peers", "Beside the peers"), ("bench", "With and without sharing")):
         of_kind = [run for run in runs if run.kind == kind]
         if of_kind:
@@ -50,14 +53,15 @@ def _introduction() -> str:
 def _order(run: Run) -> tuple:
     dates = run.values("date") or [""]
     newest = -int(dates[-1][:10].replace("-", "") or 0)
-    return (not run.device.startswith("NVIDIA"), newest, run.file, not run.cold, run.dtype)
+    gpu = run.device.startswith("NVIDIA")
+    return (not gpu, newest, kind_of(run), run.file, not run.cold, run.dtype)
 
 
 def _run(run: Run, plots: dict[str, Run | list[Planning]]) -> list[Block]:
-    title = tables.titled(run)
-    blocks: list[Block] = [Heading(title, 3), Text(tables.provenance(run))]
+    title = titled(run)
+    blocks: list[Block] = [Heading(title, 3), Text(provenance(run))]
     name = _plot_name(run)
-    on_axes = [s for s in run.shapes() if _axis(s)]
+    on_axes = [s for s in run.shapes() if axis_of(s)]
     if len(on_axes) < len(run.shapes()) and any(time.roof for time in run.times):
         plots[f"roof-{name}"] = run
         blocks.append(Plot(f"roof-{name}", f"Part of the roof that is reached, by shape: {title}"))
@@ -68,14 +72,11 @@ def _run(run: Run, plots: dict[str, Run | list[Planning]]) -> list[Block]:
     return blocks + table(run)
 
 
-def _axis(shape: str) -> bool:
-    return shape.startswith(("batch-", "prefix-", "depth-", "prefixes-"))
-
-
 def _plot_name(run: Run) -> str:
     stem = run.file.removesuffix(".jsonl")
     page = f"-{run.page_tokens}" if run.page_tokens not in (None, 64) else ""
-    return f"{stem}-{run.dtype}{page}{'' if run.cold else '-warm'}"
+    layers = f"-{run.layers}-layers" if run.layers else ""
+    return f"{stem}-{run.dtype}{page}{layers}{'' if run.cold else '-warm'}"
 
 
 def _planning(times: list[Planning], plots: dict[str, Run | list[Planning]]) -> list[Block]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Union
 
@@ -33,6 +34,7 @@ class Table:
     columns: list[str]
     rows: list[list[Cell]]
     caption: str = ""
+    words: bool = False  #: whether all cells are words, which stand on the left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,11 @@ def _markdown_table(table: Table) -> str:
 def page(blocks: list[Block], title: str, plots: dict[str, str]) -> str:
     """One file: styles and plots are in it."""
     style = Path(__file__).with_name("style.css").read_text()
-    body = "\n".join(_html(block, plots) for block in blocks)
+    ids = anchors([block.text for block in blocks if isinstance(block, Heading)])
+    left = iter(ids)
+    parts = [_html(block, plots, left) for block in blocks]
+    parts.insert(2, _contents(blocks, ids))  # after the title and what the page is
+    body = "\n".join(parts)
     body = body.replace("🔴", '<span class="loss">●</span>')
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -83,9 +89,32 @@ def page(blocks: list[Block], title: str, plots: dict[str, str]) -> str:
     )
 
 
-def _html(block: Block, plots: dict[str, str]) -> str:
+def anchors(headings: list[str]) -> list[str]:
+    """As sites that show Markdown make them: equal ones are numbered."""
+    seen: dict[str, int] = {}
+    made = []
+    for heading in headings:
+        name = re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
+        count = seen[name] = seen.get(name, -1) + 1
+        made.append(f"{name}-{count}" if count else name)
+    return made
+
+
+def _contents(blocks: list[Block], ids: list[str]) -> str:
+    """Links to all headings but the title."""
+    headings = [block for block in blocks if isinstance(block, Heading)]
+    links = [
+        f'<li class="level{heading.level}"><a href="#{at}">{html.escape(heading.text)}</a></li>'
+        for heading, at in zip(headings, ids)
+        if heading.level > 1
+    ]
+    return "<nav><ul>\n" + "\n".join(links) + "\n</ul></nav>"
+
+
+def _html(block: Block, plots: dict[str, str], ids: Iterator[str]) -> str:
     if isinstance(block, Heading):
-        return f"<h{block.level}>{_inline(block.text)}</h{block.level}>"
+        tag = f"h{block.level}"
+        return f'<{tag} id="{next(ids)}">{_inline(block.text)}</{tag}>'
     if isinstance(block, Text):
         return f"<p>{_inline(block.text)}</p>"
     if isinstance(block, Plot):
@@ -96,8 +125,9 @@ def _html(block: Block, plots: dict[str, str]) -> str:
         "<tr>" + "".join(_html_cell(cell) for cell in row) + "</tr>" for row in block.rows
     )
     caption = f"<p>{_inline(block.caption)}</p>\n" if block.caption else ""
+    words = ' class="words"' if block.words else ""
     return (
-        f'{caption}<div class="table"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'{caption}<div class="table"><table{words}>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody></table></div>"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 
 import matplotlib
 
@@ -12,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .records import Planning, Run
+from .shapes import AXES, axis_of
 from .tables import best_peer
 
 _STYLE = {
@@ -28,27 +28,29 @@ _STYLE = {
     "legend.frameon": False,
 }
 _PANDO, _OTHER = "#1f6f50", "#b9c3cc"
-_COLOURS = ("#8a5a00", "#2f5fa8", "#8b3f8f", "#b3261e", "#4c7a83", "#7a6a2f", "#555b62")
-_plain = FuncFormatter(lambda value, _: f"{value / 1024:g}k" if value >= 8192 else f"{value:g}")
-AXES = {
-    "batch": "sequences",
-    "prefix": "shared tokens",
-    "depth": "shared levels",
-    "prefixes": "distinct prefixes",
+#: One colour for each library; what shares nothing is dashed.
+_COLOURS = {
+    "pando": _PANDO,
+    "fa3": "#2f5fa8",
+    "fa4": "#1597a5",
+    "flashinfer": "#b3261e",
+    "torch": "#c77700",
+    "hydragen": "#8b3f8f",
+    "chunk": "#7a6a2f",
+    "roof": "#222222",
+    "discover": "#c77700",
+    "update": "#2f5fa8",
+    "plan": _PANDO,
 }
-
-
-def axis_of(shape: str) -> tuple[str, int] | None:
-    """("batch", 64) of "batch-64"; None for shapes that are on no axis."""
-    found = re.fullmatch(r"(batch|prefix|depth|prefixes)-(\d+)", shape)
-    return (found.group(1), int(found.group(2))) if found else None
+_ALONE = ("pando-unshared", "fa3", "fa4", "flashinfer", "torch-flash", "torch-cudnn")
+_plain = FuncFormatter(lambda value, _: f"{value / 1024:g}k" if value >= 8192 else f"{value:g}")
 
 
 def of_roof(run: Run) -> str:
     """Bars of every shape: part of the roof that Pando reaches, and the best other way."""
     names = [s for s in run.shapes() if "pando" in run.by_who(s) and axis_of(s) is None]
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(11, 3.6))
+        figure, axes = plt.subplots(figsize=(min(11, 2.5 + 0.42 * len(names)), 3.6))
         mine = [run.by_who(name)["pando"].pct_roof for name in names]
         others = [_other(run, name) for name in names]
         word = "best peer" if run.kind == "peers" else "Pando without sharing"
@@ -85,7 +87,9 @@ def planning(times: list[Planning]) -> str | None:
     points: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for time in times:
         axis = axis_of(time.shape)
-        if axis is None or time.line.data["page_tokens"] != 64:
+        if time.shape == "l3-64":  # the shape whose page size is varied
+            axis = ("page", time.line.data["page_tokens"])
+        elif axis is None or time.line.data["page_tokens"] != 64:
             continue
         lines = points.setdefault(axis[0], {})
         for name in ("discover", "update", "plan"):
@@ -95,23 +99,23 @@ def planning(times: list[Planning]) -> str | None:
 
 def _panels(points: dict[str, dict[str, list[tuple[int, float]]]], unit: str) -> str:
     names = list(dict.fromkeys(name for lines in points.values() for name in lines))
-    others = [name for name in names if name not in ("pando", "roof", "plan")]
     with plt.rc_context(_STYLE):
         figure, panels = plt.subplots(1, len(points), figsize=(2.9 * len(points), 3), squeeze=False)
-        for axes, (axis, lines) in zip(panels[0], points.items()):
+        in_order = sorted(points.items(), key=lambda point: list(AXES).index(point[0]))
+        for axes, (axis, lines) in zip(panels[0], in_order):
             for name in names:
                 if name not in lines:
                     continue
                 x, y = zip(*sorted(lines[name]))
                 strong = name in ("pando", "plan")
-                colour = _PANDO if strong else "#222222" if name == "roof" else ""
+                style = ":" if name == "roof" else "--" if name in _ALONE else "-"
                 axes.plot(
                     x,
                     y,
                     label=name,
-                    color=colour or _COLOURS[others.index(name) % len(_COLOURS)],
+                    color=_COLOURS.get(name.partition("-")[0], "#555b62"),
                     linewidth=2.2 if strong else 1.2,
-                    linestyle=":" if name == "roof" else "-",
+                    linestyle=style,
                     marker="o",
                     markersize=2.5,
                 )
@@ -143,7 +147,3 @@ def _svg(figure) -> str:
     # Lines of SVG end in blanks that git complains about.
     lines = [line.rstrip() for line in file.getvalue().splitlines()]
     return "\n".join(lines) + "\n"
-
-
-def slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -50,6 +50,7 @@ class Time:
     who: str
     median: float
     roof: float | None
+    predicted: float | None = None  #: by the cost model of the plan
 
     @property
     def pct_roof(self) -> float | None:
@@ -66,6 +67,7 @@ class Run:
     dtype: str
     cold: bool
     page_tokens: int | None  #: None: each peer's best
+    layers: int = 0  #: of a model whose step is timed; 0: attention alone
     times: list[Time] = dataclasses.field(default_factory=list)
     #: (shape, who, why there is no time)
     missing: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
@@ -76,6 +78,10 @@ class Run:
 
     def by_who(self, shape: str) -> dict[str, Time]:
         return {time.who: time for time in self.times if time.shape == shape}
+
+    def data(self, shape: str) -> Record:
+        """What its records say of a shape: that of the first time."""
+        return next((time.line.data for time in self.times if time.shape == shape), {})
 
     def values(self, key: str) -> list[str]:
         """The different values of a field, as text."""
@@ -148,13 +154,14 @@ def _dtype(data: dict) -> str:
 def _run_of(runs: dict[tuple, Run], line: Line, kind: str) -> Run:
     page = line.data.get("page_tokens") if kind == "bench" else None
     dtype, cold = _dtype(line.data), line.data.get("cold", True)
+    layers = line.data.get("layers", 0)
     if kind == "peers" and "device" not in line.data:
         for run in runs.values():
             if (run.file, run.kind, run.dtype) == (line.file, kind, dtype):
                 return run
     device = line.data.get("device", "")
-    key = (line.file, kind, device, dtype, cold, page)
-    run = Run(line.file, kind, device, dtype, cold, page)
+    key = (line.file, kind, device, dtype, cold, page, layers)
+    run = Run(line.file, kind, device, dtype, cold, page, layers)
     return runs.setdefault(key, run)
 
 
@@ -183,17 +190,22 @@ def _add_peer(runs: dict[tuple, Run], line: Line) -> None:
             return
     _check(line)
     median, roof = line.number_of("run_us", "median"), line.number_of("roof_us")
-    run.times.append(Time(line, shape, who, median, roof))
+    run.times.append(Time(line, shape, who, median, roof, _predicted(line)))
 
 
 def _add_bench(runs: dict[tuple, Run], line: Line) -> None:
     _check(line)
     run = _run_of(runs, line, "bench")
     shape, roof = _scaled_name(line), line.number_of("roof_us")
-    run.times.append(Time(line, shape, "pando", line.number_of("run_us", "median"), roof))
+    median = line.number_of("run_us", "median")
+    run.times.append(Time(line, shape, "pando", median, roof, _predicted(line)))
     if "unshared_us" in line.data:
         median = line.number_of("unshared_us", "median")
         run.times.append(Time(line, shape, "pando-unshared", median, roof))
+
+
+def _predicted(line: Line) -> float | None:
+    return line.number_of("predicted_us") if "predicted_us" in line.data else None
 
 
 def _scaled_name(line: Line) -> str:

@@ -6,18 +6,12 @@ import json
 import math
 from pathlib import Path
 
-from peers.workloads import Shape, lists
-
-from .document import Block, Cell, Heading, Table, Text
+from .document import Block, Cell, Heading, Table, Text, anchors
+from .provenance import titled
 from .records import Planning, Records, Run, Time
+from .shapes import described, heads, shares
 
 OWN = ("pando", "pando-unshared", "pando-invariant")
-
-
-def shape_of(name: str) -> Shape | None:
-    """By the name in a record, which may have query rows or a scale at its end."""
-    plain = name.partition("@")[0].partition(" ×1/")[0]
-    return next((s for each in lists().values() for s in each if s.name == plain), None)
 
 
 def us(value: float | None) -> str:
@@ -28,27 +22,6 @@ def us(value: float | None) -> str:
     if value >= 1e3:
         return f"{value / 1e3:.2f} ms"
     return f"{value:.0f} µs" if value >= 100 else f"{value:.1f} µs"
-
-
-def described(name: str) -> str:
-    """ "64 × (4096 + 256)": sequences and their tokens by level, with the nodes of inner levels."""
-    shape = shape_of(name)
-    if shape is None:
-        return ""
-    if len(shape.levels) > 4:
-        return f"{shape.batch} × {shape.sequence_tokens} in {len(shape.levels)} levels"
-    parts = [
-        f"{tokens}" if nodes in (1, shape.batch) else f"{nodes} × {tokens}"
-        for nodes, tokens in zip(shape.nodes, shape.tokens)
-        if tokens
-    ]
-    tokens = f"({' + '.join(parts)})" if len(parts) > 1 else parts[0]
-    return f"{shape.batch} × {tokens}"
-
-
-def heads(name: str) -> str:
-    shape = shape_of(name)
-    return "" if shape is None else f"{shape.q_heads}/{shape.kv_heads}"
 
 
 def times_text(ratio: float) -> str:
@@ -75,43 +48,6 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def titled(run: Run) -> str:
-    state = "" if run.cold else ", warm caches"
-    page = f", pages of {run.page_tokens}" if run.page_tokens not in (None, 64) else ""
-    return f"{run.device}, {run.dtype}{page}{state}"
-
-
-def provenance(run: Run) -> str:
-    """Where it comes from: file, date, commit, versions, clock, command."""
-    dates = sorted({value[:10] for value in run.values("date")})
-    versions: dict[str, str] = {}
-    for time in run.times:
-        versions.update(time.line.data.get("versions", {}))
-        for key, name in (("version", "pando"), ("torch", "torch")):
-            if isinstance(time.line.data.get(key), str):
-                versions[name] = time.line.data[key]
-    clocks = run.values("sm_clock_mhz") or run.values("clock_mhz")
-    facts = [
-        f"[{run.file}]({run.file})",
-        " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "no date",
-        f"commit {', '.join(run.values('commit'))}",
-        *(f"driver {x}" for x in run.values("driver")),
-        *(f"CUDA runtime {x}" for x in run.values("runtime")),
-        *([_range(clocks) + " MHz"] if clocks else []),
-        *(f"{x} threads" for x in run.values("threads")),
-        *(f"{name} {version}" for name, version in sorted(versions.items())),
-    ]
-    commands = run.values("command")
-    told = f"`{commands[0]}`" if commands else "Its command is not in the record"
-    return "; ".join(facts) + f". {told}."
-
-
-def _range(numbers: list[str]) -> str:
-    values = sorted(map(float, numbers))
-    low, high = (f"{value:.0f}" for value in (values[0], values[-1]))
-    return low if low == high else f"{low}–{high}"
-
-
 def beside_peers(run: Run) -> list[Block]:
     """One run with peers: every shape, its roof, all times, who wins."""
     others = [w for w in dict.fromkeys(t.who for t in run.times) if w not in OWN]
@@ -129,8 +65,8 @@ def beside_peers(run: Run) -> list[Block]:
         lost = ratio is not None and ratio < 1
         rows.append([
             Cell(shape),
-            Cell(described(shape)),
-            Cell(heads(shape)),
+            Cell(described(run, shape)),
+            Cell(heads(run, shape)),
             Cell(us(any_time.roof)),
             Cell(us(mine.median) if mine else "–", "loss" if lost else ""),
             Cell(f"{mine.pct_roof:.0f} %" if mine and mine.roof else ""),
@@ -169,12 +105,8 @@ def summary(run: Run) -> str:
     if not all_ratios:
         return "Nothing was measured beside a peer in this run."
     parts = []
-    for shares, word in ((True, "shared"), (False, "unshared")):
-        some = [
-            ratio
-            for name, ratio in all_ratios.items()
-            if (shape := shape_of(name)) is not None and shape.shares == shares
-        ]
+    for sharing, word in ((True, "shared"), (False, "unshared")):
+        some = [ratio for name, ratio in all_ratios.items() if shares(run, name) == sharing]
         if some:
             parts.append(
                 f"{geometric_mean(some):.2f}× the best peer on {len(some)} {word} shapes"
@@ -182,7 +114,48 @@ def summary(run: Run) -> str:
             )
     losses = [name for name, ratio in all_ratios.items() if ratio < 1]
     lost = f"A peer wins on {len(losses)}: {', '.join(losses)}." if losses else "No peer wins."
-    return f"Pando is {', and '.join(parts)}. {lost}"
+    clear = [name for name in losses if all_ratios[name] < 0.98]
+    if losses:
+        lost += f" By more than 2 %: {', '.join(clear)}." if clear else " By more than 2 %: none."
+    return f"Pando is {', and '.join(parts)}. {lost} {predictions(run)}".rstrip()
+
+
+def in_short(runs: list[Run]) -> list[Block]:
+    """A line for each run with peers: ratios, and where a peer wins."""
+    columns = ["run", "shared shapes", "unshared shapes", "least", "a peer wins on",
+               "by more than 2 % on"]  # fmt: skip
+    rows = []
+    for run, at in zip(runs, anchors([titled(run) for run in runs])):
+        by_shape = ratios(run)
+        if not by_shape:
+            continue
+        lost = [name for name, ratio in by_shape.items() if ratio < 1]
+        clear = [name for name in lost if by_shape[name] < 0.98]
+        means = []
+        for sharing in (True, False):
+            some = [ratio for name, ratio in by_shape.items() if shares(run, name) == sharing]
+            means.append(f"{times_text(geometric_mean(some))} on {len(some)}" if some else "–")
+        day = (run.values("date") or [""])[-1][:10]
+        rows.append([
+            Cell(f"[{titled(run)}](#{at}), {day}"),
+            *map(Cell, means),
+            Cell(times_text(min(by_shape.values())), "loss" if lost else ""),
+            Cell(_few(lost, 8) or "none", "loss" if lost else ""),
+            Cell(_few(clear, 8) or "none", "loss" if clear else ""),
+        ])  # fmt: skip
+    if not rows:
+        return []
+    about = "Geometric means of the time of the best peer over Pando's, and the shapes it loses on."
+    return [Heading("In short"), Text(about), Table(columns, rows, words=True)]
+
+
+def predictions(run: Run) -> str:
+    """How many of the plan's predicted times are within 20 % of the measured ones."""
+    mine = [time for time in run.times if time.who == "pando" and time.predicted is not None]
+    if not mine:
+        return ""
+    near = sum(abs(time.predicted / time.median - 1) <= 0.2 for time in mine)
+    return f"The predicted time of the plan is within 20 % of it on {near} of {len(mine)} shapes."
 
 
 def _missing(run: Run) -> list[Block]:
@@ -196,17 +169,19 @@ def _missing(run: Run) -> list[Block]:
         [Cell(who), Cell(why, "loss" if why.startswith("failed") else ""), Cell(_few(shapes))]
         for (who, why), shapes in reasons.items()
     ]
-    return [Table(["no time of", "why", "shapes"], rows)]
+    return [Table(["no time of", "why", "shapes"], rows, words=True)]
 
 
-def _few(shapes: list[str]) -> str:
-    return ", ".join(shapes) if len(shapes) <= 4 else f"{shapes[0]} and {len(shapes) - 1} more"
+def _few(shapes: list[str], most: int = 4) -> str:
+    return ", ".join(shapes) if len(shapes) <= most else f"{shapes[0]} and {len(shapes) - 1} more"
 
 
 def with_and_without(run: Run) -> list[Block]:
     """One run of `pando bench`."""
     columns = ["shape", "sequences × tokens", "heads", "roof", "Pando", "of roof", "no sharing",
                "ratio"]  # fmt: skip
+    predicted = any(time.predicted is not None for time in run.times)
+    columns += ["predicted"] if predicted else []
     rows = []
     for shape in run.shapes():
         times = run.by_who(shape)
@@ -215,15 +190,16 @@ def with_and_without(run: Run) -> list[Block]:
         lost = ratio is not None and ratio < 1
         rows.append([
             Cell(shape),
-            Cell(described(shape)),
-            Cell(heads(shape)),
+            Cell(described(run, shape)),
+            Cell(heads(run, shape)),
             Cell(us(mine.roof)),
             Cell(us(mine.median)),
             Cell(f"{mine.pct_roof:.0f} %"),
             Cell(us(other.median) if other else "–"),
             Cell(times_text(ratio) if ratio else "", "loss" if lost else ""),
+            *([Cell(us(mine.predicted))] if predicted else []),
         ])  # fmt: skip
-    return [Table(columns, rows)]
+    return [*([Text(predictions(run))] if predicted else []), Table(columns, rows)]
 
 
 def planning(times: list[Planning]) -> list[Block]:
@@ -240,15 +216,19 @@ def planning(times: list[Planning]) -> list[Block]:
     return [Table(columns, rows)]
 
 
+def _rows_in(run: Run, data: dict) -> int:
+    return sum("pando" in run.by_who(row["shape"]) for row in data["rows"])
+
+
 def start_project(folder: Path, records: Records) -> list[Block]:
     """Its table beside ours, card by card."""
     data = json.loads((folder / "start-project.json").read_text())
-    mine = {
-        run.device: run
-        for run in records.runs
-        if run.device.startswith("NVIDIA") and run.page_tokens in (None, 64)
-        if any(row["shape"] in run.shapes() for row in data["rows"])
-    }  # the newest of each card
+    mine: dict[str, Run] = {}  # of each card the run with most of the shapes, the newest of equals
+    for run in records.runs:
+        if run.device.startswith("NVIDIA") and run.page_tokens in (None, 64) and not run.layers:
+            had = _rows_in(mine[run.device], data) if run.device in mine else 1
+            if _rows_in(run, data) >= had:
+                mine[run.device] = run
     there, *_ = [d for d in mine if d == data["device"]] or [None]
     columns = ["shape", "sequences × tokens", "heads", *data["columns"].values()]
     columns += [f"Pando, {device}" for device in mine]
@@ -257,7 +237,8 @@ def start_project(folder: Path, records: Records) -> list[Block]:
     rows = []
     for row in data["rows"]:
         times = {device: run.by_who(row["shape"]).get("pando") for device, run in mine.items()}
-        cells = [Cell(row["shape"]), Cell(described(row["shape"])), Cell(heads(row["shape"]))]
+        name, any_run = row["shape"], records.runs[0]
+        cells = [Cell(name), Cell(described(any_run, name)), Cell(heads(any_run, name))]
         cells += [Cell(us(row.get(key))) for key in data["columns"]]
         cells += [Cell(us(time.median) if time else "–") for time in times.values()]
         if there:
@@ -271,5 +252,7 @@ def start_project(folder: Path, records: Records) -> list[Block]:
         + " and ".join(f"[{run.file}]({run.file})" for run in mine.values())
         + "."
     )
+    reports = [[Cell(text) for text in row] for row in data.get("reports", ())]
+    told = Table(["kernel", "case", "time"], reports, data.get("reports_about", "") + ":", True)
     return [Heading("The kernels that this project starts from"), Text(source),
-            Table(columns, rows)]  # fmt: skip
+            Table(columns, rows), *([told] if reports else [])]  # fmt: skip

@@ -95,7 +95,8 @@ void draw_variants(Case& problem, Backend backend, std::optional<DType> kv_dtype
       problem.sinks = random_sinks(problem.spec.q_heads, rng);
       if (rng.one_in(3)) problem.sinks[0] = -std::numeric_limits<float>::infinity();
     }
-    if (support.variant == Variant::kFp8Kv && problem.spec.dtype != DType::kF32) {
+    if (support.variant == Variant::kFp8Kv && problem.spec.dtype != DType::kF32 &&
+        (backend == Backend::kCpu || cuda_supports_fp8(problem.spec.head_dim))) {
       problem.spec.kv_dtype = DType::kE4M3;
     }
     if (support.variant == Variant::kTreeMask && problem.visible.empty()) {

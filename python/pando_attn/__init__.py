@@ -5,7 +5,8 @@
     out = pando_attn.attend(plan, q, k_cache, v_cache)
 
 :func:`plan` and :func:`attend` are for those who hold paged KV. :func:`shared_prefix_attention`
-does it all for plain contiguous tensors. :class:`KvPool` and :class:`PrefixTree` keep page tables
+does it all for plain contiguous tensors; :mod:`pando_attn.engines` takes batches as vLLM,
+FlashInfer and SGLang hold them. :class:`KvPool` and :class:`PrefixTree` keep page tables
 for those who have no engine. :func:`generate` samples from models of Hugging Face Transformers.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import engines
 from ._arguments import device_of as _device_of
 from ._attend import attend
 from ._native import OutOfPages, cuda_devices, cuda_unavailable, simd_name
@@ -43,6 +45,7 @@ __all__ = [
     "attend",
     "cuda_devices",
     "cuda_unavailable",
+    "engines",
     "plan",
     "quantize_fp8",
     "shared_prefix_attention",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,8 @@ def number(name: str, value: Any) -> float:
     """A floating-point number."""
     if isinstance(value, bool):
         raise TypeError(f"{name}: got a bool, want a number")
+    if isinstance(value, (str, bytes, bytearray)):  # float() would read them
+        raise TypeError(f"{name}: got {kind_name(value)}, want a number")
     try:
         return float(operator.index(value) if hasattr(value, "__index__") else value)
     except (TypeError, ValueError, OverflowError):
@@ -149,6 +152,18 @@ def host_masks(name: str, values: Any) -> np.ndarray:
     # Bits of signed integers are bits: PyTorch has little else.
     array = array.astype(np.int64) if array.dtype.itemsize < 8 else array
     return np.ascontiguousarray(array).view(np.uint64).copy()
+
+
+def text_of_file(name: str, path: Any) -> str:
+    """What is in a file of text; OSError or TypeError that names the argument."""
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except TypeError:
+        raise TypeError(f"{name}: got {kind_name(path)}, want the path of a file") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}: got {path}, want a file of text in UTF-8") from None
+    except OSError as error:
+        raise type(error)(error.errno, f"{name}: {error.strerror}", str(path)) from None
 
 
 def dtype_code(dtype: Any) -> int:

@@ -313,6 +313,18 @@ def _is_of(x: Any, module: str, cls: str) -> bool:
     return loaded is not None and isinstance(x, getattr(loaded, cls, ()))
 
 
+def copied_to_host(x: Any) -> Any:
+    """What is in the memory of a device, in that of the host; anything else as it is.
+
+    A copy waits for the work that was enqueued before on the current stream.
+    """
+    if _is_of(x, "torch", "Tensor"):
+        return x.cpu()
+    if _is_of(x, "cupy", "ndarray"):
+        return x.get()
+    return x  # NumPy reads arrays of JAX wherever they are
+
+
 def check_exports(arrays: dict[str, Any]) -> None:
     """Raises what is wrong with the first array that can't be exported; returns when all can."""
     for name, x in arrays.items():
@@ -330,7 +342,12 @@ def current_stream(index: int, stream: Any) -> int:
         for attribute in ("cuda_stream", "ptr"):
             if hasattr(stream, attribute):
                 return int(getattr(stream, attribute))
-        return int(stream)
+        try:
+            return int(stream)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"stream: got {kind_name(stream)}, want a stream of PyTorch or CuPy, or an address"
+            ) from None
     for module, handle in (("torch", "cuda_stream"), ("cupy", "ptr")):
         loaded = sys.modules.get(module)
         if loaded is None or (module == "torch" and not loaded.cuda.is_initialized()):

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _arrays, _native
-from ._arguments import DTYPES
 from ._merge import merge_parts
 from ._plan import Plan
+from ._spec import Spec
 
 _PLAIN = 2  # K and V are [sequences, tokens, kv_heads, head_dim]
 _MOST_PAGE_TOKENS = 64
@@ -50,22 +50,17 @@ class Levels:
 
     def _plan(self, tokens: int) -> Plan:
         key = self._key
-        return Plan(
-            page_tokens=page_tokens(tokens),
-            q_heads=key.q_heads,
-            kv_heads=key.kv_heads,
-            head_dim=key.head_dim,
-            dtype=DTYPES[key.dtype_code],
-            scale=key.scale,
-            soft_cap=0.0,
-            causal=False,
-            window=0,
-            share="none",  # groups have nothing in common
-            batch_invariant=False,
-            cut_tokens=512,
-            device=key.device,
-            threads=key.threads,
+        spec = Spec(
+            page_tokens(tokens),
+            key.q_heads,
+            key.kv_heads,
+            key.head_dim,
+            key.dtype_code,
+            key.scale,
+            causal=False,  # what rows see of a level comes as ranges
         )
+        # Groups of a level have nothing in common.
+        return Plan(spec, share="none", device=key.device, threads=key.threads)
 
     def _update(self, lens: list[np.ndarray]) -> None:
         if self._lens is not None and all(map(np.array_equal, lens, self._lens)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import pathlib
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 
 from . import _arguments as arguments
 from . import _arrays, _native
+from ._spec import Spec
 
 
 class Segment(NamedTuple):
@@ -39,71 +39,53 @@ class Plan:
         "_cuda_index",
         "_handle",
         "_numbers",
-        "_page_tokens",
         "_wait_for_programs",
         "device",
-        "dtype",
         "dtype_code",
         "handle",
-        "head_dim",
-        "kv_dtype",
         "kv_dtype_code",
-        "kv_heads",
-        "q_heads",
+        "spec",
     )
 
     def __init__(
         self,
+        spec: Spec,
         *,
-        page_tokens: int,
-        q_heads: int,
-        kv_heads: int,
-        head_dim: int,
-        dtype: Any,
-        kv_dtype: Any = None,
-        scale: float | None,
-        soft_cap: float,
-        causal: bool,
-        window: int,
-        share: str,
-        batch_invariant: bool,
-        cut_tokens: int,
-        device: Any,
-        threads: int,
+        share: str = "auto",
+        batch_invariant: bool = False,
+        cut_tokens: int = 512,
+        device: Any = "cpu",
+        threads: int = 0,
         profile: str | os.PathLike[str] | None = None,
     ) -> None:
         name, index = arguments.device_of(device)
         threads = arguments.integer("threads", threads)
         if threads and name != "cpu":
             raise ValueError(f"threads: got {threads}, which only the device cpu takes; want 0")
-        self._page_tokens = arguments.integer("page_tokens", page_tokens)
-        self.q_heads = arguments.integer("q_heads", q_heads)
-        self.kv_heads = arguments.integer("kv_heads", kv_heads)
-        self.head_dim = arguments.integer("head_dim", head_dim)
-        self.dtype_code = arguments.dtype_code(dtype)
-        self.dtype = arguments.DTYPES[self.dtype_code]
-        self.kv_dtype_code = arguments.kv_dtype_code(kv_dtype, self.dtype_code)
-        self.kv_dtype = arguments.KV_DTYPES[self.kv_dtype_code]
+        self.spec = spec
+        self.dtype_code = spec.dtype_code  # `attend` asks often
+        self.kv_dtype_code = spec.kv_dtype_code
         self.device = f"cuda:{index}" if name == "cuda" else name
         self._cuda_index = index if name == "cuda" else None
         self._handle = _native.plan_new(
             name,
             index,
             threads,
-            self.q_heads,
-            self.kv_heads,
-            self.head_dim,
-            self.dtype_code,
-            self.kv_dtype_code,
-            None if scale is None else arguments.number("scale", scale),
-            arguments.number("soft_cap", soft_cap),
-            arguments.flag("causal", causal),
-            arguments.integer("window", window),
+            spec.q_heads,
+            spec.kv_heads,
+            spec.head_dim,
+            spec.dtype_code,
+            spec.kv_dtype_code,
+            spec.scale,
+            spec.soft_cap,
+            spec.causal,
+            spec.window,
             arguments.choice("share", share, arguments.SHARING),
             arguments.flag("batch_invariant", batch_invariant),
             arguments.integer("cut_tokens", cut_tokens),
-            "" if profile is None else pathlib.Path(profile).read_text(encoding="utf-8"),
+            "" if profile is None else arguments.text_of_file("profile", profile),
         )
+        self._numbers: tuple[Any, ...] | None = None
         self._cpu = _native.cpu(threads) if name == "cpu" else None
         #: What graphs of PyTorch and JAX hold in place of the plan; no two plans have the same.
         self.handle = next(_handles)
@@ -148,12 +130,12 @@ class Plan:
             arguments.host_ints("kv_len", kv_len),
             indptr,
             ids,
-            self._page_tokens,
+            self.spec.page_tokens,
             ranges,
             None if tree_mask is None else arguments.host_masks("tree_mask", tree_mask),
             listed,
         )
-        self._numbers: tuple[Any, ...] | None = None
+        self._numbers = None
 
     def upload(self, stream: Any = None) -> None:
         """Enqueues the copies of the plan to its CUDA device.
@@ -192,7 +174,32 @@ class Plan:
     @property
     def page_tokens(self) -> int:
         """Tokens of a page."""
-        return self._page_tokens
+        return self.spec.page_tokens
+
+    @property
+    def q_heads(self) -> int:
+        """Query heads."""
+        return self.spec.q_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of K and V."""
+        return self.spec.kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Elements of a head."""
+        return self.spec.head_dim
+
+    @property
+    def dtype(self) -> str:
+        """Of q and the output: "fp32", "bf16" or "fp16"."""
+        return self.spec.dtype
+
+    @property
+    def kv_dtype(self) -> str:
+        """Of K and V: as dtype, or "fp8"."""
+        return self.spec.kv_dtype
 
     @property
     def q_rows(self) -> int:

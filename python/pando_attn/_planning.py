@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ._plan import Plan
+from ._spec import Spec
 
 
 def plan(
@@ -49,7 +50,8 @@ def plan(
         q_heads: query heads, a multiple of ``kv_heads``: head ``h`` reads kv head
             ``h // (q_heads // kv_heads)``.
         kv_heads: heads of K and V.
-        head_dim: elements of a head; CPU: a multiple of 8 up to 256; CUDA: 64 or 128.
+        head_dim: elements of a head; CPU: a multiple of 8 up to 256; CUDA: 64, 128 or 256, with
+            fp8 KV 64 or 128.
         dtype: of q and the output, and of K and V unless kv_dtype says otherwise: "fp32", "bf16" or
             "fp16", or a dtype of NumPy, PyTorch or JAX. Sums, softmax and LSE are always fp32.
         kv_dtype: "fp8", or ``float8_e4m3fn`` of PyTorch or ml_dtypes, for K and V of one byte an
@@ -80,8 +82,8 @@ def plan(
         ValueError: an argument is wrong; TypeError: it has the wrong type or is not in host memory;
         NotImplementedError: it is right, but not supported. The message names the argument.
     """
-    made = Plan(
-        page_tokens=page_tokens,
+    spec = Spec.of(
+        page_tokens,
         q_heads=q_heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -91,6 +93,9 @@ def plan(
         soft_cap=soft_cap,
         causal=causal,
         window=window,
+    )
+    made = Plan(
+        spec,
         share=share,
         batch_invariant=batch_invariant,
         cut_tokens=cut_tokens,

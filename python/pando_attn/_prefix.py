@@ -132,6 +132,9 @@ class PrefixTree:
 
     def tables(self, sequences: Iterable[int], q_lens: Any = None) -> PageTables:
         """Page tables of a batch of sequences, each with ``q_lens`` query rows (1 by default)."""
+        if not isinstance(sequences, Iterable):
+            got = arguments.kind_name(sequences)
+            raise TypeError(f"sequences: got {got}, want a list of sequences")
         names = [arguments.handle("sequences", sequence) for sequence in sequences]
         kv_len = np.zeros(len(names), np.int32)
         page_indptr = np.zeros(len(names) + 1, np.int32)

@@ -54,7 +54,7 @@ struct PlanState {
   bool upload_is_enqueued = false;   ///< since it was assigned
   std::optional<Captured> captured;  ///< the least of what captured calls were given
 
-  std::byte* schedule() const { return on_device + kControlBytes; }
+  std::byte* schedule() const { return on_device + Control::kBytes; }
 };
 
 }  // namespace pando::cuda

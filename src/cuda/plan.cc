@@ -57,9 +57,9 @@ CudaPlan::CudaPlan(const CudaExecutor& executor, int64_t capacity_bytes)
       "CudaPlan: pinned memory");
   std::memset(s.pinned, 0, s.capacity_bytes);
   cuda::check(
-      cudaMalloc(reinterpret_cast<void**>(&s.on_device), cuda::kControlBytes + s.capacity_bytes),
+      cudaMalloc(reinterpret_cast<void**>(&s.on_device), cuda::Control::kBytes + s.capacity_bytes),
       "CudaPlan: device memory");
-  cuda::check(cudaMemset(s.on_device, 0, cuda::kControlBytes), "CudaPlan: control block");
+  cuda::check(cudaMemset(s.on_device, 0, cuda::Control::kBytes), "CudaPlan: control block");
   cuda::check(cudaEventCreateWithFlags(&s.uploaded, cudaEventDisableTiming), "CudaPlan: event");
   // Streams that do not wait for the default stream must find the control block zeroed.
   cuda::check(cudaStreamSynchronize(cudaStreamLegacy), "CudaPlan: control block");

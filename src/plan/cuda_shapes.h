@@ -18,9 +18,9 @@ struct CudaShape {
   friend bool operator==(const CudaShape&, const CudaShape&) = default;
 };
 
-inline constexpr std::array kCudaShapes = {CudaShape{DType::kBF16, 128},
-                                           CudaShape{DType::kBF16, 64}, CudaShape{DType::kF16, 128},
-                                           CudaShape{DType::kF16, 64}};
+inline constexpr std::array kCudaShapes = {
+    CudaShape{DType::kBF16, 128}, CudaShape{DType::kBF16, 64}, CudaShape{DType::kBF16, 256},
+    CudaShape{DType::kF16, 128},  CudaShape{DType::kF16, 64},  CudaShape{DType::kF16, 256}};
 
 /// Every page size of a BatchView. Those below 8 tokens take a copy for each page.
 inline constexpr std::array<int32_t, 9> kCudaPageTokens = {1, 2, 4, 8, 16, 32, 64, 128, 256};
@@ -32,6 +32,10 @@ constexpr bool cuda_supports(const CudaShape& shape) {
 constexpr bool cuda_supports_pages(int32_t page_tokens) {
   return std::ranges::find(kCudaPageTokens, page_tokens) != kCudaPageTokens.end();
 }
+
+/// Whether there are instances for fp8 KV. At 256 shared memory has no room for tiles of both
+/// sorts.
+constexpr bool cuda_supports_fp8(int32_t head_dim) { return head_dim <= 128; }
 
 /// Whether pages of fp8 can be loaded: TMA begins at multiples of 128 bytes of shared memory.
 constexpr bool cuda_supports_fp8_pages(int32_t head_dim, int32_t page_tokens) {

@@ -91,8 +91,12 @@ void check_spec(const AttentionSpec& spec, const Forest& forest, Backend backend
     check_variant(Variant::kTreeMask, backend);
     check_tree_mask(spec, forest);
   }
-  if (backend == Backend::kCuda && spec.kv_dtype_or_default() == DType::kE4M3 &&
-      !cuda_supports_fp8_pages(spec.head_dim, forest.page_tokens())) {
+  const bool fp8_on_cuda = backend == Backend::kCuda && spec.kv_dtype_or_default() == DType::kE4M3;
+  if (fp8_on_cuda && !cuda_supports_fp8(spec.head_dim)) {
+    fail(ErrorCode::kUnsupported,
+         "head_dim: got {} with fp8 KV, of which the CUDA backend supports 64, 128", spec.head_dim);
+  }
+  if (fp8_on_cuda && !cuda_supports_fp8_pages(spec.head_dim, forest.page_tokens())) {
     fail(ErrorCode::kUnsupported,
          "page_tokens: got {} with fp8 KV of head_dim {}, the CUDA backend supports {} or more",
          forest.page_tokens(), spec.head_dim, 128 / spec.head_dim);
@@ -150,9 +154,11 @@ struct Planner::State {
             .group = spec.group(),
             .token_head_bytes = token_head_bytes(spec),
             .thread_blocks = profile.workers,
-            .cost = profile.schedule,
+            .cost = cuda::cost_at(profile.schedule, spec.head_dim),
             .memory_bytes_per_us = profile.dram_bytes_per_us,
-            .cut_tokens = options.batch_invariant ? options.cut_tokens : 0};
+            .cache_bytes = profile.cache_bytes,
+            .cut_tokens = options.batch_invariant ? options.cut_tokens : 0,
+            .tokens_at_once = cuda::tokens_at_once(spec.head_dim)};
   }
   void lay_out(const AttentionSpec& spec, PlanHeader& header) const;
   void write(const PlanHeader& header, const cuda::Scheduler::Problem& schedule,

@@ -63,8 +63,8 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
 }
 
 /// How rows are merged: each as a job of its own for a team of 2^n warps, or, -1, four rows in a
-/// job for one warp. What has the fewest turns is the fastest, where a turn is eight sources of one
-/// row or four of each of four rows.
+/// job for one warp. What has the fewest turns is the fastest, where a turn is four sources of one
+/// row.
 int32_t Scheduler::find_merge_team(const Problem& p) const {
   constexpr int64_t kWarpsAThreadBlock = 8;  // that merge
   constexpr int64_t kOpen = 2;               // dependent reads before the first source
@@ -80,12 +80,12 @@ int32_t Scheduler::find_merge_team(const Problem& p) const {
   const auto turns = [](int64_t count, int64_t at_once) { return (count + at_once - 1) / at_once; };
   const int64_t sources = turns(rows_sources, rows);
   int32_t best = -1;
-  int64_t best_turns = turns(fours, warps) * (kOpen + turns(sources, 4));
+  int64_t best_turns = turns(fours, warps) * (kOpen + 2 * turns(sources, 4));
   for (int32_t shift = 0; shift <= kMostMergeTeamShift; ++shift) {
     // Teams put their parts together, which takes as long as a turn.
     const int64_t parts = shift > 0 ? 1 : 0;
     const int64_t single =
-        turns(rows, warps >> shift) * (kOpen + turns(turns(sources, 1 << shift), 8) + parts);
+        turns(rows, warps >> shift) * (kOpen + turns(turns(sources, 1 << shift), 4) + parts);
     if (single > best_turns || (single == best_turns && best >= 0)) continue;
     best = shift;
     best_turns = single;

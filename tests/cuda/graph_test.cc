@@ -172,6 +172,35 @@ TEST_F(CudaGraph, assign_refuses_what_the_captured_call_has_no_room_for) {
   expect_result(3);
 }
 
+TEST_F(CudaGraph, assign_refuses_another_scoring_than_the_captured_one) {
+  const DeviceStream& stream = runner_.cuda().stream;
+  CudaPlan plan(runner_.cuda().executor, static_cast<int64_t>(schedule_bytes_));
+  plan.assign(plans_[0]);
+  const DeviceGraph graph(stream, [&] {
+    plan.upload(stream.get());
+    attend(plan, args(), runner_.cuda().executor, stream.get());
+  });
+  const auto refusal = [&](float scale, float soft_cap) {
+    AttentionSpec spec = batches_[0].attention();
+    spec.scale = scale;
+    spec.soft_cap = soft_cap;
+    Plan other;
+    runner_.planner(0).plan(discover(batches_[0].tables.batch()), spec, {}, other);
+    return message_of(ErrorCode::kTypeMismatch, [&] { plan.assign(other); });
+  };
+  const float scale = plans_[0].header().scale;
+  const std::string capped = refusal(scale, 30);
+  EXPECT_NE(capped.find("soft_cap 30"), std::string::npos) << capped;
+  EXPECT_NE(capped.find("soft_cap 0"), std::string::npos) << capped;
+  const std::string scaled = refusal(2 * scale, 0);
+  EXPECT_NE(scaled.find("scale"), std::string::npos) << scaled;
+  // The graph still runs the plan of before.
+  set(0);
+  graph.launch(stream);
+  stream.synchronize();
+  expect_result(0);
+}
+
 TEST_F(CudaGraph, host_plans_are_not_captured) {
   const DeviceStream& stream = runner_.cuda().stream;
   set(0);

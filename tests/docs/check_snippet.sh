@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Fails unless the first C++ block of the README is the marked part of the example, unindented.
+# Fails unless the first C++ block of a text is the marked part of an example, unindented.
 set -euo pipefail
 cd "$1"
 
-diff <(awk '/^```cpp$/ {inside = 1; next} /^```$/ {if (inside) exit} inside' README.md) \
-     <(awk '/\/\/ \[readme\]$/ {inside = !inside; next} inside' examples/shared_prefix.cc |
-       sed 's/^  //') && echo "the same"
+# same TEXT EXAMPLE MARK
+same() {
+  diff <(awk '/^```cpp$/ {inside = 1; next} /^```$/ {if (inside) exit} inside' "$1") \
+       <(awk -v mark="// [$3]" 'substr($0, length($0) - length(mark) + 1) == mark {inside = !inside; next} inside' "$2" |
+         sed 's/^  //') && echo "$1: the same"
+}
+same README.md examples/shared_prefix.cc readme
+same docs/integration.md examples/decode_loop.cc integration

@@ -44,7 +44,7 @@ void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
   };
   std::vector<Line> schedule(plan.schedule().size() / sizeof(Line) + 1);
   std::ranges::copy(plan.schedule(), schedule[0].bytes);
-  std::vector<uint64_t> control(cuda::kControlBytes / sizeof(uint64_t));
+  std::vector<uint64_t> control(cuda::Control::kBytes / sizeof(uint64_t));
   const cuda::AttendParams params =
       cuda::make_params(h, args, schedule[0].bytes, reinterpret_cast<std::byte*>(control.data()));
   const auto pages = cuda::PageShape::of(h.page_tokens);
@@ -59,10 +59,10 @@ void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
   const auto run = [&]<class E>(E) {
     const auto of_head_dim = [&]<bool kCapped, bool kFp8>(std::bool_constant<kCapped>,
                                                           std::bool_constant<kFp8>) {
-      if (h.head_dim == 64) {
-        launch<cuda::Config<E, 64, kCapped, kFp8>>(h.workers, params, maps, seed);
-      } else {
-        launch<cuda::Config<E, 128, kCapped, kFp8>>(h.workers, params, maps, seed);
+      switch (h.head_dim) {
+        case 64: return launch<cuda::Config<E, 64, kCapped, kFp8>>(h.workers, params, maps, seed);
+        case 128: return launch<cuda::Config<E, 128, kCapped, kFp8>>(h.workers, params, maps, seed);
+        default: return launch<cuda::Config<E, 256, kCapped>>(h.workers, params, maps, seed);
       }
     };
     const auto of_cap = [&](auto fp8) {

@@ -15,3 +15,4 @@ run(${CMAKE_COMMAND} -S ${examples} -B ${work}/build -G ${generator}
     -D CMAKE_CXX_FLAGS=${flags} -D CMAKE_BUILD_TYPE=Release)
 run(${CMAKE_COMMAND} --build ${work}/build)
 run(${work}/build/shared_prefix)
+run(${work}/build/decode_loop)

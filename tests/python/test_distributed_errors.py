@@ -202,6 +202,9 @@ def misuse(rank):
     ):
         with pytest.raises(ValueError, match=text):
             halves.attend(*wrong)
+    for wrong, text in (({"tree_mask": [1]}, "'tree_mask'"), ({"head_dim": None}, "head_dim: got")):
+        with pytest.raises(TypeError, match=text):
+            ContextParallel().plan(*tables(BATCH), 16, **{**arguments(BATCH), **wrong})
     for collective in ("all_gather", "all_to_all"):
         whole = ContextParallel(collective=collective)
         whole.plan(*tables(BATCH), 16, **arguments(BATCH))
@@ -213,6 +216,12 @@ def misuse(rank):
         ):
             with pytest.raises(kind, match=text):
                 whole.attend(q, k, v, **wrong)
+        for wrong, text in (
+            ((q.numpy(), k, v), "q: got numpy.ndarray, want a torch.Tensor"),
+            ((q, k, None), "v_cache: got NoneType, want a torch.Tensor"),
+        ):
+            with pytest.raises(TypeError, match=text):
+                whole.attend(*wrong)
 
 
 def test_misuse_is_refused_by_name(two):

@@ -63,7 +63,7 @@ def attend_arguments():
         ({"dtype": "fp64"}, ValueError, "dtype: got 'fp64'"),
         ({"dtype": np.int8}, ValueError, "dtype: got"),
         ({"scale": float("nan")}, ValueError, "scale: got nan"),
-        ({"scale": "big"}, TypeError, "scale: got str"),
+        ({"scale": "0.5"}, TypeError, "scale: got str"),
         ({"causal": 2}, TypeError, "causal: got int"),
         ({"window": -1}, ValueError, "window: got -1"),
         ({"window": 3, "visible": [[0, 1]] * 3}, ValueError, "window: got 3 beside visible"),

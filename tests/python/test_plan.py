@@ -1,5 +1,6 @@
 """Plans: what they say, and how they are updated."""
 
+import inspect
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from batch import Batch
 
 import pando_attn
+from pando_attn._spec import HeadOptions, HeadsNeeded, Spec
 
 
 def test_plan_finds_what_is_shared():
@@ -93,3 +95,22 @@ def test_plan_for_an_h100_can_be_made_anywhere():
 @pytest.mark.parametrize("name", ["bf16", "bfloat16", "torch.bfloat16"])
 def test_plan_knows_dtypes_by_their_names(name):
     assert Batch([16], [1]).plan(dtype=name).dtype == "bf16"
+
+
+def test_arguments_of_heads_have_the_same_names_and_defaults_everywhere():
+    wanted = inspect.signature(Spec.of).parameters
+    given = inspect.signature(pando_attn.plan).parameters
+    assert {name: given[name].default for name in wanted} == {
+        name: of.default for name, of in wanted.items()
+    }
+    options = {*HeadOptions.__annotations__, *HeadsNeeded.__annotations__}
+    assert options == {*wanted} - {"page_tokens"}
+    assert Spec.of(16, q_heads=2, kv_heads=1, head_dim=64) == Spec(16, 2, 1, 64, 1)
+
+
+def test_a_stream_that_is_none_is_refused():
+    from pando_attn import _arrays
+
+    with pytest.raises(TypeError, match="stream: got str, want a stream of PyTorch or CuPy"):
+        _arrays.current_stream(0, "fast")
+    assert _arrays.current_stream(0, 77) == 77

@@ -90,3 +90,9 @@ def test_tree_decodes_samples_of_one_prompt():
             answers.append(oracle.rows(q[b : b + 1], own[:, 0], own[:, 1], visible))
         oracle.together(answers).check(out, lse)
     assert plan.segments()[0].sequences == 4
+
+
+def test_sequences_are_a_list():
+    tree = pando_attn.PrefixTree(pando_attn.KvPool(4, 16))
+    with pytest.raises(TypeError, match="sequences: got int, want a list of sequences"):
+        tree.tables(5)

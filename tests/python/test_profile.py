@@ -73,7 +73,11 @@ def test_profile_that_is_none_is_refused(tmp_path):
         plan_for(stored(tmp_path, launch_us=-1))
     with pytest.raises(ValueError, match=r"profile: got one for cuda, want one for the device cpu"):
         Batch([300], [1]).plan(profile=stored(tmp_path))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(IsADirectoryError, match="profile: Is a directory: '/'"):
+        plan_for("/")
+    with pytest.raises(TypeError, match="profile: got int, want the path of a file"):
+        plan_for(5)
+    with pytest.raises(FileNotFoundError, match="profile: No such file"):
         plan_for(tmp_path / "absent.json")
 
 

@@ -126,6 +126,80 @@ def test_what_has_no_time_is_named_with_the_reason(tmp_path):
     assert "| torch-flex | 🔴 failed: crashed: signal 11 | l3-8 |" in text
 
 
+def test_losses_by_more_than_two_percent_are_told_apart(tmp_path):
+    near = [peer("pando", 10), peer("fa3", 9.9)]
+    assert "l3-8. By more than 2 %: none." in text_of(folder_of(tmp_path, *near))
+    far = [peer("pando", 10, shape="tp8"), peer("fa3", 9.7, shape="tp8")]
+    text = text_of(folder_of(tmp_path, *near, *far))
+    assert "A peer wins on 2: l3-8, tp8. By more than 2 %: tp8." in text
+
+
+def test_predictions_are_counted(tmp_path):
+    good, bad = {"predicted_us": 12.0}, {"predicted_us": 7.9, "shape": "tp8"}
+    text = text_of(folder_of(tmp_path, peer("pando", **good), peer("pando", **bad), peer("fa3")))
+    assert "within 20 % of it on 1 of 2 shapes" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        ({"shape": "l3-8@4"}, ": 4 query rows a sequence"),
+        ({"shape": "batch-64"}, ": one axis at a time"),
+        ({"layers": 32}, ": a decode step of 32 layers"),
+        ({"shape": "conversation-7", "context_tokens": 3000, "unique_tokens": 2700, "batch": 2,
+          "longest": 2000, "q_heads": 32, "kv_heads": 8}, ": steps of real traces"),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_a_run_is_called_by_what_it_is_of(tmp_path, changed, kind):
+    text = text_of(folder_of(tmp_path, peer("pando", **changed), peer("fa3", 20, **changed)))
+    assert f"### NVIDIA H200, bf16{kind}\n" in text
+    assert "2.00× the best peer on 1 shared shapes" in text
+
+
+def test_steps_of_a_trace_are_described_by_their_records(tmp_path):
+    facts = {"shape": "conversation-7", "context_tokens": 3000, "unique_tokens": 2700, "batch": 2,
+             "longest": 2000, "q_heads": 32, "kv_heads": 8}  # fmt: skip
+    text = text_of(folder_of(tmp_path, peer("pando", **facts), peer("fa3", 20, **facts)))
+    assert "| 2 × 1500 in the mean, 2000 at most, 10 % shared | 32/8 |" in text
+
+
+def test_a_step_of_a_model_is_another_run(tmp_path):
+    model = {"layers": 32}
+    text = text_of(folder_of(tmp_path, peer("pando"), peer("fa3", 20),
+                             peer("pando", 50, **model), peer("fa3", 60, **model)))  # fmt: skip
+    assert text.count("### ") == 2 and "2.00×" in text and "1.20×" in text
+
+
+def test_the_start_project_stands_beside_the_run_with_most_of_its_shapes(tmp_path):
+    shutil.copy(report.FOLDER / "start-project.json", tmp_path)
+    seeds = [peer("pando", 10, shape=f"seed-{name}") for name in ("4x4", "32x16")]
+    folder_of(tmp_path, *seeds)
+    folder_of(tmp_path, peer("pando", 99, shape="seed-4x4"), name="h200-peers-b-2026-11-29.jsonl")
+    text = text_of(tmp_path)
+    theirs = text[text.index("## The kernels that") :]
+    assert "10.0 µs" in theirs and "99.0 µs" not in theirs
+    folder_of(tmp_path, *[{**x, "run_us": {"median": 8.0, "count": 9}} for x in seeds],
+              name="h200-peers-2026-11-30.jsonl")  # fmt: skip
+    theirs = text_of(tmp_path)
+    assert "8.0 µs" in theirs[theirs.index("## The kernels that") :]
+
+
+def test_the_page_links_to_its_headings(tmp_path):
+    same = {"name": "h200-peers-b-2026-11-29.jsonl"}
+    folder = folder_of(tmp_path, peer("pando"), peer("fa3", 20))
+    folder_of(tmp_path, peer("pando"), peer("fa3", 5), **same)
+    blocks, plots = report.build(folder)
+    html = document.page(blocks, "t", dict.fromkeys(plots, "<svg/>"))
+    for at in ("nvidia-h200-bf16", "nvidia-h200-bf16-1", "in-short"):
+        assert html.count(f'id="{at}"') == 1 and f'<a href="#{at}">' in html
+    assert "[NVIDIA H200, bf16](#nvidia-h200-bf16-1), 2026-11-29 | 0.50×" in text_of(folder)
+
+
+def test_a_folder_without_records_gives_a_page(tmp_path):
+    assert text_of(tmp_path).startswith("# Benchmarks\n")
+
+
 def test_the_provenance_is_complete(tmp_path):
     facts = {"driver": "580.1", "runtime": "13.0", "sm_clock_mhz": 1980,
              "versions": {"torch": "2.11.0"}}  # fmt: skip

@@ -31,6 +31,28 @@ def test_attend_gives_tensors(device, dtype, layout):
     batch.answer().check(out.float().cpu(), lse.cpu(), dtype=dtype)
 
 
+# Memory of a cache [blocks, kv_heads, tokens, K beside V], in its order, as that of vLLM; of two
+# layers between the blocks, where there are five.
+ORDERS = [(0, 1, 2, 3), (0, 2, 1, 3), (1, 0, 2, 3), (0, 4, 1, 2, 3), (0, 4, 2, 1, 3)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("order", ORDERS)
+def test_k_beside_v_in_one_tensor(order, head_dim, device):
+    batch = Batch([133, 140, 129], [1, 2, 1], prefix=8, dtype="bf16", head_dim=head_dim)
+    q, k, v = tensors(batch, device)
+    both = torch.cat((k, v), -1).transpose(1, 2)
+    shape = (*both.shape, 2)[: len(order)]
+    memory = torch.full([shape[i] for i in order], torch.nan, dtype=q.dtype, device=device)
+    cache = memory.permute(np.argsort(order).tolist())
+    if cache.ndim == 5:
+        cache = cache[..., 1]
+    cache.copy_(both)
+    out = pando_attn.attend(batch.plan(device=device), q, *cache.split(head_dim, -1), layout="HND")
+    batch.answer().check(out.float().cpu(), dtype="bf16")
+
+
 def test_attend_agrees_with_numpy():
     batch = Batch([133, 140], [1, 3], prefix=8)
     plan = batch.plan()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import sys
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
-from peers import catalog  # noqa: E402
+from peers import catalog, traces  # noqa: E402
 from peers.oracle import answer  # noqa: E402
+from peers.peer import Skip  # noqa: E402
 from peers.problem import Problem  # noqa: E402
 from peers.workloads import Shape  # noqa: E402
 
@@ -25,6 +28,7 @@ SHAPES = [
     Shape("no prefix", 8, 2, (1, 3), (0, 50)),
     Shape("no suffix", 4, 4, (1, 5), (65, 0)),
     Shape("verify", 8, 2, (1, 4), (64, 9), q_len=4),
+    Shape("verify tree", 4, 4, (1, 2, 4), (33, 20, 4), q_len=3),
 ]
 
 
@@ -63,6 +67,25 @@ def fa3_module(name: str) -> ModuleType:
 
     module = ModuleType(name)
     module.flash_attn_with_kvcache = flash_attn_with_kvcache
+    return module
+
+
+def fa4_module() -> ModuleType:
+    fa3 = fa3_module("fa3").flash_attn_with_kvcache
+
+    def flash_attn_func(q, k, v, *, causal=False, num_splits=1, return_lse=False):
+        assert return_lse and num_splits == 1 and len(q) == len(k) == len(v)
+        return fa3(q, k, v, causal=causal, return_softmax_lse=True)[:2]
+
+    def flash_attn_varlen_func(
+        q, k, v, *, page_table, seqused_k, causal=False, num_splits=1, return_lse=False
+    ):
+        assert return_lse and num_splits == 1 and page_table.dtype == torch.int32
+        paged = {"page_table": page_table, "cache_seqlens": seqused_k}
+        return fa3(q, k, v, causal=causal, return_softmax_lse=True, **paged)[:2]
+
+    module = ModuleType("flash_attn.cute")
+    module.flash_attn_func, module.flash_attn_varlen_func = flash_attn_func, flash_attn_varlen_func
     return module
 
 
@@ -123,12 +146,24 @@ class Cascade:
         )
 
 
-@pytest.fixture(params=["fa3_fwd_interface", "flash_attn_interface"])
+FA3_MODULES = ("fa3_fwd_interface", "flash_attn_interface", "sgl_kernel.flash_attn")
+
+
+@pytest.fixture(params=FA3_MODULES)
 def fa3(request, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for name in ("fa3_fwd_interface", "flash_attn_interface"):
+    for name in FA3_MODULES:
         monkeypatch.setitem(sys.modules, name, None)
+    if "." in request.param:
+        monkeypatch.setitem(sys.modules, "sgl_kernel", ModuleType("sgl_kernel"))
     monkeypatch.setitem(sys.modules, request.param, fa3_module(request.param))
+
+
+@pytest.fixture
+def fa4(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", fa4_module())
 
 
 @pytest.fixture
@@ -160,23 +195,53 @@ def test_fa3(fa3, name, shape):
     check(name, shape)
 
 
+@pytest.mark.parametrize("name", ["fa3", "flashinfer"])
+def test_contexts_of_many_lengths(monkeypatch, flashinfer, tmp_path, name):
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", fa3_module("x"))
+    path = tmp_path / "a_trace.jsonl"
+    lengths = ((700, 40, [0, 1]), (513, 2, [0, 2]), (20, 2, [3]))
+    keys = ("input_length", "output_length", "hash_ids")
+    path.write_text("".join(json.dumps(dict(zip(keys, x))) + "\n" for x in lengths))
+    check(name, traces.steps(str(path), 1, 3, q_heads=4, kv_heads=2)[0])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.name)
+@pytest.mark.parametrize("name", ["fa4", "fa4-levels"])
+def test_fa4(fa4, name, shape):
+    pytest.importorskip("triton")
+    check(name, shape)
+
+
+@pytest.mark.parametrize("name", ["fa3", "fa3-levels"])
+def test_a_page_size_is_the_only_one_that_is_tried(monkeypatch, name):
+    for module in FA3_MODULES:
+        monkeypatch.setitem(sys.modules, module, None)
+    shape = dataclasses.replace(SHAPES[0], page_tokens=8)
+    problem = Problem(shape, "bf16", "cpu")
+    peer = catalog.peers()[name]
+    monkeypatch.setitem(sys.modules, "fa3_fwd_interface", fa3_module("x"))
+    with pytest.raises(Skip, match="takes no page tables"):
+        peer.check(problem)
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", fa3_module("x"))
+    peer.check(problem)
+    assert {config["page_tokens"] for config in peer.configs(problem)} == {8}
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.name)
 @pytest.mark.parametrize("name", ["flashinfer", "flashinfer-levels"])
 def test_flashinfer(flashinfer, name, shape):
     check(name, shape)
 
 
-@pytest.mark.parametrize("shape", SHAPES[:4], ids=lambda s: s.name)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.name)
 def test_flex_uncompiled(monkeypatch, shape):
     monkeypatch.setattr(torch, "compile", lambda f, **options: f)
     check("torch-flex", shape)
 
 
-@pytest.mark.parametrize("name", ["fa3", "flashinfer"])
+@pytest.mark.parametrize("name", ["fa3", "fa4", "flashinfer"])
 def test_what_is_missing_is_named(monkeypatch, name):
-    from peers.peer import Skip
-
-    for module in ("fa3_fwd_interface", "flash_attn_interface", "flashinfer"):
+    for module in (*FA3_MODULES, "flash_attn.cute", "flashinfer"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(Skip, match=r"needs (fa3-fwd|flashinfer-python)"):
+    with pytest.raises(Skip, match=r"needs (fa3-fwd|flash-attn-4|flashinfer-python)"):
         catalog.peers()[name].check(Problem(SHAPES[0], "bf16", "cpu"))

@@ -1,6 +1,7 @@
 """Transformers' continuous batching with attn_implementation="pando"."""
 
 import logging
+import types
 
 import pytest
 
@@ -208,3 +209,47 @@ def test_a_plan_that_outgrows_a_graph_of_continuous_batching_gets_another(graphs
     model.set_attn_implementation("pando")
     assert engine(model, [prompt(20)], **PADDING) == [want]
     assert refused and graphs.count > 20
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_graphs_of_continuous_batching_are_kept_up_to_a_limit(most, graphs, monkeypatch):
+    compute = _engine._Engines.compute_in_graph
+    kept, captured = [], []
+
+    def watch(self, runner, kwargs, forward):
+        before = set(map(id, self._plans_of_graph))
+        compute(self, runner, kwargs, forward)
+        captured.extend(set(map(id, self._plans_of_graph)) - before)
+        kept.append(len(self._plans_of_graph))
+
+    before = len(_engine._engines._plans_of_graph)
+    monkeypatch.setattr(_engine, "MOST_GRAPHS", most)
+    monkeypatch.setattr(_engine._Engines, "compute_in_graph", watch)
+    model = tiny("llama")
+    prompts = [prompt(26), prompt(40, 1), prompt(1, 2), prompt(60, 3)]
+    want = [greedy(model, ids, 30) for ids in prompts]
+    model.set_attn_implementation("pando")
+    assert engine(model, prompts, **PADDING) == want
+    assert len(captured) > most and max(kept) <= before + most
+    assert graphs.count > 10  # those that are kept are replayed
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_graphs_that_were_used_last_are_kept(pairs, monkeypatch):
+    waits = []
+    buffer = types.SimpleNamespace(_storage={})
+    of = types.SimpleNamespace(graphs=buffer)
+    stream = types.SimpleNamespace(synchronize=lambda: waits.append(1))
+    ios = types.SimpleNamespace(compute_stream=stream)
+    if pairs:
+        ios.current_pair, ios.io_pairs = 1, [None, types.SimpleNamespace(device_io=of)]
+    else:
+        vars(of).update(vars(ios))
+        ios = of
+    monkeypatch.setattr(_engine, "MOST_GRAPHS", 2)
+    for key in (1, 2, 1, 3, 1, 2):
+        buffer._storage.setdefault(key, f"graph {key}")
+        of._get_graph_key = lambda key=key: key
+        _engine._keep_those_used_last(ios)
+    assert list(buffer._storage) == [1, 2]
+    assert len(waits) == 2  # only where one is dropped

@@ -26,6 +26,7 @@ from pando_attn.transformers import KvCache, _generate  # noqa: E402
         ({"batch_size": 0}, ValueError, "batch_size: got 0, want 1 or more"),
         ({"prefill_tokens": -1}, ValueError, "prefill_tokens: got -1, want 1 or more"),
         ({"temperature": -1.0}, ValueError, "temperature: got -1.0, want 0"),
+        ({"temperature": float("nan")}, ValueError, "temperature: got nan, want 0"),
         ({"temperature": "hot"}, TypeError, "temperature: got str, want a number"),
         ({"temperature": 1, "top_k": -1}, ValueError, "top_k: got -1, want 0"),
         ({"temperature": 1, "top_p": 0.0}, ValueError, "top_p: got 0.0, want more than 0"),

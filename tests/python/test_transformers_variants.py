@@ -81,6 +81,28 @@ def test_generate_is_that_of_eager_attention(style):
     assert got.tokens == [[out[0, len(ids) :].tolist()] * 2]
 
 
+def replayed(model, ids, cache, **options):
+    return pando_attn.generate(
+        model, ids, num_samples=2, max_new_tokens=20, cache=cache, **options
+    ).tokens
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("error:cuda_graph")  # that it was not captured
+def test_a_decode_graph_is_that_of_the_caps_of_its_call():
+    model = tiny("gemma2", head_dim=64).to("cuda", torch.bfloat16)
+    ids = prompt(40)
+    cache = pando_attn.transformers.KvCache(model, 1024)
+    capped = replayed(model, ids, cache)
+    assert capped == replayed(model, ids, cache, cuda_graph=False)
+    for layer in model.model.layers:
+        layer.self_attn.attn_logit_softcapping = 0.05
+    # The KV of the prompt depends on the caps too.
+    fresh = pando_attn.transformers.KvCache(model, 1024)
+    lower = replayed(model, ids, fresh)
+    assert lower == replayed(model, ids, fresh, cuda_graph=False) != capped
+
+
 @pytest.mark.cuda
 def test_generate_on_cuda():
     model = tiny("gemma2", head_dim=64).to("cuda", torch.bfloat16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -11,11 +11,17 @@ import torch.distributed as dist
 from .. import _arguments as arguments
 from .._attend import attend
 from .._plan import Plan
+from .._spec import Spec
 from ._agreement import agree, digest_of
 from ._batch import RankBatch, WholeBatch
-from ._exchange import EXCHANGES, Rows, check_result, part_of
+from ._exchange import EXCHANGES, Rows, check_result, check_tensor, part_of
 from ._placement import Placement, place
-from ._spec import Spec
+from ._rank_plan import rank_plan
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._spec import HeadOptions
 
 
 class ContextParallel:
@@ -65,19 +71,12 @@ class ContextParallel:
         page_ids: Any,
         page_tokens: int,
         *,
-        q_heads: int,
-        kv_heads: int,
-        head_dim: int,
-        dtype: Any = "bf16",
-        scale: float | None = None,
-        causal: bool = True,
-        window: int = 0,
-        soft_cap: float = 0.0,
         visible: Any = None,
         share: str = "auto",
         device: Any = "cpu",
         threads: int = 0,
         placement: Placement | None = None,
+        **heads: Unpack[HeadOptions],
     ) -> RankBatch:
         """Places a batch and plans this rank's part of it.
 
@@ -85,6 +84,8 @@ class ContextParallel:
         that all ranks understand, such as those of one pool of the whole group.
 
         Args:
+            heads: ``q_heads``, ``kv_heads``, ``head_dim``, and where the defaults won't do
+                ``dtype``, ``scale``, ``causal``, ``window`` and ``soft_cap``.
             placement: of :func:`place`; made from the batch when absent.
 
         Returns:
@@ -100,19 +101,9 @@ class ContextParallel:
         batch = (q_indptr, kv_len, page_indptr, page_ids)
 
         def make() -> tuple[Spec, Plan]:
-            spec = Spec(
-                arguments.integer("page_tokens", page_tokens),
-                arguments.integer("q_heads", q_heads),
-                arguments.integer("kv_heads", kv_heads),
-                arguments.integer("head_dim", head_dim),
-                arguments.dtype_code(dtype),
-                None if scale is None else arguments.number("scale", scale),
-                arguments.number("soft_cap", soft_cap),
-                arguments.flag("causal", causal),
-                arguments.integer("window", window),
-            )
+            spec = Spec.of(page_tokens, **heads)
             self._captured = False  # a graph of the plan before is not replayed any more
-            return spec, spec.rank_plan(self.head_parts, share, device, threads)
+            return spec, rank_plan(spec, self.head_parts, share, device, threads)
 
         return self._make(make, batch, visible, placement, None)
 
@@ -258,6 +249,8 @@ class ContextParallel:
             timeout of the group.
         """
         plan, _ = self._made()
+        for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
+            check_tensor(name, x)
         heads_at = 1 if layout == "HND" else 2
         if out is None:
             out = torch.empty_like(q)

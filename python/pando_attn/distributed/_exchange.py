@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+from .._arguments import kind_name
 from .._merge import merge_parts
 from .._plan import Plan
 from ._agreement import collective
@@ -60,9 +61,16 @@ def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
+def check_tensor(name: str, x: Any) -> None:
+    """Raises unless it is one of PyTorch."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name}: got {kind_name(x)}, want a torch.Tensor")
+
+
 def check_result(name: str, x: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
     """Before anything is sent: a rank that stopped between two collectives would leave the others
     waiting."""
+    check_tensor(name, x)
     if x.dtype != dtype:
         raise TypeError(f"{name}: got dtype {x.dtype}, want {dtype}")
     if x.shape != shape:

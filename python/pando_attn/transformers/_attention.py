@@ -9,8 +9,9 @@ import torch
 
 from .._attend import attend
 from .._levels import page_tokens
+from .._step_plans import Scoring, Tables, shape_of
+from ._mask_plans import MaskPlans
 from ._masks import ranges_of_mask
-from ._plans import MaskPlans, Scoring, Tables, shape_of
 
 
 class Paged(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .._attend import attend
-from ._plans import Scoring, StepPlans, Tables, shape_of
+from .._step_plans import Scoring, StepPlans, Tables, shape_of
 
 
 class LayerPages(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from .._step_plans import StepPlans
 from ._kv_cache import KvCache, KvStep, Layout
 from ._model import forward
-from ._plans import StepPlans
 
 #: A graph that would be replayed less often costs more than it saves: its capture is as slow as
 #: some steps without one.

@@ -18,6 +18,11 @@ from transformers.generation.continuous_batching.model_runner import ModelRunner
 from ._attention import attention_forward
 from ._continuous import ContinuousStep, TablePlans
 
+#: Graphs that an engine keeps, those used last; with ``use_async_batching`` it has two such sets.
+#: Each has plans of its own, and these memory on the device. A batch that is padded to another size
+#: than all of them captures its graph anew.
+MOST_GRAPHS = 64
+
 
 class _Engines:
     """The step that each engine's cache is in, and the plans that its steps use."""
@@ -78,6 +83,21 @@ class _Engines:
         graph = ios.get_graph()
         if graph is not None:
             self._plans_of_graph[graph] = plans
+        _keep_those_used_last(ios)
+
+
+def _keep_those_used_last(ios: Any) -> None:
+    """Drops graphs of an engine beyond the limit, and with them their plans."""
+    of = ios.io_pairs[ios.current_pair].device_io if hasattr(ios, "io_pairs") else ios
+    graphs: dict[Any, Any] = of.graphs._storage  # from here on in the order of their use
+    key = of._get_graph_key()
+    if key in graphs:
+        graphs[key] = graphs.pop(key)
+    if len(graphs) > MOST_GRAPHS:
+        if ios.compute_stream is not None:
+            ios.compute_stream.synchronize()  # one of them may still run
+        while len(graphs) > MOST_GRAPHS:
+            del graphs[next(iter(graphs))]
 
 
 _engines = _Engines()

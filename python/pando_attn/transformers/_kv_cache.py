@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from .. import _arguments as arguments
 from .._attend import attend
 from .._prefix import KvPool, PageCopy, PrefixTree
+from .._step_plans import Scoring, StepPlans, Tables, shape_of
 from ._model import model_shape
-from ._plans import Scoring, StepPlans, Tables, shape_of
 
 
 class Layout(NamedTuple):

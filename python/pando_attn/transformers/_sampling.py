@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,9 +33,10 @@ class Sampler:
         generator: torch.Generator | None,
     ) -> None:
         self._generator = generator
-        self._greedy = arguments.number("temperature", temperature) == 0
+        temperature = arguments.number("temperature", temperature)
+        self._greedy = temperature == 0
         self._processors = LogitsProcessorList()
-        if temperature < 0:
+        if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: got {temperature}, want 0 (greedy) or more")
         top_k = arguments.integer("top_k", top_k)
         top_p = arguments.number("top_p", top_p)
@@ -49,7 +51,7 @@ class Sampler:
             if self._greedy and value:
                 raise ValueError(f"{name}: got one with temperature 0, which takes the best token")
         if not self._greedy and temperature != 1:
-            self._processors.append(TemperatureLogitsWarper(float(temperature)))
+            self._processors.append(TemperatureLogitsWarper(temperature))
         if top_k:
             self._processors.append(TopKLogitsWarper(top_k))
         if top_p < 1:

@@ -41,11 +41,10 @@ __device__ __forceinline__ uint32_t cvt_pack(float low, float high, __half) {
   return packed;
 }
 
-/// cvt.rn.f16x2.e4m3x2: two fp8 to two fp16, exactly, the lower byte to the lower half. Volatile:
-/// out of order, conversions take more registers than their warps have.
+/// cvt.rn.f16x2.e4m3x2: two fp8 to two fp16, exactly, the lower byte to the lower half.
 __device__ __forceinline__ uint32_t cvt_f16x2_e4m3x2(uint16_t two) {
   uint32_t halves;
-  asm volatile("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(two));
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(two));
   return halves;
 }
 

@@ -18,9 +18,4 @@ __device__ __forceinline__ void st_release(uint64_t* to, uint64_t value) {
   asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
 }
 
-/// st.relaxed.gpu: a store that other thread blocks may read at the same time.
-__device__ __forceinline__ void st_relaxed(uint64_t* to, uint64_t value) {
-  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
-}
-
 }  // namespace pando::ptx

@@ -8,6 +8,7 @@
 
 #include "cuda/kernels/attend/params.h"
 #include "cuda/pipeline/ring.cuh"
+#include "cuda/ptx/special_registers.cuh"
 
 namespace pando::cuda {
 
@@ -21,25 +22,31 @@ struct Config {
   static constexpr bool kCapped = kCapped_;  ///< scores have a soft cap
   static constexpr bool kFp8 = kFp8_;        ///< K and V come as fp8: see convert.cuh
   static constexpr int kHeadDim = HeadDim_;
-  static constexpr int kHalves = kHeadDim / 64;
-  static constexpr int kSlots = (kFp8 ? 4 : 5) * 128 / kHeadDim;
+  static constexpr int kHalves = kHeadDim / 64;  ///< parts of 64 dimensions, two of 128
+  static constexpr int kSlotTokens = tokens_at_once(kHeadDim);  ///< of K or V in a slot of the ring
+  static constexpr int kParts = kTileTokens / kSlotTokens;  ///< slots of a tile's K, and of its V
+  static constexpr int kSlots = kHeadDim > 128 ? 4 : (kFp8 ? 4 : 5) * 128 / kHeadDim;
   static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
   static constexpr int kConsumers = 2;
   static constexpr int kConverters = kFp8 ? 1 : 0;
   static constexpr int kThreads = (kConsumers + 1 + kConverters) * 128;
   static constexpr int kConsumerWarps = kConsumers * 4;
   // A thread of each role has so many: 64 K together.
-  static constexpr int kProducerRegisters = kFp8 && kHeadDim == 128 ? 48 : 56;
-  static constexpr int kConverterRegisters = kHeadDim == 128 ? 32 : 40;
-  static constexpr int kConsumerRegisters = !kFp8 ? 224 : kHeadDim == 128 ? 216 : 208;
-  static constexpr int kHalfBytes = kTileTokens * 128;
+  static constexpr int kProducerRegisters = 56;
+  static constexpr int kConverterRegisters = 40;
+  static constexpr int kConsumerRegisters = kFp8 ? 208 : 224;
+  /// Consumers that would keep more than fits: they look up or work out again what need not be
+  /// kept.
+  static constexpr bool kFewRegisters = kParts > 1 || (kFp8 && kHeadDim == 128);
+  static constexpr int kHalfBytes = kSlotTokens * 128;
   static constexpr int kSlotBytes = kHalfBytes * kHalves;
   static constexpr int kRows = kConsumers * kBlockRows;
   // What the loaders bring in: boxes as wide as a row of a half, or rows of fp8 as they are.
   static constexpr int kLoadSlots = kFp8 ? 3 * 128 / kHeadDim : kSlots;
-  static constexpr int kLoadParts = kFp8 ? 1 : kHalves;
+  static constexpr int kLoadHalves = kFp8 ? 1 : kHalves;
   static constexpr int kLoadRowBytes = kFp8 ? kHeadDim : 128;  ///< of a token, in a part
   static constexpr int kKvBytes = kFp8 ? 1 : 2;                ///< of an element in memory
+  static_assert(!kFp8 || kParts == 1);
 };
 
 /// A warp's job: some rows of one merge, and its share of their sources.
@@ -55,6 +62,11 @@ struct FirstMerge {
 
   MergeJob job;
   int4 sources[kSources];
+};
+
+/// Positions that a row sees.
+struct alignas(8) RowSpan {
+  int32_t begin, end;
 };
 
 /// Tiles of fp8, as they lie in memory: [token][head_dim]. Nothing where there are none.
@@ -89,6 +101,8 @@ struct SharedPlan {
   RingBarriers<1> merge_ring;
   TreeRow tree_rows[C::kConsumers]
                    [kBlockRows];  ///< of each warpgroup's rows, where some have holes
+  /// The visible ranges of each warpgroup's rows, where their registers are wanted for the output.
+  RowSpan visible[C::kConsumers][C::kFewRegisters ? kBlockRows : 1];
   Fp8Tiles<C> fp8;
 };
 
@@ -137,8 +151,17 @@ __device__ __forceinline__ void load_start(const AttendParams& params, SharedPla
   }
   if (lane == 31) {
     shared.epoch =
-        __ldcg(reinterpret_cast<const unsigned long long*>(&params.control[Control::kEpoch]));
+        __ldcg(reinterpret_cast<const unsigned long long*>(&params.control[Control::kLeft])) >>
+        Control::kLaunchShift;
   }
+}
+
+/// threadIdx.x. Where the output takes most registers, a tile that is looked at granule by granule
+/// works out anew what follows from it, rather than keep it.
+template <class C>
+__device__ __forceinline__ uint32_t this_thread() {
+  if constexpr (C::kFewRegisters) return ptx::tid_x();
+  return threadIdx.x;
 }
 
 /// Where the LSE of the partials stand.

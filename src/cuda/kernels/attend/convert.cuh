@@ -34,7 +34,7 @@ __device__ __forceinline__ void convert_tile(const uint8_t* from, uint8_t* to) {
   using E = typename C::Element;
   constexpr int kChunks = C::kHeadDim / 16;     // that a token is read in
   constexpr int kTokensAtOnce = 128 / kChunks;  // by all threads
-  constexpr int kAhead = 2;                     // reads that a thread has under way
+  constexpr int kAhead = 4;                     // reads that a thread has under way
   const int thread = threadIdx.x % 128;
   const int chunk = thread % kChunks;
   // Those who write to another half take another token, whose swizzle is another.

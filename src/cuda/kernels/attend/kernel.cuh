@@ -37,8 +37,9 @@ __device__ __forceinline__ void write_rows(const AttendParams& params, SharedPla
   using E = typename C::Element;
   constexpr int kChunks = C::kHeadDim / 8;  // of 16 bytes, in a row
   constexpr int kRowsAtOnce = 32 / kChunks;
-  const int lane = threadIdx.x % 32;
-  const int warp_row = threadIdx.x / 32 % 4 * 16;
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
+  const int warp_row = thread / 32 % 4 * 16;
   const auto chunk_at = [&](int row, int chunk) {
     return shared.q[consumer].rows[chunk / 8] + (warp_row + row) * 128 +
            ((chunk % 8) ^ (row & 7)) * 16;
@@ -71,8 +72,9 @@ __device__ __forceinline__ void write_rows(const AttendParams& params, SharedPla
 template <class C>
 __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, int4 ending,
                              int32_t block, int32_t kv_head, int consumer, RowState<C>& r) {
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32 % 4;
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
+  const int warp = thread / 32 % 4;
   const RowRange touched(ending.y);
   const RowRange direct(ending.z);
   float scale[2], lse[2];
@@ -120,63 +122,69 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
   }
 }
 
-/// Both warpgroups attended the same rows to different tokens: the second hands its state over,
-/// half of the columns at a time.
+/// Both warpgroups attended the same rows to different tokens: the second hands its state over, by
+/// way of both warpgroups' query rows.
 template <class C>
 __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPlan<C>& shared,
                             int consumer) {
   constexpr int kReady = 3, kFree = 4;
   constexpr int kGroups = C::kHeadDim / 16;  // of 8 columns, in a half
-  const int lane = threadIdx.x % 32;
-  const int row = threadIdx.x / 32 % 4 * 16 + lane / 4;
-  const auto place = [&](int i, int j) {
-    auto* const columns = reinterpret_cast<float2*>(shared.q[1].handed[row + i * 8]);
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
+  const int row = thread / 32 % 4 * 16 + lane / 4;
+  const auto place = [&](int half, int i, int j) {
+    auto* const columns = reinterpret_cast<float2*>(shared.q[1 - half].handed[row + i * 8]);
     return columns + ((j * 4 + lane % 4) ^ (row & 7) * 4 % (kGroups * 4));
   };
-  float a[2], b[2];
-#pragma unroll
-  for (int pass = 0; pass < 2; ++pass) {
-    if (consumer == 1) {
-      if (pass == 0) ptx::bar_sync(1 + consumer, 128);  // all its warps are done with the queries
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int j = 0; j < kGroups; ++j) {
-          const int at = (pass * kGroups + j) * 4 + i * 2;
-          *place(i, j) = make_float2(r.o[at], r.o[at + 1]);
-        }
-        if (lane % 4 == 0) {
-          shared.handed_top[row + i * 8] = r.top[i];
-          shared.handed_sum[row + i * 8] = r.sum[i];
-        }
-      }
-      ptx::bar_arrive(kReady, 256);
-      ptx::bar_sync(kFree, 256);
-      continue;
-    }
-    ptx::bar_sync(kReady, 256);
+  const auto hand = [&](int half) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (pass == 0) {
-        const float top = shared.handed_top[row + i * 8];
-        const float both = fmaxf(r.top[i], top);
-        const float scale = scale_log2(params, r);
-        const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, scale);
-        a[i] = ptx::ex2(__fmul_rn(r.top[i], scale) - base);
-        b[i] = ptx::ex2(__fmul_rn(top, scale) - base);
-        r.top[i] = both;
-        r.sum[i] = r.sum[i] * a[i] + shared.handed_sum[row + i * 8] * b[i];
-      }
 #pragma unroll
       for (int j = 0; j < kGroups; ++j) {
-        const int at = (pass * kGroups + j) * 4 + i * 2;
-        const float2 o = *place(i, j);
-        r.o[at] = r.o[at] * a[i] + o.x * b[i];
-        r.o[at + 1] = r.o[at + 1] * a[i] + o.y * b[i];
+        const int at = (half * kGroups + j) * 4 + i * 2;
+        *place(half, i, j) = make_float2(r.o[at], r.o[at + 1]);
       }
     }
-    ptx::bar_arrive(kFree, 256);
+  };
+  if (consumer == 1) {
+    ptx::bar_sync(1 + consumer, 128);  // all its warps are done with the queries
+    hand(0);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (lane % 4 != 0) continue;
+      shared.handed_top[row + i * 8] = r.top[i];
+      shared.handed_sum[row + i * 8] = r.sum[i];
+    }
+    ptx::bar_sync(kFree, 256);  // so are those of the first
+    hand(1);
+    ptx::bar_arrive(kReady, 256);
+    ptx::bar_sync(kFree, 256);  // all is taken
+    return;
   }
+  ptx::bar_arrive(kFree, 256);
+  ptx::bar_sync(kReady, 256);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float top = shared.handed_top[row + i * 8];
+    const float both = fmaxf(r.top[i], top);
+    const float scale = scale_log2(params, r);
+    const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, scale);
+    const float a = ptx::ex2(__fmul_rn(r.top[i], scale) - base);
+    const float b = ptx::ex2(__fmul_rn(top, scale) - base);
+    r.top[i] = both;
+    r.sum[i] = r.sum[i] * a + shared.handed_sum[row + i * 8] * b;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int j = 0; j < kGroups; ++j) {
+        const int at = (half * kGroups + j) * 4 + i * 2;
+        const float2 o = *place(half, i, j);
+        r.o[at] = r.o[at] * a + o.x * b;
+        r.o[at + 1] = r.o[at + 1] * a + o.y * b;
+      }
+    }
+  }
+  ptx::bar_arrive(kFree, 256);
 }
 
 template <class C>
@@ -195,14 +203,11 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   Turns::begin(consumer);
   const Start& start = shared.start;
   RowState<C> r;
-  const auto unit_at = [&](int32_t index) -> const Unit& {
-    return index == 0 ? start.unit
-                      : section<Unit>(params, start.units_at)[start.unit_begin + index];
-  };
   for (int32_t done = 0; done < start.unit_end - start.unit_begin;) {
-    const Unit& unit = unit_at(done);
-    bool alone = unit.blocks == 1;
-    int32_t half = alone ? 0 : consumer;
+    const Unit& unit =
+        done == 0 ? start.unit : section<Unit>(params, start.units_at)[start.unit_begin + done];
+    const bool alone = unit.blocks == 1;
+    const int32_t half = alone ? 0 : consumer;
     load_rows<C>(params, unit.block + half, unit.kv_head, done == 0, consumer, shared, r);
     mark(Stage::kQueries, true);
 #pragma unroll 1
@@ -216,11 +221,6 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
       }
     }
     mark(Stage::kTiles);
-    const Unit& ended = C::kFp8 ? unit_at(done) : unit;
-    if constexpr (C::kFp8) {  // found and read again: registers are short
-      alone = ended.blocks == 1;
-      half = alone ? 0 : consumer;
-    }
     reduce_sums<C>(r);
     ++done;
     if (alone) {
@@ -228,8 +228,8 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
       mark(Stage::kJoined);
       if (consumer == 1) continue;
     }
-    const int4 ending = *reinterpret_cast<const int4*>(&ended.ending[half]);
-    finish_block<C>(params, shared, ending, ended.block + half, ended.kv_head, consumer, r);
+    const int4 ending = *reinterpret_cast<const int4*>(&unit.ending[half]);
+    finish_block<C>(params, shared, ending, unit.block + half, unit.kv_head, consumer, r);
     mark(Stage::kWritten);
     if (ending.x >= 0) {
       ptx::bar_sync(1 + consumer, 128);
@@ -239,13 +239,14 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   }
   merge_all<C>(params, shared);
   mark(Stage::kEnd);
-  if (threadIdx.x % 32 == 0) leave<C>(params, shared.epoch);
+  if (threadIdx.x % 32 == 0) leave<C>(params);
 }
 
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     attend_kernel(const __grid_constant__ AttendParams params,
                   const __grid_constant__ TensorMaps maps) {
+  static_assert(sizeof(SharedPlan<C>) <= 227 << 10, "what a thread block can have on Hopper");
   auto& shared = ptx::dynamic_shared<SharedPlan<C>>();
   const int group = threadIdx.x / 128;
   mark(Stage::kBegin);

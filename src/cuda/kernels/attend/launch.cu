@@ -79,36 +79,44 @@ template <bool kFp8, size_t I = 0, class Call>
 bool visit_shape(const CudaShape& shape, bool capped, Call&& call) {
   if constexpr (I < kCudaShapes.size()) {
     if (kCudaShapes[I] != shape) return visit_shape<kFp8, I + 1>(shape, capped, call);
-    if (capped) {
-      call.template operator()<ConfigOf<kCudaShapes[I], true, kFp8>>();
-    } else {
-      call.template operator()<ConfigOf<kCudaShapes[I], false, kFp8>>();
+    if constexpr (!kFp8 || cuda_supports_fp8(kCudaShapes[I].head_dim)) {
+      if (capped) {
+        call.template operator()<ConfigOf<kCudaShapes[I], true, kFp8>>();
+      } else {
+        call.template operator()<ConfigOf<kCudaShapes[I], false, kFp8>>();
+      }
+      return true;
     }
-    return true;
   }
   return false;
 }
 
 template <class C>
 void prepare() {
+  static_assert(sizeof(SharedPlan<C>) <= 227 << 10, "more than a thread block may have");
   check(cudaFuncSetAttribute(attend_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              sizeof(SharedPlan<C>)),
         "attend: shared memory");
 }
 
-template <bool kFp8, size_t... I>
+template <CudaShape shape>
+void prepare_shape() {
+  prepare<ConfigOf<shape, false, false>>();
+  prepare<ConfigOf<shape, true, false>>();
+  if constexpr (cuda_supports_fp8(shape.head_dim)) {
+    prepare<ConfigOf<shape, false, true>>();
+    prepare<ConfigOf<shape, true, true>>();
+  }
+}
+
+template <size_t... I>
 void prepare_shapes(std::index_sequence<I...>) {
-  (prepare<ConfigOf<kCudaShapes[I], false, kFp8>>(), ...);
-  (prepare<ConfigOf<kCudaShapes[I], true, kFp8>>(), ...);
+  (prepare_shape<kCudaShapes[I]>(), ...);
 }
 
 }  // namespace
 
-void prepare_kernels() {
-  constexpr std::make_index_sequence<kCudaShapes.size()> kAll;
-  prepare_shapes<false>(kAll);
-  prepare_shapes<true>(kAll);
-}
+void prepare_kernels() { prepare_shapes(std::make_index_sequence<kCudaShapes.size()>()); }
 
 /// One place for each value of a hash: what comes later to a place replaces what was there.
 struct TensorMapCache::State {

@@ -17,7 +17,8 @@ namespace pando::cuda {
 template <class C, bool kSingle>
 struct MergeShape {
   static constexpr int kRows = kSingle ? 1 : 4;
-  static constexpr int kSources = kSingle ? 16 : 4;  ///< in flight at once
+  /// In flight at once; of longer rows half as many, which take as many registers.
+  static constexpr int kSources = (kSingle ? 16 : 4) / kMergeReads<C>;
 
   const Merge* merges;
   const MergeRow* rows;
@@ -115,12 +116,15 @@ struct TeamPart {
 template <class C>
 __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_shift, int warp,
                                           Merged<1, kMergeColumns<C>>& merged) {
-  constexpr int N = kMergeColumns<C>;
+  using Columns = MergeColumns<C>;
   constexpr int kBarrier = 8;  // the first of four, more than there are teams
+  constexpr int kMostWarps = 1 << kMostMergeTeamShift;
   const int lane = threadIdx.x % 32;
   TeamPart<C>& mine = TeamPart<C>::of(shared, warp);
 #pragma unroll
-  for (int c = 0; c < N; ++c) mine.o[lane * N + c] = merged.o[0][c];
+  for (int i = 0; i < kMergeReads<C>; ++i) {
+    reinterpret_cast<Columns*>(mine.o)[i * 32 + lane] = merged.columns(0, i);
+  }
   if (lane == 0) {
     mine.top = merged.top;
     mine.sum = merged.sum;
@@ -128,16 +132,29 @@ __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_sh
   ptx::bar_sync(kBarrier + (warp >> team_shift), 32 << team_shift);
   const int32_t team = 1 << team_shift;
   if ((warp & (team - 1)) == 0) {
-    for (int i = 1; i < team; ++i) {
-      const TeamPart<C>& part = TeamPart<C>::of(shared, warp + i);
-      const float top = fmaxf(merged.top, part.top);
-      const float base = top == -INFINITY ? 0.0f : top;
-      const float a = __expf(merged.top - base), b = __expf(part.top - base);
-      merged.top = top;
-      merged.sum = merged.sum * a + part.sum * b;
+    // Lane i, and those that follow it in eights, weighs part i.
+    const bool counts = lane % kMostWarps < team;
+    const TeamPart<C>& weighed = TeamPart<C>::of(shared, warp + (counts ? lane % kMostWarps : 0));
+    const float top = counts ? weighed.top : -INFINITY;
+    float all_top = top;
 #pragma unroll
-      for (int c = 0; c < N; ++c) {
-        merged.o[0][c] = merged.o[0][c] * a + part.o[lane * N + c] * b;
+    for (int step = 1; step < kMostWarps; step *= 2) {
+      all_top = fmaxf(all_top, __shfl_xor_sync(~0u, all_top, step));
+    }
+    const float weight = __expf(top - (all_top == -INFINITY ? 0.0f : all_top));
+    float sum = counts ? weighed.sum * weight : 0;
+#pragma unroll
+    for (int step = 1; step < kMostWarps; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    merged = {.top = all_top, .sum = sum, .o = {}};
+#pragma unroll
+    for (int i = 0; i < kMostWarps; ++i) {
+      if (i >= team) break;
+      const TeamPart<C>& part = TeamPart<C>::of(shared, warp + i);
+      const float part_weight = __shfl_sync(~0u, weight, i);
+#pragma unroll
+      for (int read = 0; read < kMergeReads<C>; ++read) {
+        merged.add(0, read, part_weight,
+                   reinterpret_cast<const Columns*>(part.o)[read * 32 + lane]);
       }
     }
   }
@@ -191,7 +208,7 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
       if ((job.wanted >> r & 1) == 0) continue;
 #pragma unroll
       for (int c = 0; c < N; c += 2) {
-        *reinterpret_cast<uint32_t*>(out + partial_column(lane * N + c)) =
+        *reinterpret_cast<uint32_t*>(out + partial_column(merge_place<C>(lane, c))) =
             ptx::cvt_pack(merged.o[r][c] * row_scale, merged.o[r][c + 1] * row_scale, E{});
       }
     }
@@ -211,14 +228,14 @@ __device__ void merge_all(const AttendParams& params, SharedPlan<C>& shared) {
   }
 }
 
-/// The last consumer warp to leave begins the next epoch; by one thread of each warp, after it has
-/// read the epoch and merged.
+/// Ends this launch's epoch, when all consumer warps have called it; by one thread of each, after
+/// it has read the epoch and merged. Nobody waits for the sum.
 template <class C>
-__device__ __forceinline__ void leave(const AttendParams& params, uint64_t epoch) {
+__device__ __forceinline__ void leave(const AttendParams& params) {
   auto* const left = reinterpret_cast<unsigned long long*>(&params.control[Control::kLeft]);
-  if (atomicAdd(left, 1ull) != gridDim.x * C::kConsumerWarps - 1) return;
-  ptx::st_relaxed(&params.control[Control::kLeft], 0);
-  ptx::st_relaxed(&params.control[Control::kEpoch], epoch + 1);
+  const bool first = blockIdx.x == 0 && threadIdx.x / 32 == 4;
+  const auto others = gridDim.x * C::kConsumerWarps - 1;
+  atomicAdd(left, first ? (1ull << Control::kLaunchShift) - others : 1ull);
 }
 
 }  // namespace pando::cuda

@@ -70,21 +70,44 @@ struct LaneSource {
   int32_t writer = 0, ticket = 0;
 };
 
+/// Columns of a row that each lane of a warp merges.
+template <class C>
+inline constexpr int kMergeColumns = C::kHeadDim / 32;
+/// What one read brings of them, side by side; all lanes' reads follow each other.
+template <class C>
+using MergeColumns = std::conditional_t<kMergeColumns<C> == 2, float2, float4>;
+template <class C>
+inline constexpr int kMergeReads = kMergeColumns<C> * sizeof(float) / sizeof(MergeColumns<C>);
+/// Place in a partial of a lane's column `c`.
+template <class C>
+__device__ __forceinline__ int32_t merge_place(int lane, int c) {
+  constexpr int kAdjacent = kMergeColumns<C> / kMergeReads<C>;
+  return (c / kAdjacent * 32 + lane) * kAdjacent + c % kAdjacent;
+}
+
 /// R rows, merged: of all of them N columns a lane, in the order of the partials, and what belongs
 /// to a whole row of row `lane` % R.
 template <int R, int N>
 struct Merged {
   float top, sum, o[R][N];
 
-  __device__ void add(int r, float weight, float4 v) {
-    o[r][0] += weight * v.x;
-    o[r][1] += weight * v.y;
-    o[r][2] += weight * v.z;
-    o[r][3] += weight * v.w;
+  /// What read `i` of row `r` brought.
+  __device__ void add(int r, int i, float weight, float4 v) {
+    o[r][i * 4] += weight * v.x;
+    o[r][i * 4 + 1] += weight * v.y;
+    o[r][i * 4 + 2] += weight * v.z;
+    o[r][i * 4 + 3] += weight * v.w;
   }
-  __device__ void add(int r, float weight, float2 v) {
-    o[r][0] += weight * v.x;
-    o[r][1] += weight * v.y;
+  __device__ void add(int r, int i, float weight, float2 v) {
+    o[r][i * 2] += weight * v.x;
+    o[r][i * 2 + 1] += weight * v.y;
+  }
+  __device__ auto columns(int r, int i) const {
+    if constexpr (N == 2) {
+      return make_float2(o[r][0], o[r][1]);
+    } else {
+      return make_float4(o[r][i * 4], o[r][i * 4 + 1], o[r][i * 4 + 2], o[r][i * 4 + 3]);
+    }
   }
   /// Row `lane` % R by this lane's factor.
   __device__ void scale_by(float factor) {
@@ -99,34 +122,32 @@ struct Merged {
   __device__ float lse() const { return sum == 0 ? -INFINITY : top + ptx::lg2(sum) * kLn2; }
 };
 
-/// Columns of a row that each lane of a warp merges.
-template <class C>
-inline constexpr int kMergeColumns = C::kHeadDim / 32;
+/// Sources of a merge that are yet to be visited, R lanes for each: lane i's bit says that row i %
+/// R of the job stands in source i / R.
+template <int R>
+struct SourcesLeft {
+  uint32_t bits;
 
-/// Place of the n-th bit of `bits` that is set, from 0; any number below 32 when there are fewer.
-__device__ __forceinline__ int nth_bit(uint32_t bits, int n) {
-  int place = 0;
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    const int below = __popc(bits & ((1u << step) - 1));
-    if (n < below) continue;
-    n -= below;
-    bits >>= step;
-    place += step;
-  }
-  return place;
-}
+  __device__ explicit SourcesLeft(uint32_t bits) : bits(bits) {}
+  __device__ bool any() const { return bits != 0; }
+  /// A lane whose row stands in the next source; any when there is none.
+  __device__ int next() const { return max(__ffs(bits) - 1, 0); }
+  __device__ bool has(int lane) const { return (bits >> lane & 1) != 0; }
+  /// Done with the source of that lane.
+  __device__ void leave(int lane) { bits &= ~(((1u << R) - 1) << lane / R * R); }
+};
 
 /// Merges the job's share of R rows, by one warp: up to 32 / R sources at a time. Lane s * R + r
-/// waits for one of them; then it weighs the s-th that has any of the rows for row r, and all lanes
-/// add up what is there, U sources in flight. `first_sources` are the merge's first, in shared or
-/// global memory.
+/// waits for source s and weighs row r of it; then all lanes add up what is there, U sources in
+/// flight. `first_sources` are the merge's first, in shared or global memory.
 template <class C, int R, int U>
 __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const AttendParams& params, const Start& start, const int4* first_sources,
     const int4* all_sources, const MergeJob& job, uint64_t epoch) {
   constexpr int N = kMergeColumns<C>;
-  using Columns = std::conditional_t<N == 4, float4, float2>;
+  constexpr int kTogether = 4;  // sources between two looks whether there are more
+  constexpr int kReads = kMergeReads<C>;
+  using Columns = MergeColumns<C>;
   const int lane = threadIdx.x % 32;
   const int32_t row = job.row + lane % R;  // that this lane weighs
   const float* const all_lse = partial_lse<C>(params, start);
@@ -140,56 +161,66 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
       source = LaneSource(listed < FirstMerge::kSources ? first_sources[listed]
                                                         : __ldg(&all_sources[listed]));
     }
-    const bool needed = source.holds(job.row, R);
-    if (needed) source.wait(params, epoch);
+    if (source.holds(job.row, R)) source.wait(params, epoch);
     __syncwarp();
     mark(Stage::kSources);
-    const uint32_t list = __ballot_sync(~0u, needed && lane % R == 0);
-    const int count = __popc(list);
-    const int from = nth_bit(list, lane / R);
-    const int32_t partial = __shfl_sync(~0u, source.partial, from);
-    const int32_t begin = __shfl_sync(~0u, source.begin, from);
-    const int32_t end = __shfl_sync(~0u, source.end, from);
-    const bool holds = lane / R < count && row >= begin && row < end;
-    const int32_t slot = partial + row - begin;
-    const uint32_t there = __ballot_sync(~0u, holds);
+    const bool holds = source.holds(row, 1);
+    const int32_t slot = source.partial + row - source.begin;
     const float lse = holds ? __ldcg(&all_lse[slot]) : -INFINITY;
     float weight = 0;
-    for (int s = 0; s < count; s += U) {
-      Columns theirs[U][R];
+    bool weighed = false;
+    SourcesLeft<R> left(__ballot_sync(~0u, holds));
+    while (left.any()) {
+      Columns theirs[U][R][kReads];
+      SourcesLeft<R> asked = left;
+      int there = 0;  // a lane whose row can be read
 #pragma unroll
       for (int u = 0; u < U; ++u) {
+        if (u % kTogether == 0 && !asked.any()) break;
+        // Rows that are not there are read as well, from some place that is: reads under conditions
+        // would wait for each other.
+        if (asked.any()) there = asked.next();
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-          const int at = (s + u) * R + r;
-          const int64_t row_at = __shfl_sync(~0u, slot, at);
-          if ((there >> at & 1) != 0) theirs[u][r] = __ldcg(&columns[row_at * 32]);
+          const int at = there / R * R + r;
+          const int64_t row_at = __shfl_sync(~0u, slot, asked.has(at) ? at : there);
+#pragma unroll
+          for (int i = 0; i < kReads; ++i) {
+            theirs[u][r][i] = __ldcg(&columns[row_at * (32 * kReads) + i * 32]);
+          }
         }
+        asked.leave(there);
       }
-      if (s == 0) {  // while the first rows are on their way
+      if (!weighed) {  // while the first rows are on their way
         float next = fmaxf(merged.top, lse);
-        float added, base;
 #pragma unroll
         for (int step = R; step < 32; step *= 2) {
           next = fmaxf(next, __shfl_xor_sync(~0u, next, step));
         }
-        base = next == -INFINITY ? 0.0f : next;
-        weight = added = __expf(lse - base);
+        const float base = next == -INFINITY ? 0.0f : next;
+        weight = __expf(lse - base);
+        float added = weight;
 #pragma unroll
         for (int step = R; step < 32; step *= 2) added += __shfl_xor_sync(~0u, added, step);
         const float shrink = __expf(merged.top - base);
         merged.sum = merged.sum * shrink + added;
         merged.top = next;
         merged.scale_by(shrink);
+        weighed = true;
       }
 #pragma unroll
       for (int u = 0; u < U; ++u) {
+        if (u % kTogether == 0 && !left.any()) break;
+        const int next = left.next();
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-          const int at = (s + u) * R + r;
+          const int at = next / R * R + r;
           const float w = __shfl_sync(~0u, weight, at);
-          if ((there >> at & 1) != 0) merged.add(r, w, theirs[u][r]);
+          if (!left.has(at)) continue;
+#pragma unroll
+          for (int i = 0; i < kReads; ++i) merged.add(r, i, w, theirs[u][r][i]);
         }
+        left.leave(next);
       }
     }
   }

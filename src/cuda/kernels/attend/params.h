@@ -29,7 +29,7 @@ struct Divider {
 /// these; what depends on the plan the kernel reads from `schedule`.
 struct AttendParams {
   const std::byte* schedule;  ///< a ScheduleHeader and its sections
-  uint64_t* control;          ///< kControlBytes, zero before the first launch; see Control
+  uint64_t* control;          ///< Control::kBytes, zero before the first launch; see Control
   const int32_t* page_ids;
   float* partials;  ///< [partial_rows, head_dim], then their LSE; may hold anything
   const void* q;
@@ -56,18 +56,21 @@ struct AttendParams {
   int32_t k_scale_stride, v_scale_stride;
 };
 
+/// Thread blocks of a launch at most: more than any device has multiprocessors.
+inline constexpr int32_t kMostThreadBlocks = 512;
+
 /// Words of device memory that launches which may not overlap share between them. Every launch
 /// leaves them ready for the next, so that it needs no other node beside it.
 struct Control {
-  static constexpr int32_t kLineWords = 16;
-  static constexpr int32_t kEpoch = 0;  ///< launches that have finished
-  static constexpr int32_t kLeft = 1;   ///< consumer warps of this launch that have left
+  /// Each launch adds kLaunch in all to kLeft, a part with each consumer warp that leaves. Before
+  /// the last has left, kLeft / kLaunch is the number of launches that have finished: the epoch.
+  static constexpr int32_t kLeft = 0;
+  static constexpr int32_t kLaunchShift = 16;
   /// By writer of a Source, each in a line of its own, since many wait for it: epoch << 32 |
   /// finished units.
   static constexpr int32_t progress(int32_t writer) { return (1 + writer) * kLineWords; }
+  static constexpr int32_t kLineWords = 16;
+  static constexpr int64_t kBytes = 8 * kLineWords * (1 + 2 * int64_t{kMostThreadBlocks});
 };
-/// Of a Control for as many thread blocks as any device has multiprocessors.
-inline constexpr int32_t kMostThreadBlocks = 512;
-inline constexpr int64_t kControlBytes = 8 * Control::progress(2 * kMostThreadBlocks);
 
 }  // namespace pando::cuda

@@ -18,15 +18,20 @@ template <class C>
 __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
                              const CUtensorMap* small, const TileInfo& info, const LaneTile& t,
                              RingCursor<C::kLoadSlots>& cursor, SharedPlan<C>& shared, int lane) {
+  [[maybe_unused]] int32_t tokens;
+  if constexpr (C::kParts > 1) {
+    tokens = __reduce_add_sync(~0u, lane % C::kHalves == 0 ? t.tokens(params.pages) : 0);
+  }
   cursor.wait_empty();
-  if (lane == 0) cursor.expect(info.tokens * C::kHeadDim * C::kKvBytes);
+  if constexpr (C::kParts == 1) tokens = info.tokens;
+  if (lane == 0) cursor.expect(tokens * C::kHeadDim * C::kKvBytes);
   __syncwarp();
   uint8_t* const slot =
-      landing(shared).slots[cursor.stage()] + lane / C::kLoadParts * kGranule * C::kLoadRowBytes;
+      landing(shared).slots[cursor.stage()] + lane / C::kLoadHalves * kGranule * C::kLoadRowBytes;
   const int32_t page_tokens = params.pages.page_tokens();
   // The halves of a token's row lie side by side in memory and are asked for one after the other.
-  static_assert(kGranules * C::kLoadParts <= 32);
-  const int half = lane % C::kLoadParts;
+  static_assert(kGranules / C::kParts * C::kLoadHalves <= 32);
+  const int half = lane % C::kLoadHalves;
   const auto load_box = [&](int32_t page, int32_t into) {
     const int32_t coords[5] = {0, t.position & (page_tokens - 1), half, info.kv_head, page};
     ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
@@ -60,16 +65,20 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
   for (int32_t tile = 0; tile < tiles; ++tile) {
     if (tile >= Start::kTiles) infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
-    const int granule = lane / C::kLoadParts % kGranules;
-    LaneTile t{{info.position[granule], info.page[granule],
-                lane < kGranules * C::kLoadParts ? info.rows[granule] : 0}};
-    if (tile < Start::kTiles) t.look_up(params);
-    // All thread blocks ask at once: first for what is wanted first.
-    if (tile == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
-    load_operand<C>(params, big, small, info, t, cursor, shared, lane);
-    if (tile == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
-    mark_producer(Stage::kIssued);
-    cursor.advance();
+#pragma unroll
+    for (int part = 0; part < C::kParts; ++part) {
+      constexpr int kPart = kGranules / C::kParts;
+      const int granule = part * kPart + lane / C::kLoadHalves % kPart;
+      LaneTile t{{info.position[granule], info.page[granule],
+                  lane < kPart * C::kLoadHalves ? info.rows[granule] : 0}};
+      if (tile < Start::kTiles) t.look_up(params);
+      // All thread blocks ask at once: first for what is wanted first.
+      if (tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
+      load_operand<C>(params, big, small, info, t, cursor, shared, lane);
+      if (tile == 0 && part == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
+      mark_producer(Stage::kIssued);
+      cursor.advance();
+    }
     __syncwarp();
     if (lane == 0) infos.release();
     infos.advance();

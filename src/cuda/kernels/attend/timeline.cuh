@@ -12,22 +12,33 @@ namespace pando::cuda {
 
 static __device__ int64_t g_timeline[kMostThreadBlocks][2][kStages];
 
+/// Where a launch keeps them until its end: what is marked must not wait for memory.
+__device__ __forceinline__ int64_t (&timeline())[2][kStages] {
+  __shared__ int64_t times[2][kStages];
+  return times;
+}
+
 /// Keeps the last time that the warpgroup came by; `once`, the first.
 __device__ __forceinline__ void mark(Stage stage, bool once = false) {
   if (threadIdx.x % 128 != 0 || threadIdx.x < 128) return;
-  const int64_t now = clock64();  // before what is kept is read from memory
-  int64_t* const times = g_timeline[blockIdx.x][threadIdx.x / 128 - 1];
+  const int64_t now = clock64();
+  int64_t(&times)[kStages] = timeline()[threadIdx.x / 128 - 1];
   if (stage == Stage::kBegin) {
-    for (int i = 0; i < kStages; ++i) times[i] = 0;
+    for (int64_t& time : times) time = 0;
   }
   int64_t& time = times[static_cast<int>(stage)];
   if (!once || time == 0) time = now;
+  if (stage == Stage::kEnd) {
+    for (int i = 0; i < kStages; ++i) {
+      g_timeline[blockIdx.x][threadIdx.x / 128 - 1][i] = times[i];
+    }
+  }
 }
 
 /// Keeps the first time that a warp of the producer came by, beside those of warpgroup 0.
 __device__ __forceinline__ void mark_producer(Stage stage) {
   const int64_t now = clock64();
-  int64_t& time = g_timeline[blockIdx.x][0][static_cast<int>(stage)];
+  int64_t& time = timeline()[0][static_cast<int>(stage)];
   if (threadIdx.x % 32 == 0 && time == 0) time = now;
 }
 

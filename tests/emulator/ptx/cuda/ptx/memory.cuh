@@ -9,7 +9,6 @@ inline uint64_t ld_acquire(const uint64_t* from) {
   emulator::poll("ld.acquire");
   return *from;
 }
-inline void st_relaxed(uint64_t* to, uint64_t value) { *to = value; }
 inline void st_release(uint64_t* to, uint64_t value) { *to = value; }
 
 }  // namespace pando::ptx
