@@ -136,6 +136,7 @@ struct Planner::State {
             .thread_blocks = profile.workers,
             .cost = cuda::cost_at(profile.schedule, spec.head_dim),
             .memory_bytes_per_us = profile.dram_bytes_per_us,
+            .cache_bytes = profile.cache_bytes,
             .cut_tokens = options.batch_invariant ? options.cut_tokens : 0,
             .tokens_at_once = cuda::tokens_at_once(spec.head_dim)};
   }

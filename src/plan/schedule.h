@@ -54,6 +54,7 @@ class Scheduler {
     int32_t thread_blocks;
     ScheduleCost cost;  ///< at the head_dim
     double memory_bytes_per_us;
+    int64_t cache_bytes;  ///< of L2
     /// Distance of the cuts of a batch-invariant schedule, a multiple of kTileTokens; 0: tokens are
     /// placed and cut where it is predicted to be fastest.
     int32_t cut_tokens = 0;
@@ -111,6 +112,11 @@ class Scheduler {
     int32_t row_begin, row_end;  ///< packed rows, from the list's first
     VisibleRange some, all;      ///< seen by some row; by every row
   };
+  /// Tokens that every row of a run sees; whether the run's rows are all that come by.
+  struct SeenByAll {
+    VisibleRange range;
+    bool by_every_row;
+  };
   /// A run of a list as far as it lies in one cut.
   struct Part {
     int32_t run;
@@ -146,6 +152,7 @@ class Scheduler {
     std::vector<double> until_us;  ///< by list: 0, then predicted time up to the end of each step
     std::vector<Piece> pieces;
     int64_t kv_tokens = 0;
+    double apart_us = 0;  ///< time of memory when lists that share tokens are not side by side
     double predicted_us = 0;
   };
 
@@ -157,8 +164,10 @@ class Scheduler {
   static void check_slots(int64_t slots);
   static void append_run(const List& list, int32_t stream, const Run& run, bool own, Layout& out);
   void find_holes(const Problem& p, int32_t packed_begin, int32_t packed_end, VisibleRange within);
-  void append_all(const Problem& p, const List& list, int32_t stream, const Run& run, bool own,
-                  Layout& out);
+  void append_all(const Problem& p, const List& list, int32_t stream, const Run& run,
+                  const SeenByAll& all, bool own, Layout& out);
+  void append_exact(const Problem& p, const List& list, int32_t stream, const Run& run, bool own,
+                    Layout& out);
   static void time_steps(const Problem& p, Layout& out);
   static void weigh_steps(const Problem& p, Layout& out);
   void cut(const Problem& p, Layout& out);

@@ -211,18 +211,18 @@ void Scheduler::place_stretch(const Problem& p, const Seen& seen, VisibleRange t
   const int32_t first = list.block * kBlockRows;
   const int32_t present = std::min(kPairRows, p.packed_rows() - first);
   const bool own = run.row_begin * p.group >= first && run.row_end * p.group <= first + present;
-  const bool plain = seen.all.begin <= tokens.begin && tokens.end <= seen.all.end;
-  const bool full = plain && seen.row_begin == 0 && seen.row_end == present;
+  // What comes before the first token counts as empty, not as unseen.
+  const VisibleRange all{seen.all.begin <= tokens.begin ? begin : seen.all.begin, seen.all.end};
   append_all(p, list, 0,
              {.slot_begin = static_cast<int32_t>(slot),
               .token_begin = begin,
               .token_end = tokens.end,
               .page_offset = p.forest.page_indptr()[run.sequence],
               .rows = static_cast<uint32_t>(seen.row_begin | seen.row_end << 8) |
-                      ((1u << skip) - 1) << Run::kEmptyShift | (full ? Run::kFull : 0) |
-                      (plain ? Run::kPlain : 0),
+                      ((1u << skip) - 1) << Run::kEmptyShift,
               .reserved = {}},
-             own, out);
+             {.range = all, .by_every_row = seen.row_begin == 0 && seen.row_end == present}, own,
+             out);
   slot += slots;
   // Once for all units that share them: in the one with the run's first row.
   if (run.row_begin * p.group >= first && seen.row_begin == run.row_begin * p.group - first) {
