@@ -156,6 +156,7 @@ void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
       ->excludes(sweep);
   command->add_option("--scale", o.scale, "Factor on all tokens: auto, or such as 1/4")
       ->capture_default_str();
+  command->add_option("--head-dim", o.head_dim, "Elements of a head")->capture_default_str();
   command->add_option("--dtype", o.dtype, "fp32, bf16 or fp16")->capture_default_str();
   command->add_option("--layout", o.layout, "hnd or nhd")->capture_default_str();
   command->add_option("--page-tokens", o.page_tokens, "Tokens of a page")->capture_default_str();

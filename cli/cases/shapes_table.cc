@@ -15,7 +15,8 @@ std::vector<Shape> list_of(const nlohmann::json& file, const char* name) {
           file.at("head_dim").get<int>(), kShapeHeadDim);
   std::vector<Shape> list;
   for (const nlohmann::json& row : file.at(name)) {
-    list.push_back({row.at(0).get<std::string>(), row.at(1), row.at(2), row.at(3), row.at(4)});
+    list.push_back(
+        {row.at(0).get<std::string>(), row.at(1), row.at(2), row.at(3), row.at(4), kShapeHeadDim});
   }
   return list;
 }
@@ -45,11 +46,11 @@ int64_t Shape::sequence_tokens() const {
 }
 
 int64_t Shape::kv_bytes(DType dtype) const {
-  return unique_tokens() * kv_heads * kShapeHeadDim * 2 * dtype_bytes(dtype);
+  return unique_tokens() * kv_heads * head_dim * 2 * dtype_bytes(dtype);
 }
 
 int64_t Shape::flops() const {
-  return 4 * int64_t{batch()} * q_heads * kShapeHeadDim * sequence_tokens();
+  return 4 * int64_t{batch()} * q_heads * head_dim * sequence_tokens();
 }
 
 std::span<const Shape> shapes(ShapeList list) { return all_lists()[static_cast<size_t>(list)]; }
@@ -97,7 +98,7 @@ Case shape_tables(const Shape& shape, DType dtype, KvOrder order, int32_t page_t
       page_tables(tree_shape(shape.nodes, shape.tokens), {.page_tokens = page_tokens}, rng);
   problem.spec.q_heads = shape.q_heads;
   problem.spec.kv_heads = shape.kv_heads;
-  problem.spec.head_dim = kShapeHeadDim;
+  problem.spec.head_dim = shape.head_dim;
   problem.spec.dtype = dtype;
   problem.order = order;
   return problem;

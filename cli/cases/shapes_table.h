@@ -12,7 +12,7 @@
 
 namespace pando::cases {
 
-inline constexpr int32_t kShapeHeadDim = 128;
+inline constexpr int32_t kShapeHeadDim = 128;  ///< of the tables
 inline constexpr int32_t kShapePageTokens = 64;
 
 /// A batch of one query row a sequence: levels of nodes, those of the last being the sequences.
@@ -22,6 +22,7 @@ struct Shape {
   int32_t kv_heads;
   std::vector<int32_t> nodes;   ///< per level
   std::vector<int32_t> tokens;  ///< per node of each level
+  int32_t head_dim = kShapeHeadDim;
 
   int32_t batch() const { return nodes.back(); }
   int64_t unique_tokens() const;    ///< each shared token once

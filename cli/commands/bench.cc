@@ -184,29 +184,26 @@ void print_head(const Bench& bench, const term::Style& style) {
 
 }  // namespace
 
-std::vector<const cases::Shape*> chosen_shapes(const BenchOptions& options) {
-  std::vector<const cases::Shape*> chosen;
-  for (const std::string& name : options.shapes) chosen.push_back(&cases::find_shape(name));
-  if (!chosen.empty()) return chosen;
+std::vector<cases::Shape> chosen_shapes(const BenchOptions& options) {
+  require(options.head_dim >= 1 && options.head_dim <= 1 << 16,
+          "head-dim: got {}, want a number in [1, 65536]", options.head_dim);
+  std::vector<cases::Shape> chosen;
+  for (const std::string& name : options.shapes) chosen.push_back(cases::find_shape(name));
   const cases::ShapeList list = options.trees        ? cases::ShapeList::kTrees
                                 : options.seed_sweep ? cases::ShapeList::kSweep
                                 : options.scale_axes ? cases::ShapeList::kScale
                                                      : cases::ShapeList::kShapes;
-  for (const cases::Shape& shape : cases::shapes(list)) chosen.push_back(&shape);
+  if (chosen.empty()) chosen.assign(cases::shapes(list).begin(), cases::shapes(list).end());
+  for (cases::Shape& shape : chosen) shape.head_dim = options.head_dim;
   return chosen;
 }
 
 Json shape_json(const cases::Shape& shape, const BenchOptions& options) {
-  return {{"shape", shape.name},
-          {"batch", shape.batch()},
-          {"q_heads", shape.q_heads},
-          {"kv_heads", shape.kv_heads},
-          {"head_dim", cases::kShapeHeadDim},
-          {"dtype", dtype_name(dtype_from_name(options.dtype))},
-          {"layout", options.layout},
-          {"page_tokens", options.page_tokens},
-          {"nodes", shape.nodes},
-          {"tokens", shape.tokens}};
+  return {{"shape", shape.name},        {"batch", shape.batch()},
+          {"q_heads", shape.q_heads},   {"kv_heads", shape.kv_heads},
+          {"head_dim", shape.head_dim}, {"dtype", dtype_name(dtype_from_name(options.dtype))},
+          {"layout", options.layout},   {"page_tokens", options.page_tokens},
+          {"nodes", shape.nodes},       {"tokens", shape.tokens}};
 }
 
 Json timing_json(const cases::Timing& t) {
@@ -231,7 +228,7 @@ int run_bench(const BenchOptions& options) {
               .profile = target.profile.name.data(),
               .reps = reps,
               .commit = commit()};
-  const std::vector<const cases::Shape*> shapes = chosen_shapes(options);
+  const std::vector<cases::Shape> shapes = chosen_shapes(options);
   // Both are opened first: a bad path should not cost an hour.
   std::optional<EarlierRecords> earlier;
   if (!options.against.empty()) earlier.emplace(options.against);
@@ -245,15 +242,15 @@ int run_bench(const BenchOptions& options) {
                                                  : cases::Runner(options.threads, target.profile);
   term::Progress progress(static_cast<int64_t>(shapes.size()));
   int wrong = 0;
-  for (const cases::Shape* shape : shapes) {
-    progress.start(shape->name);
-    const Row row = run_shape(*shape, bench, options, runner);
+  for (const cases::Shape& shape : shapes) {
+    progress.start(shape.name);
+    const Row row = run_shape(shape, bench, options, runner);
     progress.finish_one();
     progress.clear();
     if (!row.m.check.passed()) {
       ++wrong;
       fmt::print(stderr, "{}: wrong answer, not recorded: error {:.3g}, allowed {:.3g}\n",
-                 shape->name, row.m.check.got.max_err_out, row.m.check.allowed.out);
+                 shape.name, row.m.check.got.max_err_out, row.m.check.allowed.out);
       continue;
     }
     Json record = row_json(row, bench, options);

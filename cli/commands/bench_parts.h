@@ -14,8 +14,8 @@
 
 namespace pando::cli {
 
-/// The shapes that the options name.
-std::vector<const cases::Shape*> chosen_shapes(const BenchOptions& options);
+/// The shapes that the options name, at their head_dim.
+std::vector<cases::Shape> chosen_shapes(const BenchOptions& options);
 /// What a record says of the case.
 Json shape_json(const cases::Shape& shape, const BenchOptions& options);
 Json timing_json(const cases::Timing& timing);

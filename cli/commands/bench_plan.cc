@@ -41,12 +41,12 @@ int run_plan_bench(const BenchOptions& options) {
                                       "shape", "page ids", "discover", "update", "plan", "a step",
                                       "predicted", "roof")));
   }
-  for (const cases::Shape* shape : chosen_shapes(options)) {
+  for (const cases::Shape& shape : chosen_shapes(options)) {
     const cases::Case problem =
-        cases::shape_tables(*shape, dtype, order_from_name(options.layout), options.page_tokens);
+        cases::shape_tables(shape, dtype, order_from_name(options.layout), options.page_tokens);
     Plan plan;
     const cases::PlanningTimes t = cases::measure_planning(problem, reps, planner, plan);
-    Json record = shape_json(*shape, options);
+    Json record = shape_json(shape, options);
     record.update(Json{{"planned_for", planned_for}, {"host", cpu_name()}});
     if (const double mhz = cpu_clock_mhz(); mhz > 0) record["clock_mhz"] = mhz;
     record.update(Json{{"date", now_utc()},
@@ -66,7 +66,7 @@ int run_plan_bench(const BenchOptions& options) {
     if (options.json) {
       fmt::print("{}", line);
     } else {
-      print_row(*shape, t, plan);
+      print_row(shape, t, plan);
     }
     std::fflush(stdout);
   }

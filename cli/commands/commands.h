@@ -80,6 +80,7 @@ struct BenchOptions : CommonOptions {
   bool seed_sweep = false;
   bool scale_axes = false;
   std::string scale = "auto";
+  int32_t head_dim = 128;
   std::string dtype = "bf16";
   std::string layout = "hnd";
   int32_t page_tokens = 64;

@@ -29,7 +29,8 @@ struct KernelRate {
 /// Times of one thread block of a schedule for CUDA, in microseconds. A thread block takes
 ///   units * unit_us + whole tiles * whole_tile_us + split tiles * split_tile_us
 ///       + sum over tiles of (runs of its fuller half - 1) * run_us,
-/// where tiles that memory delivers more slowly take longer; then the rows of several sources take
+/// where tiles that memory delivers more slowly take longer, and those of a head_dim above 128 in
+/// proportion; then the rows of several sources take
 ///   merge_us + floor((sources - 1) / 16) * turn_us
 ///       + max(0, floor((sources - 33) / 32)) * lookup_us.
 struct ScheduleCost {

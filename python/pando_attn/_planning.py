@@ -49,7 +49,8 @@ def plan(
         q_heads: query heads, a multiple of ``kv_heads``: head ``h`` reads kv head
             ``h // (q_heads // kv_heads)``.
         kv_heads: heads of K and V.
-        head_dim: elements of a head; CPU: a multiple of 8 up to 256; CUDA: 64 or 128.
+        head_dim: elements of a head; CPU: a multiple of 8 up to 256; CUDA: 64, 128
+            or 256.
         dtype: of q, K, V and the output: "fp32", "bf16" or "fp16", or a dtype of NumPy, PyTorch or
             JAX. Sums, softmax and LSE are always fp32.
         scale: of the scores; ``1 / sqrt(head_dim)`` by default.

@@ -18,9 +18,9 @@ struct CudaShape {
   friend bool operator==(const CudaShape&, const CudaShape&) = default;
 };
 
-inline constexpr std::array kCudaShapes = {CudaShape{DType::kBF16, 128},
-                                           CudaShape{DType::kBF16, 64}, CudaShape{DType::kF16, 128},
-                                           CudaShape{DType::kF16, 64}};
+inline constexpr std::array kCudaShapes = {
+    CudaShape{DType::kBF16, 128}, CudaShape{DType::kBF16, 64}, CudaShape{DType::kBF16, 256},
+    CudaShape{DType::kF16, 128},  CudaShape{DType::kF16, 64},  CudaShape{DType::kF16, 256}};
 
 /// Every page size of a BatchView. Those below 8 tokens take a copy for each page.
 inline constexpr std::array<int32_t, 9> kCudaPageTokens = {1, 2, 4, 8, 16, 32, 64, 128, 256};

@@ -134,9 +134,11 @@ struct Planner::State {
             .group = spec.group(),
             .token_head_bytes = 2 * int64_t{spec.head_dim} * dtype_bytes(spec.dtype),
             .thread_blocks = profile.workers,
-            .cost = profile.schedule,
+            .cost = cuda::cost_at(profile.schedule, spec.head_dim),
             .memory_bytes_per_us = profile.dram_bytes_per_us,
-            .cut_tokens = options.batch_invariant ? options.cut_tokens : 0};
+            .cache_bytes = profile.cache_bytes,
+            .cut_tokens = options.batch_invariant ? options.cut_tokens : 0,
+            .tokens_at_once = cuda::tokens_at_once(spec.head_dim)};
   }
   void lay_out(const AttentionSpec& spec, PlanHeader& header) const;
   void write(const PlanHeader& header, const cuda::Scheduler::Problem& schedule,

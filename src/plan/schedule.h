@@ -16,6 +16,16 @@
 
 namespace pando::cuda {
 
+/// The times of a profile, which are those of a head_dim up to 128, at another: above it a tile
+/// holds and multiplies more, and a row of partials is read in more turns. An estimate.
+inline ScheduleCost cost_at(ScheduleCost cost, int32_t head_dim) {
+  const double factor = std::max(1.0, head_dim / 128.0);
+  cost.whole_tile_us *= factor;
+  cost.split_tile_us *= factor;
+  cost.turn_us *= factor;
+  return cost;
+}
+
 /// What a merge of rows of so many partials takes turn_us and lookup_us for: see ScheduleCost.
 inline double merge_turns(double sources) {
   return std::floor(std::max(0.0, std::ceil(sources) - 1) / 16);
@@ -42,11 +52,13 @@ class Scheduler {
     int32_t group;
     int64_t token_head_bytes;  ///< K and V of one token at one kv head
     int32_t thread_blocks;
-    const ScheduleCost& cost;
+    ScheduleCost cost;  ///< at the head_dim
     double memory_bytes_per_us;
+    int64_t cache_bytes;  ///< of L2
     /// Distance of the cuts of a batch-invariant schedule, a multiple of kTileTokens; 0: tokens are
     /// placed and cut where it is predicted to be fastest.
     int32_t cut_tokens = 0;
+    int32_t tokens_at_once = kTileTokens;  ///< of a whole tile, as the kernel takes them
 
     int32_t packed_rows() const { return static_cast<int32_t>(order.rows.size()) * group; }
     int32_t blocks() const;
@@ -100,6 +112,11 @@ class Scheduler {
     int32_t row_begin, row_end;  ///< packed rows, from the list's first
     VisibleRange some, all;      ///< seen by some row; by every row
   };
+  /// Tokens that every row of a run sees; whether the run's rows are all that come by.
+  struct SeenByAll {
+    VisibleRange range;
+    bool by_every_row;
+  };
   /// A run of a list as far as it lies in one cut.
   struct Part {
     int32_t run;
@@ -135,6 +152,7 @@ class Scheduler {
     std::vector<double> until_us;  ///< by list: 0, then predicted time up to the end of each step
     std::vector<Piece> pieces;
     int64_t kv_tokens = 0;
+    double apart_us = 0;  ///< time of memory when lists that share tokens are not side by side
     double predicted_us = 0;
   };
 
@@ -146,8 +164,10 @@ class Scheduler {
   static void check_slots(int64_t slots);
   static void append_run(const List& list, int32_t stream, const Run& run, bool own, Layout& out);
   void find_holes(const Problem& p, int32_t packed_begin, int32_t packed_end, VisibleRange within);
-  void append_all(const Problem& p, const List& list, int32_t stream, const Run& run, bool own,
-                  Layout& out);
+  void append_all(const Problem& p, const List& list, int32_t stream, const Run& run,
+                  const SeenByAll& all, bool own, Layout& out);
+  void append_exact(const Problem& p, const List& list, int32_t stream, const Run& run, bool own,
+                    Layout& out);
   static void time_steps(const Problem& p, Layout& out);
   static void weigh_steps(const Problem& p, Layout& out);
   void cut(const Problem& p, Layout& out);

@@ -99,7 +99,7 @@ double Scheduler::cut_by_share(const Problem& p, Layout& out) {
   }
   const auto lists = static_cast<double>(std::max<size_t>(1, out.lists.size())) * p.kv_heads;
   const double sources = static_cast<double>(out.pieces.size()) / lists;
-  return std::max(most_us, share_us - left_us) + merging_us(p.cost, sources + 1);
+  return std::max({most_us, share_us - left_us, out.apart_us}) + merging_us(p.cost, sources + 1);
 }
 
 /// The cut with the least predicted time.

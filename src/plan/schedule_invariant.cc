@@ -7,7 +7,8 @@
 //    in one tile, in order, without any of its other stretches, and at slots that equal the
 //    positions modulo 16: the second product adds up 16 slots at a time, the softmax 8 in turn.
 //    Where in the tile it lies, and what of other rows lies beside it, does not matter: such slots
-//    have weight 0, which leaves sums as they are.
+//    have weight 0, which leaves sums as they are. Where the kernel takes half a tile at once, all
+//    this holds for the halves of stretches and of tiles, too.
 // 3. A row's stretches come in ascending order: in each unit first those of which the beginning is
 //    missing, then the full ones, then those of which the end is missing. A run begins and ends at
 //    a multiple of 128, but for the end of a sequence.
@@ -192,11 +193,17 @@ void Scheduler::place_stretch(const Problem& p, const Seen& seen, VisibleRange t
   if (tokens.begin >= tokens.end) return;
   const int32_t skip = tokens.begin % kGranule;
   const int32_t begin = tokens.begin - skip;
-  const int32_t align = alignment_of(tokens.end - begin);
+  const bool by_halves = p.tokens_at_once == kHalfTokens;
+  const auto in_two = [](int64_t first, int64_t end) {
+    return first / kHalfTokens != (end - 1) / kHalfTokens;
+  };
+  const bool aligned = by_halves && in_two(begin, tokens.end);
+  const int32_t align = aligned ? kHalfTokens : alignment_of(tokens.end - begin);
   const int32_t offset = begin % align;
   const int64_t slots = round_up(tokens.end - begin, kGranule);
   const auto in_tile = static_cast<int32_t>(slot % kTileTokens);
   auto at = static_cast<int32_t>(offset + round_up(std::max(in_tile - offset, 0), align));
+  if (by_halves && !aligned && in_two(at, at + slots)) at = offset + round_up(at, kHalfTokens);
   if (at + std::min<int64_t>(slots, kTileTokens) > kTileTokens) at = kTileTokens + offset;
   slot += at - in_tile;
   check_slots(slot + slots);
@@ -204,18 +211,18 @@ void Scheduler::place_stretch(const Problem& p, const Seen& seen, VisibleRange t
   const int32_t first = list.block * kBlockRows;
   const int32_t present = std::min(kPairRows, p.packed_rows() - first);
   const bool own = run.row_begin * p.group >= first && run.row_end * p.group <= first + present;
-  const bool plain = seen.all.begin <= tokens.begin && tokens.end <= seen.all.end;
-  const bool full = plain && seen.row_begin == 0 && seen.row_end == present;
+  // What comes before the first token counts as empty, not as unseen.
+  const VisibleRange all{seen.all.begin <= tokens.begin ? begin : seen.all.begin, seen.all.end};
   append_all(p, list, 0,
              {.slot_begin = static_cast<int32_t>(slot),
               .token_begin = begin,
               .token_end = tokens.end,
               .page_offset = p.forest.page_indptr()[run.sequence],
               .rows = static_cast<uint32_t>(seen.row_begin | seen.row_end << 8) |
-                      ((1u << skip) - 1) << Run::kEmptyShift | (full ? Run::kFull : 0) |
-                      (plain ? Run::kPlain : 0),
+                      ((1u << skip) - 1) << Run::kEmptyShift,
               .reserved = {}},
-             own, out);
+             {.range = all, .by_every_row = seen.row_begin == 0 && seen.row_end == present}, own,
+             out);
   slot += slots;
   // Once for all units that share them: in the one with the run's first row.
   if (run.row_begin * p.group >= first && seen.row_begin == run.row_begin * p.group - first) {

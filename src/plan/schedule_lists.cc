@@ -78,6 +78,33 @@ void Scheduler::append_run(const List& list, int32_t stream, const Run& run, boo
   out.runs.push_back(run);
 }
 
+/// Appends a run: where all its rows see only some of its tokens, those by themselves, as far as
+/// they fill halves. Tiles of tokens that all rows see need no mask.
+void Scheduler::append_all(const Problem& p, const List& list, int32_t stream, const Run& run,
+                           const SeenByAll& all, bool own, Layout& out) {
+  const int32_t tokens = run.token_end - run.token_begin;
+  const int32_t before = std::max(all.range.begin - run.token_begin, 0);
+  const int32_t until = std::min(all.range.end - run.token_begin, tokens);
+  const auto plain_begin = static_cast<int32_t>(round_up(before, int64_t{kHalfTokens}));
+  const int32_t plain_end = until == tokens ? tokens : until / kHalfTokens * kHalfTokens;
+  Run left = run;
+  const auto append_until = [&](int32_t into, uint32_t flags) {
+    Run part = left;
+    part.token_end = run.token_begin + into;
+    if (part.token_end <= part.token_begin) return;
+    part.rows |= flags;
+    append_exact(p, list, stream, part, own, out);
+    left.slot_begin += part.token_end - part.token_begin;
+    left.token_begin = part.token_end;
+    left.rows &= ~Run::kEmpty;
+  };
+  if (plain_begin < plain_end) {
+    append_until(plain_begin, 0);
+    append_until(plain_end, Run::kPlain | (all.by_every_row ? Run::kFull : 0));
+  }
+  append_until(tokens, 0);
+}
+
 /// Appends what the list's rows see of a run to a stream, and nothing that none of them sees: V of
 /// such a token may be NaN. `slot` is the end of the stream so far.
 void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& list, int32_t stream,
@@ -94,18 +121,15 @@ void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& l
   const VisibleRange all =
       find_seen(p, run, first + row_begin, first + row_end, {run.token_begin, run.token_end});
   const auto add = [&](int32_t begin, int32_t end) {
-    const bool plain = all.begin <= begin && end <= all.end;
-    const bool full = plain && row_begin == low && row_end == high;
     slot = round_up(slot, run_alignment(end - begin));
     append_all(p, list, stream,
                {.slot_begin = static_cast<int32_t>(slot),
                 .token_begin = begin,
                 .token_end = end,
                 .page_offset = p.forest.page_indptr()[run.sequence],
-                .rows = static_cast<uint32_t>(row_begin | row_end << 8) | (full ? Run::kFull : 0) |
-                        (plain ? Run::kPlain : 0),
+                .rows = static_cast<uint32_t>(row_begin | row_end << 8),
                 .reserved = {}},
-               own, out);
+               {.range = all, .by_every_row = row_begin == low && row_end == high}, own, out);
     slot += round_up(end - begin, kGranule);
     if (counts) out.kv_tokens += int64_t{end - begin} * p.kv_heads;
   };
@@ -198,6 +222,11 @@ void Scheduler::weigh_steps(const Problem& p, Layout& out) {
   for (const Step& step : out.steps) (step.own ? own_us : other_us) += step.us;
   const auto token_bytes = static_cast<double>(p.token_head_bytes);
   const auto steps = static_cast<double>(out.steps.size());
+  const auto own_steps = static_cast<double>(std::ranges::count(out.steps, true, &Step::own));
+  const double tile_bytes = kTileTokens * token_bytes * p.kv_heads;
+  const double bytes = static_cast<double>(out.kv_tokens) * token_bytes;
+  const bool cached = bytes - own_steps * tile_bytes <= static_cast<double>(p.cache_bytes);
+  out.apart_us = (cached ? bytes : steps * tile_bytes) / p.memory_bytes_per_us;
   const int64_t tokens = out.kv_tokens / std::max(1, p.kv_heads);
   const double memory_us = static_cast<double>(tokens) * token_bytes / p.memory_bytes_per_us;
   const double l2_us = steps * kTileTokens * token_bytes / p.cost.l2_bytes_per_us;

@@ -41,8 +41,8 @@ void Scheduler::find_holes(const Problem& p, int32_t packed_begin, int32_t packe
 
 /// Appends a run as append_run does, but where rows have holes in several: one by itself for each
 /// granule with tokens that none of the run's rows sees.
-void Scheduler::append_all(const Problem& p, const List& list, int32_t stream, const Run& run,
-                           bool own, Layout& out) {
+void Scheduler::append_exact(const Problem& p, const List& list, int32_t stream, const Run& run,
+                             bool own, Layout& out) {
   if (!p.order.has_holes) return append_run(list, stream, run, own, out);
   const int32_t first = list.block * kBlockRows;
   find_holes(p, first + static_cast<int32_t>(run.rows & 255),

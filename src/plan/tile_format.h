@@ -11,6 +11,11 @@ namespace pando::cuda {
 /// Slots of a tile: of one turn of the kernel's ring.
 inline constexpr int32_t kTileTokens = 128;
 inline constexpr int32_t kHalfTokens = 64;
+/// Tokens of a whole tile that the kernel takes at once: one softmax, one slot of its ring. Above a
+/// head_dim of 128 registers and shared memory have room for half a tile.
+constexpr int32_t tokens_at_once(int32_t head_dim) {
+  return head_dim > 128 ? kHalfTokens : kTileTokens;
+}
 /// Slots of a swizzle atom: runs start at multiples.
 inline constexpr int32_t kGranule = 8;
 inline constexpr int32_t kGranules = kTileTokens / kGranule;

@@ -218,6 +218,19 @@ TEST_F(Program, bench_writes_one_json_line_a_case) {
   EXPECT_EQ(lines[0]["tokens"], (std::vector<int>{64, 8}));
 }
 
+TEST_F(Program, bench_times_shapes_at_another_head_dim) {
+  const nlohmann::json record =
+      json("bench --shapes l3-8 --scale 1/32 --head-dim 256 --reps 2 --threads 1 --json");
+  EXPECT_EQ(record["head_dim"], 256);
+  EXPECT_LE(record["max_err"], record["tolerance"]);
+  const std::string planned = "bench --plan-only --profile h100 --shapes l3-256 --reps 2 --json";
+  const nlohmann::json at_128 = json(planned), at_256 = json(planned + " --head-dim 256");
+  EXPECT_EQ(at_128["head_dim"], 128);
+  EXPECT_EQ(at_256["head_dim"], 256);
+  // Twice the bytes and the products.
+  EXPECT_GT(at_256["predicted_us"], 1.5 * at_128["predicted_us"].get<double>());
+}
+
 TEST_F(Program, bench_refuses_bad_options_and_writes_nothing) {
   const std::string out = " --out " + (dir_ / "bench.jsonl");
   expect_refused("bench --shapes l3-9" + out, "l3-9");
@@ -229,6 +242,9 @@ TEST_F(Program, bench_refuses_bad_options_and_writes_nothing) {
   expect_refused("bench --reps 0" + out, "reps: got 0");
   expect_refused("bench --page-tokens 48" + out, "page-tokens: got 48");
   expect_refused("bench --dtype fp8" + out, "fp8");
+  expect_refused("bench --head-dim 0" + out, "head-dim: got 0");
+  expect_refused("bench --plan-only --profile h100 --head-dim 96 --json" + out,
+                 "head_dim, dtype: got 96 x bf16, the CUDA backend supports 128 x bf16");
   expect_refused("bench --scale-axes --trees" + out, "--scale-axes");
   expect_refused("bench --profile h100" + out, "profile: got \"h100\", which is for CUDA, but");
   expect_refused("bench --plan-only --against x" + out, "--plan-only");

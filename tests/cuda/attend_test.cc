@@ -48,71 +48,99 @@ TEST_F(CudaAttend, lengths_around_every_block_agree_with_the_oracle) {
       shape.add_sequence(shape.add_node(-1, tokens), tokens % 3 + 1);
     }
   }
-  expect_correct(device_case(shape, 64));
+  for (const int32_t head_dim : kHeadDims) {
+    expect_correct(at_head_dim(head_dim, device_case(shape, 64)));
+  }
 }
 
 TEST_F(CudaAttend, windows_and_ranges_agree_with_the_oracle) {
-  for (const int32_t window : {1, 7, 8, 9, 130}) {
-    Case problem = device_case(prefix_shape(9, 200, 61, 5));
-    problem.spec.window = window;
-    fill_unused(problem, Unused::kMixed, true);
-    expect_correct(problem);
+  for (const int32_t head_dim : kHeadDims) {
+    for (const int32_t window : {1, 7, 8, 9, 130}) {
+      Case problem = at_head_dim(head_dim, device_case(prefix_shape(9, 200, 61, 5)));
+      problem.spec.window = window;
+      fill_unused(problem, Unused::kMixed, true);
+      expect_correct(problem);
+    }
   }
 }
 
 TEST_F(CudaAttend, variants_agree_with_the_oracle) {
-  for (const VariantCase& each : variant_cases()) {
-    SCOPED_TRACE(each.name);
-    expect_correct(each.problem);
-    RunOptions options;
-    options.plan = {.sharing = Sharing::kAll, .batch_invariant = true, .cut_tokens = 256};
-    expect_correct(each.problem, options);
+  for (const int32_t head_dim : kHeadDims) {
+    for (const VariantCase& each : variant_cases(head_dim)) {
+      SCOPED_TRACE(::testing::Message() << each.name << ", head_dim " << head_dim);
+      expect_correct(each.problem);
+      RunOptions options;
+      options.plan = {.sharing = Sharing::kAll, .batch_invariant = true, .cut_tokens = 256};
+      expect_correct(each.problem, options);
+    }
   }
 }
 
 TEST_F(CudaAttend, strided_outputs_and_no_lse_are_written_and_nothing_else) {
-  Case problem = device_case(prefix_shape(33, 200, 61));
-  problem.q_head_stride = 136;
-  problem.q_row_stride = 8 * 136 + 16;
-  fill_data(problem, {.seed = 5});
-  RunOptions options;
-  for (const bool strided : {false, true}) {
-    for (const bool want_lse : {false, true}) {
-      options.strided = strided;
-      options.want_lse = want_lse;
+  for (const int32_t head_dim : kHeadDims) {
+    Case problem = device_case(prefix_shape(33, 200, 61));
+    problem.spec.head_dim = head_dim;
+    problem.q_head_stride = head_dim + 8;
+    problem.q_row_stride = 8 * problem.q_head_stride + 16;
+    fill_data(problem, {.seed = 5});
+    RunOptions options;
+    for (const bool strided : {false, true}) {
+      for (const bool want_lse : {false, true}) {
+        options.strided = strided;
+        options.want_lse = want_lse;
+        expect_correct(problem, options);
+      }
+    }
+  }
+}
+
+/// Units of several blocks, from whole tiles to split ones and back, many times in a launch.
+TEST_F(CudaAttend, whole_and_split_tiles_in_turn_agree_with_the_oracle) {
+  for (const int32_t head_dim : kHeadDims) {
+    const Case problem = at_head_dim(head_dim, device_case(prefix_shape(150, 1500, 300, 2)));
+    for (const int blocks : {2, 17, 0}) {
+      RunOptions options;
+      options.threads = blocks;
       expect_correct(problem, options);
     }
   }
 }
 
 TEST_F(CudaAttend, repeated_runs_give_the_same_bits) {
-  const Case problem = device_case(tree_shape({1, 8, 64}, {2048, 512, 128}), 64);
-  const Output first = runner_.attend(problem, {});
-  for (int i = 0; i < 20; ++i) {
-    ASSERT_TRUE(same_bits(problem, first, runner_.attend(problem, {}))) << "run " << i;
+  for (const int32_t head_dim : kHeadDims) {
+    const Case problem =
+        at_head_dim(head_dim, device_case(tree_shape({1, 8, 64}, {2048, 512, 128}), 64));
+    const Output first = runner_.attend(problem, {});
+    for (int i = 0; i < 20; ++i) {
+      ASSERT_TRUE(same_bits(problem, first, runner_.attend(problem, {})))
+          << "head_dim " << head_dim << ", run " << i;
+    }
   }
 }
 
 TEST_F(CudaAttend, batch_invariant_bits_do_not_depend_on_the_batch) {
   const Company company;
-  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+  for (const CudaShape& shape : kCudaShapes) {
     for (const auto& [q_len, window] : {std::pair{1, 0}, {4, 0}, {70, 0}, {1, 300}, {70, 333}}) {
-      SCOPED_TRACE(::testing::Message()
-                   << dtype_name(dtype) << ", " << q_len << " rows, window " << window);
-      expect_invariant(runner_, company_case(company, q_len, window, dtype), company, 17);
+      SCOPED_TRACE(::testing::Message() << dtype_name(shape.dtype) << " " << shape.head_dim << ", "
+                                        << q_len << " rows, window " << window);
+      expect_invariant(runner_, company_case(company, q_len, window, shape.dtype, shape.head_dim),
+                       company, 17);
     }
   }
 }
 
 TEST_F(CudaAttend, batch_invariant_bits_do_not_depend_on_the_batch_with_variants) {
-  Company company;
-  for (const int32_t q_len : {1, 9}) {
-    expect_invariant(runner_, company_with_variants(company, q_len, q_len > 1), company, 17);
-  }
-  // Sequence 0 has one cut: its rows go to out at once, or by way of partials beside others'.
-  company.prefix = company.own = 250;
-  for (const int32_t q_len : {1, 2}) {
-    expect_invariant(runner_, company_with_variants(company, q_len, q_len > 1), company, 17);
+  for (const int32_t head_dim : kHeadDims) {
+    Company company;
+    const auto expect_same = [&](int32_t q_len) {
+      expect_invariant(runner_, company_with_variants(company, q_len, q_len > 1, head_dim), company,
+                       17);
+    };
+    for (const int32_t q_len : {1, 9}) expect_same(q_len);
+    // Sequence 0 has one cut: its rows go to out at once, or by way of partials beside others'.
+    company.prefix = company.own = 250;
+    for (const int32_t q_len : {1, 2}) expect_same(q_len);
   }
 }
 
@@ -127,11 +155,13 @@ TEST_F(CudaAttend, batch_invariant_bits_are_the_same_every_time) {
 }
 
 TEST_F(CudaAttend, any_number_of_thread_blocks_agrees_with_the_oracle) {
-  const Case problem = device_case(prefix_shape(40, 500, 61));
-  for (const int blocks : {1, 2, 3, 17, 78, 131}) {
-    RunOptions options;
-    options.threads = blocks;
-    expect_correct(problem, options);
+  for (const int32_t head_dim : kHeadDims) {
+    const Case problem = at_head_dim(head_dim, device_case(prefix_shape(40, 500, 61)));
+    for (const int blocks : {1, 2, 3, 17, 78, 131}) {
+      RunOptions options;
+      options.threads = blocks;
+      expect_correct(problem, options);
+    }
   }
 }
 

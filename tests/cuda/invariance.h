@@ -26,8 +26,8 @@ struct Company {
 /// Sequence 0, then those who share its prefix, then the others. V of all pages that sequence 0
 /// does not hold is huge: where the weight of such a token is not exactly 0, or leaves a sum other
 /// than it was, it shows.
-inline Case company_case(const Company& company, int32_t q_len, int32_t window,
-                         DType dtype = DType::kBF16) {
+inline Case company_case(const Company& company, int32_t q_len, int32_t window, DType dtype,
+                         int32_t head_dim) {
   ForestShape shape;
   const int32_t prefix = shape.add_node(-1, company.prefix);
   shape.add_sequence(shape.add_node(prefix, company.own), q_len);
@@ -41,6 +41,7 @@ inline Case company_case(const Company& company, int32_t q_len, int32_t window,
   Case problem = device_case(shape);
   problem.spec.window = window;
   problem.spec.dtype = dtype;
+  problem.spec.head_dim = head_dim;
   fill_data(problem, {.seed = 11});
   const Tables& tables = problem.tables;
   std::vector<bool> own(tables.num_pages);

@@ -43,9 +43,10 @@ inline ForestShape variant_shape(int32_t q_len) {
 }
 
 /// Tokens that nobody sees hold NaN.
-inline std::vector<VariantCase> variant_cases() {
+inline std::vector<VariantCase> variant_cases(int32_t head_dim) {
   std::vector<VariantCase> cases;
   const auto add = [&](std::string name, Case problem) {
+    problem.spec.head_dim = head_dim;
     fill_data(problem, {.seed = 7});
     fill_unused(problem, Unused::kNan, true);
     cases.push_back({std::move(name), std::move(problem)});
@@ -77,8 +78,9 @@ inline std::vector<VariantCase> variant_cases() {
 }
 
 /// company_case with all variants. fp16, in which a last bit shows more often than in bf16.
-inline Case company_with_variants(const Company& company, int32_t q_len, bool trees) {
-  Case problem = company_case(company, q_len, 0, DType::kF16);
+inline Case company_with_variants(const Company& company, int32_t q_len, bool trees,
+                                  int32_t head_dim) {
+  Case problem = company_case(company, q_len, 0, DType::kF16, head_dim);
   problem.spec.soft_cap = 3;
   problem.sinks = some_sinks();
   if (trees) problem.tree_mask = any_trees(problem.tables, 5);

@@ -51,10 +51,10 @@ void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
   const bool bf16 = h.dtype == DType::kBF16;
   const auto run = [&]<class E>(E) {
     const auto of_head_dim = [&]<bool kCapped>(std::bool_constant<kCapped>) {
-      if (h.head_dim == 64) {
-        launch<cuda::Config<E, 64, kCapped>>(h.workers, params, maps, seed);
-      } else {
-        launch<cuda::Config<E, 128, kCapped>>(h.workers, params, maps, seed);
+      switch (h.head_dim) {
+        case 64: return launch<cuda::Config<E, 64, kCapped>>(h.workers, params, maps, seed);
+        case 128: return launch<cuda::Config<E, 128, kCapped>>(h.workers, params, maps, seed);
+        default: return launch<cuda::Config<E, 256, kCapped>>(h.workers, params, maps, seed);
       }
     };
     params.into_cap > 0 ? of_head_dim(std::true_type{}) : of_head_dim(std::false_type{});

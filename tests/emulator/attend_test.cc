@@ -88,84 +88,141 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_around_every_block) {
       shape.add_sequence(shape.add_node(-1, tokens), tokens % 3 + 1);
     }
   }
-  for (const int blocks : {1, 2, 7}) expect_correct(device_case(shape, 64), blocks);
+  for (const int32_t head_dim : kHeadDims) {
+    for (const int blocks : {1, 2, 7}) {
+      expect_correct(at_head_dim(head_dim, device_case(shape, 64)), blocks);
+    }
+  }
 }
 
 TEST_F(EmulatedAttend, agrees_with_the_oracle_in_windows) {
-  for (const int32_t window : {1, 7, 8, 9, 130}) {
-    Case problem = device_case(prefix_shape(9, 200, 61, 5));
-    problem.spec.window = window;
-    fill_unused(problem, Unused::kMixed, true);
-    expect_correct(problem, 3);
+  for (const int32_t head_dim : kHeadDims) {
+    for (const int32_t window : {1, 7, 8, 9, 130}) {
+      Case problem = at_head_dim(head_dim, device_case(prefix_shape(9, 200, 61, 5)));
+      problem.spec.window = window;
+      fill_unused(problem, Unused::kMixed, true);
+      expect_correct(problem, 3);
+    }
   }
 }
 
 TEST_F(EmulatedAttend, variants_agree_with_the_oracle) {
-  for (const VariantCase& each : variant_cases()) {
-    for (const int thread_blocks : {3, 20}) {
-      SCOPED_TRACE(each.name);
-      expect_correct(each.problem, thread_blocks);
+  for (const int32_t head_dim : kHeadDims) {
+    for (const VariantCase& each : variant_cases(head_dim)) {
+      for (const int thread_blocks : {3, 20}) {
+        if (head_dim > 128 && thread_blocks == 3) continue;  // longer than it is worth
+        SCOPED_TRACE(::testing::Message() << each.name << ", head_dim " << head_dim);
+        expect_correct(each.problem, thread_blocks);
+      }
+    }
+  }
+}
+
+/// A prefix of whole tiles for several blocks, and split ones, in one unit and in many.
+TEST_F(EmulatedAttend, agrees_with_the_oracle_over_whole_and_split_tiles) {
+  for (const auto& [dtype, page_tokens] : {std::pair{DType::kBF16, 16}, {DType::kF16, 1}}) {
+    Case problem = device_case(prefix_shape(35, 400, 90), page_tokens);
+    problem.spec.dtype = dtype;
+    problem = at_head_dim(256, std::move(problem));
+    fill_unused(problem, Unused::kNan, true);
+    for (const int thread_blocks : {1, 5}) expect_correct(problem, thread_blocks);
+  }
+}
+
+TEST_F(EmulatedAttend, strided_outputs_and_no_lse_are_written_and_nothing_else) {
+  for (const int32_t head_dim : kHeadDims) {
+    Case problem = device_case(prefix_shape(33, 200, 61));
+    problem.spec.head_dim = head_dim;
+    problem.q_head_stride = head_dim + 8;
+    problem.q_row_stride = 8 * problem.q_head_stride + 16;
+    fill_data(problem, {.seed = 5});
+    const Reference reference(problem);
+    RunOptions options;
+    for (const bool want_lse : {false, true}) {
+      options.strided = true;
+      options.want_lse = want_lse;
+      const Output output = runner(5).attend(problem, options);
+      EXPECT_EQ(output.overrun, "");
+      EXPECT_TRUE(reference.check(output).passed()) << "head_dim " << head_dim;
     }
   }
 }
 
 /// Few rows with many partials each: teams of warps merge them.
 TEST_F(EmulatedAttend, agrees_with_the_oracle_where_teams_merge) {
-  Case problem = device_case(prefix_shape(2, 40 * 128, 9, 1));
-  problem.spec.q_heads = 2;
-  problem.spec.kv_heads = 1;
-  fill_data(problem, {.seed = 6});
-  expect_correct(problem, 40);
-  DeviceProfile profile = h100_profile();
-  profile.workers = 40;
-  const Plan made = plan(discover(problem.tables.batch()), problem.attention(), profile);
-  const auto* const header = reinterpret_cast<const cuda::ScheduleHeader*>(made.schedule().data());
-  EXPECT_GT(header->merge_team_shift, 0);
+  for (const int32_t head_dim : kHeadDims) {
+    Case problem = device_case(prefix_shape(2, 40 * 128, 9, 1));
+    problem.spec.q_heads = 2;
+    problem.spec.kv_heads = 1;
+    problem.spec.head_dim = head_dim;
+    fill_data(problem, {.seed = 6});
+    expect_correct(problem, 40);
+    DeviceProfile profile = h100_profile();
+    profile.workers = 40;
+    const Plan made = plan(discover(problem.tables.batch()), problem.attention(), profile);
+    const auto* const header =
+        reinterpret_cast<const cuda::ScheduleHeader*>(made.schedule().data());
+    EXPECT_GT(header->merge_team_shift, 0);
+  }
 }
 
 TEST_F(EmulatedAttend, gives_the_same_bits_in_any_order_of_threads) {
-  const Case problem = device_case(tree_shape({1, 4, 32}, {300, 100, 40}), 16);
-  const Output want = runner(4).attend(problem, {});
-  for (const uint64_t seed : {1, 2, 3}) {
-    EXPECT_TRUE(same_bits(problem, want, runner(4, seed).attend(problem, {}))) << "seed " << seed;
+  for (const int32_t head_dim : kHeadDims) {
+    const Case problem =
+        at_head_dim(head_dim, device_case(tree_shape({1, 4, 32}, {300, 100, 40}), 16));
+    const Output want = runner(4).attend(problem, {});
+    for (const uint64_t seed : {1, 2, 3}) {
+      EXPECT_TRUE(same_bits(problem, want, runner(4, seed).attend(problem, {})))
+          << "head_dim " << head_dim << ", seed " << seed;
+    }
   }
 }
 
 TEST_F(EmulatedAttend, batch_invariant_bits_do_not_depend_on_the_batch) {
   const Company company{.sharers = 5, .strangers = 6, .prefix = 300, .own = 70, .cut_tokens = 128};
   Runner on_five = runner(5);
-  const auto expect_same = [&](DType dtype, int32_t q_len, int32_t window) {
-    SCOPED_TRACE(::testing::Message()
-                 << dtype_name(dtype) << ", " << q_len << " rows, window " << window);
-    expect_invariant(on_five, company_case(company, q_len, window, dtype), company, 2);
+  const auto expect_same = [&](DType dtype, int32_t q_len, int32_t window, int32_t head_dim) {
+    SCOPED_TRACE(::testing::Message() << dtype_name(dtype) << " " << head_dim << ", " << q_len
+                                      << " rows, window " << window);
+    expect_invariant(on_five, company_case(company, q_len, window, dtype, head_dim), company, 2);
   };
-  expect_same(DType::kBF16, 1, 0);
-  expect_same(DType::kF16, 5, 0);
-  expect_same(DType::kBF16, 1, 77);
-  expect_same(DType::kF16, 9, 100);
+  for (const int32_t head_dim : kHeadDims) {
+    expect_same(DType::kBF16, 1, 0, head_dim);
+    expect_same(DType::kF16, 5, 0, head_dim);
+    expect_same(DType::kBF16, 1, 77, head_dim);
+    expect_same(DType::kF16, 9, 100, head_dim);
+  }
 }
 
 TEST_F(EmulatedAttend, batch_invariant_bits_do_not_depend_on_the_batch_with_variants) {
   Runner on_five = runner(5);
-  Company company{.sharers = 5, .strangers = 6, .prefix = 300, .own = 70, .cut_tokens = 128};
-  expect_invariant(on_five, company_with_variants(company, 1, false), company, 2);
-  expect_invariant(on_five, company_with_variants(company, 9, true), company, 2);
-  // Sequence 0 has one cut: its rows go to out at once, or by way of partials beside others'.
-  company.prefix = company.own = 62;
-  expect_invariant(on_five, company_with_variants(company, 1, false), company, 2);
-  expect_invariant(on_five, company_with_variants(company, 2, true), company, 2);
+  for (const int32_t head_dim : kHeadDims) {
+    Company company{.sharers = 5, .strangers = 6, .prefix = 300, .own = 70, .cut_tokens = 128};
+    const auto expect_same = [&](int32_t q_len, bool trees) {
+      expect_invariant(on_five, company_with_variants(company, q_len, trees, head_dim), company, 2);
+    };
+    expect_same(1, false);
+    expect_same(9, true);
+    // Sequence 0 has one cut: its rows go to out at once, or by way of partials beside others'.
+    company.prefix = company.own = 62;
+    expect_same(1, false);
+    expect_same(2, true);
+  }
 }
 
 TEST_F(EmulatedAttend, batch_invariant_plans_agree_with_the_oracle) {
   RunOptions options;
   options.plan = {.sharing = Sharing::kAll, .batch_invariant = true, .cut_tokens = 256};
-  for (const int32_t window : {0, 1, 9, 130}) {
-    Case problem = device_case(tree_shape({1, 2, 9}, {300, 150, 61}, 3));
-    problem.spec.window = window;
-    fill_unused(problem, Unused::kMixed, true);
-    const Output output = runner(3).attend(problem, options);
-    EXPECT_EQ(output.overrun, "");
-    EXPECT_TRUE(Reference(problem).check(output).passed()) << "window " << window;
+  for (const int32_t head_dim : kHeadDims) {
+    for (const int32_t window : {0, 1, 9, 130}) {
+      Case problem = at_head_dim(head_dim, device_case(tree_shape({1, 2, 9}, {300, 150, 61}, 3)));
+      problem.spec.window = window;
+      fill_unused(problem, Unused::kMixed, true);
+      const Output output = runner(3).attend(problem, options);
+      EXPECT_EQ(output.overrun, "");
+      EXPECT_TRUE(Reference(problem).check(output).passed())
+          << "head_dim " << head_dim << ", window " << window;
+    }
   }
 }
 

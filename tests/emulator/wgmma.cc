@@ -6,7 +6,7 @@
 namespace pando::emulator {
 namespace {
 
-constexpr int kRows = 64, kDepth = 16;
+constexpr int kRows = 64, kDepth = 16, kMostColumns = 256;
 constexpr int kMostRounds = 40;  // that a product takes
 
 /// A matrix descriptor with the 128-byte swizzle.
@@ -37,7 +37,7 @@ void compute(const Product& p, const std::byte* shared) {
   const auto number = [&](uint16_t bits) {
     return p.fp16 ? f16_to_float(bits) : bf16_to_float(bits);
   };
-  float a[kRows][kDepth], b[kDepth][128], c[kRows][128] = {};
+  float a[kRows][kDepth], b[kDepth][kMostColumns], c[kRows][kMostColumns] = {};
   if (p.threads[0].a == nullptr) {
     const Operand operand(shared, p.a);
     for (int i = 0; i < kRows; ++i) {

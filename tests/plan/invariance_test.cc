@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <tuple>
 
 #include "forest/batch_literal.h"
 #include "pando/plan.h"
@@ -105,11 +106,14 @@ Sequence sequence_of(int32_t name, int32_t shared, int32_t kv_len, int32_t page_
   return s;
 }
 
-class Invariance : public ::testing::TestWithParam<int32_t> {
+/// Windows, and head_dims of which the kernel takes whole tiles or halves at once.
+class Invariance : public ::testing::TestWithParam<std::tuple<int32_t, int32_t>> {
  protected:
-  Setting setting() const {
+  static int32_t window() { return std::get<0>(GetParam()); }
+  static Setting setting() {
     Setting s = llama();
-    s.spec.window = GetParam();
+    s.spec.window = window();
+    s.spec.head_dim = std::get<1>(GetParam());
     return s;
   }
 };
@@ -174,7 +178,7 @@ TEST_P(Invariance, positions_come_in_ascending_order) {
     for (const Trace& trace : traces_of(batch, i, setting(), problem)) {
       const std::vector<int32_t> positions = ScheduleTracer::positions(trace);
       const int32_t kv_len = batch[i].kv_len;
-      const int32_t begin = GetParam() == 0 ? 0 : std::max(0, kv_len - GetParam());
+      const int32_t begin = window() == 0 ? 0 : std::max(0, kv_len - window());
       ASSERT_EQ(positions.size(), static_cast<size_t>(kv_len - begin));
       for (size_t j = 0; j < positions.size(); ++j) {
         ASSERT_EQ(positions[j], begin + static_cast<int32_t>(j));
@@ -183,8 +187,39 @@ TEST_P(Invariance, positions_come_in_ascending_order) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(, Invariance, ::testing::Values(0, 1, 7, 100, 333),
-                         [](const auto& info) { return "window" + std::to_string(info.param); });
+INSTANTIATE_TEST_SUITE_P(, Invariance,
+                         ::testing::Combine(::testing::Values(0, 1, 7, 100, 333),
+                                            ::testing::Values(128, 256)),
+                         [](const auto& info) {
+                           return fmt::format("window{}_head_dim{}", std::get<0>(info.param),
+                                              std::get<1>(info.param));
+                         });
+
+/// A few tokens wherever in a tile what comes before lets them begin, by themselves or among more
+/// that another row sees of the same pages.
+TEST_P(Invariance, traces_of_short_ranges_are_the_same_at_any_place_in_a_tile) {
+  Setting s = setting();
+  s.spec.window = 0;
+  for (const VisibleRange sees : {VisibleRange{524, 529}, {570, 583}, {568, 576}}) {
+    Sequence own = sequence_of(0, 768, 800);
+    own.visible = {sees};
+    Sequence sharer = sequence_of(20, 768, 800);
+    sharer.visible = {{560, 600}};
+    std::string problem;
+    const std::vector<Trace> alone = traces_of({own}, 0, s, problem);
+    EXPECT_EQ(problem, "");
+    std::vector<Sequence> batch;
+    for (int32_t others = 1; others <= 12; ++others) {
+      batch.push_back(sequence_of(others, 0, 600));
+      batch.back().visible = {{528, 536}};
+      std::vector<Sequence> with = batch;
+      with.push_back(own);
+      expect_same(alone, with, batch.size(), s);
+      with.push_back(sharer);
+      expect_same(alone, with, batch.size(), s);
+    }
+  }
+}
 
 TEST(InvarianceOfDefault, interpreter_tells_traces_that_depend_on_others) {
   Setting s = llama();
@@ -242,7 +277,7 @@ RC_GTEST_PROP(InvarianceProperty, a_sequence_has_the_same_traces_in_any_batch, (
       *rc::gen::elementOf(std::vector<int32_t>(kCudaPageTokens.begin(), kCudaPageTokens.end()));
   s.spec.kv_heads = *rc::gen::inRange(1, 3);
   s.spec.q_heads = s.spec.kv_heads * *rc::gen::element(1, 1, 3, 4, 4, 7, 64);
-  s.spec.head_dim = 64;
+  s.spec.head_dim = *rc::gen::element(64, 256);
   s.spec.causal = *rc::gen::arbitrary<bool>();
   s.spec.window = *rc::gen::element(0, 0, 1, 17, 200);
   s.options.cut_tokens = std::max(s.page_tokens, *rc::gen::element(128, 256, 512));

@@ -89,6 +89,32 @@ TEST(Schedule, window_reads_what_is_seen) {
   EXPECT_EQ(p.cost().kv_bytes, 2 * 100 * 2 * 128 * 2 * 2);
 }
 
+/// Only where a row's draft ends is there something to be masked.
+TEST(Schedule, tokens_that_all_rows_of_a_sequence_see_need_no_mask) {
+  OwnedBatch batch = shared_prefix(4, 0, 128);
+  batch.q_len = {4, 4, 4, 4};
+  for (const bool batch_invariant : {false, true}) {
+    const Plan p = plan(discover(batch.view()), spec_of(8, 2), h100_profile(),
+                        {.batch_invariant = batch_invariant});
+    int64_t masked = 0, all = 0;
+    const testing::DecodedSchedule decoded = testing::ScheduleReader(p).decoded();
+    for (const testing::ScheduledRead& read : decoded.reads) {
+      all += read.token_end - read.token_begin;
+      if (!read.unmasked) masked += read.token_end - read.token_begin;
+    }
+    EXPECT_EQ(all, 4 * 2 * 2048);
+    EXPECT_LE(masked, 4 * 2 * 128);
+    EXPECT_GT(masked, 0);
+  }
+}
+
+/// Thread blocks that read the same part of a prefix which L2 can't hold run side by side.
+TEST(Schedule, lists_on_a_long_prefix_are_cut_alike) {
+  OwnedBatch batch = shared_prefix(64, 65536 / 16, 16);
+  const Plan p = h100_plan(batch, spec_of(32, 8));
+  EXPECT_EQ(p.header().units, 8 * 2 * 8);
+}
+
 TEST(Schedule, positions_past_2_30_are_refused) {
   constexpr int32_t kPages = (1 << 22) + 1;
   OwnedBatch batch = OwnedBatch::of({std::vector<int32_t>(kPages)}, 256);

@@ -38,7 +38,8 @@ class ScheduleTracer {
     kPartial = -6
   };
 
-  explicit ScheduleTracer(const Plan& plan) : group_(plan.group()) {
+  explicit ScheduleTracer(const Plan& plan)
+      : group_(plan.group()), tokens_at_once_(cuda::tokens_at_once(plan.header().head_dim)) {
     bytes_ = plan.schedule().data();
     std::memcpy(&header_, bytes_, sizeof(header_));
     kv_heads_ = plan.header().kv_heads;
@@ -122,9 +123,18 @@ class ScheduleTracer {
   /// attend_tiles: the sums of one row over the slots that its warpgroup takes.
   void attend(const Tile& tile, bool whole, int32_t consumer, int32_t row, const PlanRow& sees,
               Trace& sums) const {
-    const int32_t first = whole ? 0 : consumer * kGranules / 2;
-    const int32_t last = whole ? kGranules : first + kGranules / 2;
-    const std::span part(tile.granules + first, tile.granules + last);
+    const int32_t half = kGranules / 2;
+    const std::span<const Granule> granules(tile.granules);
+    if (!whole) return attend_part(granules.subspan(consumer * half, half), false, row, sees, sums);
+    const int32_t at_once = tokens_at_once_ / cuda::kGranule;
+    for (int32_t first = 0; first < kGranules; first += at_once) {
+      attend_part(granules.subspan(first, at_once), true, row, sees, sums);
+    }
+  }
+
+  /// The slots that one softmax takes.
+  static void attend_part(std::span<const Granule> part, bool whole, int32_t row,
+                          const PlanRow& sees, Trace& sums) {
     const auto has = [row](const Granule& g) { return row >= g.row_begin && row < g.row_end; };
     const bool full = std::ranges::all_of(part, &Granule::full);
     const bool plain = std::ranges::all_of(part, [&](const Granule& g) {
@@ -259,7 +269,7 @@ class ScheduleTracer {
 
   const std::byte* bytes_;
   cuda::ScheduleHeader header_;
-  int32_t group_, kv_heads_;
+  int32_t group_, kv_heads_, tokens_at_once_;
   std::vector<Trace> traces_;  ///< by query row and head
   std::vector<int> written_;
   std::vector<Trace> partials_;

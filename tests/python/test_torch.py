@@ -37,7 +37,7 @@ ORDERS = [(0, 1, 2, 3), (0, 2, 1, 3), (1, 0, 2, 3), (0, 4, 1, 2, 3), (0, 4, 2, 1
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("order", ORDERS)
 def test_k_beside_v_in_one_tensor(order, head_dim, device):
     batch = Batch([133, 140, 129], [1, 2, 1], prefix=8, dtype="bf16", head_dim=head_dim)

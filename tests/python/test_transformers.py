@@ -45,9 +45,9 @@ def test_generate_gives_the_tokens_of_sdpa(style, cache):
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("style", ["qwen3", "gemma3"])
-def test_logits_in_bf16_are_near_those_of_sdpa(style, device):
-    model = tiny(style, head_dim=64).to(device, torch.bfloat16)
+@pytest.mark.parametrize(("style", "head_dim"), [("qwen3", 64), ("gemma3", 64), ("gemma3", 256)])
+def test_logits_in_bf16_are_near_those_of_sdpa(style, head_dim, device):
+    model = tiny(style, head_dim=head_dim).to(device, torch.bfloat16)
     ids, mask = (x.to(device) for x in padded_batch())
     logits = {}
     for name in ("sdpa", "pando", "eager"):

@@ -49,7 +49,7 @@ def engine(installed, tmp_path):
             "dtype": "float32",
             "max_model_len": 512,
             "enforce_eager": True,
-            "block_size": 16,
+            "block_size": 16,  # which vLLM's own backend of the CPU refuses
             "kv_cache_memory_bytes": 64 << 20,
             "max_num_seqs": 16,
             **options,
@@ -115,18 +115,30 @@ def test_an_engine_on_the_cpu_gives_the_tokens_of_transformers(style, on_cpu, en
     assert got["shared_by"] == 6  # what its prefix caching gave them the same pages for
 
 
-def test_an_engine_in_processes_of_its_own_loads_the_plug_in(on_cpu, engine):
-    model = tiny("llama", head_dim=64)
-    want = [greedy(model, ids, 8) for ids in PROMPTS]
-    got = engine(model, PROMPTS, 8, in_process=False, env=on_cpu)
-    assert got["tokens"] == [want, want]
+NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+OPTIONS = {
+    "processes of its own": {"in_process": False},
+    "prompts in chunks": {"max_num_batched_tokens": 48},
+    "blocks that vLLM cuts": {"block_size": 48},
+    "compiled": {"enforce_eager": False},
+    "draft tokens": {"speculative_config": {**NGRAM, "prompt_lookup_min": 1}},
+    "two ranks": {
+        "in_process": False,
+        "tensor_parallel_size": 2,
+        "env": {"VLLM_CPU_SIM_MULTI_NUMA": "1"},  # so that they may be of one node
+    },
+}
 
 
-def test_prompts_in_chunks(on_cpu, engine):
+@pytest.mark.parametrize("way", OPTIONS)
+def test_ways_to_run_an_engine(way, on_cpu, engine):
     model = tiny("qwen3", head_dim=64)
-    want = [greedy(model, ids, 8) for ids in PROMPTS]
-    got = engine(model, PROMPTS, 8, env=on_cpu, max_num_batched_tokens=48)
+    want = [greedy(model, ids, 12) for ids in PROMPTS]
+    options = dict(OPTIONS[way])
+    got = engine(model, PROMPTS, 12, env={**on_cpu, **options.pop("env", {})}, **options)
     assert got["tokens"] == [want, want]
+    if options.get("in_process", True):
+        assert got["shared_by"] == 6
 
 
 def test_the_benchmark_runs(on_cpu, installed):

@@ -10,8 +10,8 @@
 norms of q and k, sliding windows, soft-caps, sinks, any mask that is a range of columns for each
 row. Under Transformers' continuous batching it reads the engine's pages where they are, and those
 that several requests share once. :func:`generate` keeps the KV of a prompt once for all of its
-samples. On the CPU head_dim is a multiple of 8 up to 256, on CUDA 64 or 128; what is not supported
-is refused by name.
+samples. On the CPU head_dim is a multiple of 8 up to 256, on CUDA 64, 128 or 256; what is not
+supported is refused by name.
 
 Needs Transformers 5.17 or later; tried with 5.17 and 5.24.
 """

@@ -13,6 +13,8 @@ template <int N, bool BTransposed, class E, class A>
 __device__ __forceinline__ void mma(float (&d)[N / 2], const A& a, uint64_t b, bool accumulate) {
   if constexpr (N == 64) {
     ptx::wgmma_m64n64k16<BTransposed>(d, a, b, accumulate, E{});
+  } else if constexpr (N == 256) {
+    ptx::wgmma_m64n256k16<BTransposed>(d, a, b, accumulate, E{});
   } else {
     ptx::wgmma_m64n128k16<BTransposed>(d, a, b, accumulate, E{});
   }

@@ -8,6 +8,7 @@
 
 #include "cuda/kernels/attend/params.h"
 #include "cuda/pipeline/ring.cuh"
+#include "cuda/ptx/special_registers.cuh"
 
 namespace pando::cuda {
 
@@ -20,13 +21,15 @@ struct Config {
   using Element = Element_;
   static constexpr bool kCapped = kCapped_;  ///< scores have a soft cap
   static constexpr int kHeadDim = HeadDim_;
-  static constexpr int kHalves = kHeadDim / 64;
-  static constexpr int kSlots = kHeadDim == 128 ? 5 : 10;
+  static constexpr int kHalves = kHeadDim / 64;  ///< parts of 64 dimensions, two of 128
+  static constexpr int kSlotTokens = tokens_at_once(kHeadDim);  ///< of K or V in a slot of the ring
+  static constexpr int kParts = kTileTokens / kSlotTokens;  ///< slots of a tile's K, and of its V
+  static constexpr int kSlots = kHeadDim > 128 ? 4 : kHeadDim == 128 ? 5 : 10;
   static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
   static constexpr int kConsumers = 2;
   static constexpr int kThreads = (kConsumers + 1) * 128;
   static constexpr int kConsumerWarps = kConsumers * 4;
-  static constexpr int kHalfBytes = kTileTokens * 128;
+  static constexpr int kHalfBytes = kSlotTokens * 128;
   static constexpr int kSlotBytes = kHalfBytes * kHalves;
   static constexpr int kRows = kConsumers * kBlockRows;
 };
@@ -44,6 +47,11 @@ struct FirstMerge {
 
   MergeJob job;
   int4 sources[kSources];
+};
+
+/// Positions that a row sees.
+struct alignas(8) RowSpan {
+  int32_t begin, end;
 };
 
 /// The kernel's shared memory.
@@ -68,6 +76,8 @@ struct SharedPlan {
   RingBarriers<1> merge_ring;
   TreeRow tree_rows[C::kConsumers]
                    [kBlockRows];  ///< of each warpgroup's rows, where some have holes
+  /// The visible ranges of each warpgroup's rows, where their registers are wanted for the output.
+  RowSpan visible[C::kConsumers][C::kParts > 1 ? kBlockRows : 1];
 };
 
 /// K and V as TMA sees them: boxes of up to 64 tokens of a page, and of 8.
@@ -108,6 +118,14 @@ __device__ __forceinline__ void load_start(const AttendParams& params, SharedPla
         __ldcg(reinterpret_cast<const unsigned long long*>(&params.control[Control::kLeft])) >>
         Control::kLaunchShift;
   }
+}
+
+/// threadIdx.x. Where the output takes most registers, a tile that is looked at granule by granule
+/// works out anew what follows from it, rather than keep it.
+template <class C>
+__device__ __forceinline__ uint32_t this_thread() {
+  if constexpr (C::kParts > 1) return ptx::tid_x();
+  return threadIdx.x;
 }
 
 /// Where the LSE of the partials stand.

@@ -36,8 +36,9 @@ __device__ __forceinline__ void write_rows(const AttendParams& params, SharedPla
   using E = typename C::Element;
   constexpr int kChunks = C::kHeadDim / 8;  // of 16 bytes, in a row
   constexpr int kRowsAtOnce = 32 / kChunks;
-  const int lane = threadIdx.x % 32;
-  const int warp_row = threadIdx.x / 32 % 4 * 16;
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
+  const int warp_row = thread / 32 % 4 * 16;
   const auto chunk_at = [&](int row, int chunk) {
     return shared.q[consumer].rows[chunk / 8] + (warp_row + row) * 128 +
            ((chunk % 8) ^ (row & 7)) * 16;
@@ -70,8 +71,9 @@ __device__ __forceinline__ void write_rows(const AttendParams& params, SharedPla
 template <class C>
 __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, int4 ending,
                              int32_t block, int32_t kv_head, int consumer, RowState<C>& r) {
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32 % 4;
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
+  const int warp = thread / 32 % 4;
   const RowRange touched(ending.y);
   const RowRange direct(ending.z);
   float scale[2], lse[2];
@@ -124,8 +126,9 @@ __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPl
                             int consumer) {
   constexpr int kReady = 3, kFree = 4;
   constexpr int kGroups = C::kHeadDim / 16;  // of 8 columns, in a half
-  const int lane = threadIdx.x % 32;
-  const int row = threadIdx.x / 32 % 4 * 16 + lane / 4;
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
+  const int row = thread / 32 % 4 * 16 + lane / 4;
   const auto place = [&](int half, int i, int j) {
     auto* const columns = reinterpret_cast<float2*>(shared.q[1 - half].handed[row + i * 8]);
     return columns + ((j * 4 + lane % 4) ^ (row & 7) * 4 % (kGroups * 4));
@@ -239,6 +242,7 @@ template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     attend_kernel(const __grid_constant__ AttendParams params,
                   const __grid_constant__ TensorMaps maps) {
+  static_assert(sizeof(SharedPlan<C>) <= 227 << 10, "what a thread block can have on Hopper");
   auto& shared = ptx::dynamic_shared<SharedPlan<C>>();
   const int group = threadIdx.x / 128;
   mark(Stage::kBegin);

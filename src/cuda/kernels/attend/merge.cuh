@@ -17,7 +17,8 @@ namespace pando::cuda {
 template <class C, bool kSingle>
 struct MergeShape {
   static constexpr int kRows = kSingle ? 1 : 4;
-  static constexpr int kSources = kSingle ? 16 : 4;  ///< in flight at once
+  /// In flight at once; of longer rows half as many, which take as many registers.
+  static constexpr int kSources = (kSingle ? 16 : 4) / kMergeReads<C>;
 
   const Merge* merges;
   const MergeRow* rows;
@@ -120,7 +121,10 @@ __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_sh
   constexpr int kMostWarps = 1 << kMostMergeTeamShift;
   const int lane = threadIdx.x % 32;
   TeamPart<C>& mine = TeamPart<C>::of(shared, warp);
-  reinterpret_cast<Columns*>(mine.o)[lane] = merged.columns(0);
+#pragma unroll
+  for (int i = 0; i < kMergeReads<C>; ++i) {
+    reinterpret_cast<Columns*>(mine.o)[i * 32 + lane] = merged.columns(0, i);
+  }
   if (lane == 0) {
     mine.top = merged.top;
     mine.sum = merged.sum;
@@ -146,7 +150,12 @@ __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_sh
     for (int i = 0; i < kMostWarps; ++i) {
       if (i >= team) break;
       const TeamPart<C>& part = TeamPart<C>::of(shared, warp + i);
-      merged.add(0, __shfl_sync(~0u, weight, i), reinterpret_cast<const Columns*>(part.o)[lane]);
+      const float part_weight = __shfl_sync(~0u, weight, i);
+#pragma unroll
+      for (int read = 0; read < kMergeReads<C>; ++read) {
+        merged.add(0, read, part_weight,
+                   reinterpret_cast<const Columns*>(part.o)[read * 32 + lane]);
+      }
     }
   }
   ptx::bar_sync(kBarrier + (warp >> team_shift), 32 << team_shift);  // before the next job's
@@ -199,7 +208,7 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
       if ((job.wanted >> r & 1) == 0) continue;
 #pragma unroll
       for (int c = 0; c < N; c += 2) {
-        *reinterpret_cast<uint32_t*>(out + partial_column(lane * N + c)) =
+        *reinterpret_cast<uint32_t*>(out + partial_column(merge_place<C>(lane, c))) =
             ptx::cvt_pack(merged.o[r][c] * row_scale, merged.o[r][c + 1] * row_scale, E{});
       }
     }

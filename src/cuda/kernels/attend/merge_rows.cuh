@@ -73,8 +73,17 @@ struct LaneSource {
 /// Columns of a row that each lane of a warp merges.
 template <class C>
 inline constexpr int kMergeColumns = C::kHeadDim / 32;
+/// What one read brings of them, side by side; all lanes' reads follow each other.
 template <class C>
-using MergeColumns = std::conditional_t<kMergeColumns<C> == 4, float4, float2>;
+using MergeColumns = std::conditional_t<kMergeColumns<C> == 2, float2, float4>;
+template <class C>
+inline constexpr int kMergeReads = kMergeColumns<C> * sizeof(float) / sizeof(MergeColumns<C>);
+/// Place in a partial of a lane's column `c`.
+template <class C>
+__device__ __forceinline__ int32_t merge_place(int lane, int c) {
+  constexpr int kAdjacent = kMergeColumns<C> / kMergeReads<C>;
+  return (c / kAdjacent * 32 + lane) * kAdjacent + c % kAdjacent;
+}
 
 /// R rows, merged: of all of them N columns a lane, in the order of the partials, and what belongs
 /// to a whole row of row `lane` % R.
@@ -82,21 +91,22 @@ template <int R, int N>
 struct Merged {
   float top, sum, o[R][N];
 
-  __device__ void add(int r, float weight, float4 v) {
-    o[r][0] += weight * v.x;
-    o[r][1] += weight * v.y;
-    o[r][2] += weight * v.z;
-    o[r][3] += weight * v.w;
+  /// What read `i` of row `r` brought.
+  __device__ void add(int r, int i, float weight, float4 v) {
+    o[r][i * 4] += weight * v.x;
+    o[r][i * 4 + 1] += weight * v.y;
+    o[r][i * 4 + 2] += weight * v.z;
+    o[r][i * 4 + 3] += weight * v.w;
   }
-  __device__ void add(int r, float weight, float2 v) {
-    o[r][0] += weight * v.x;
-    o[r][1] += weight * v.y;
+  __device__ void add(int r, int i, float weight, float2 v) {
+    o[r][i * 2] += weight * v.x;
+    o[r][i * 2 + 1] += weight * v.y;
   }
-  __device__ auto columns(int r) const {
-    if constexpr (N == 4) {
-      return make_float4(o[r][0], o[r][1], o[r][2], o[r][3]);
-    } else {
+  __device__ auto columns(int r, int i) const {
+    if constexpr (N == 2) {
       return make_float2(o[r][0], o[r][1]);
+    } else {
+      return make_float4(o[r][i * 4], o[r][i * 4 + 1], o[r][i * 4 + 2], o[r][i * 4 + 3]);
     }
   }
   /// Row `lane` % R by this lane's factor.
@@ -136,6 +146,7 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const int4* all_sources, const MergeJob& job, uint64_t epoch) {
   constexpr int N = kMergeColumns<C>;
   constexpr int kTogether = 4;  // sources between two looks whether there are more
+  constexpr int kReads = kMergeReads<C>;
   using Columns = MergeColumns<C>;
   const int lane = threadIdx.x % 32;
   const int32_t row = job.row + lane % R;  // that this lane weighs
@@ -160,7 +171,7 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     bool weighed = false;
     SourcesLeft<R> left(__ballot_sync(~0u, holds));
     while (left.any()) {
-      Columns theirs[U][R];
+      Columns theirs[U][R][kReads];
       SourcesLeft<R> asked = left;
       int there = 0;  // a lane whose row can be read
 #pragma unroll
@@ -173,7 +184,10 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
         for (int r = 0; r < R; ++r) {
           const int at = there / R * R + r;
           const int64_t row_at = __shfl_sync(~0u, slot, asked.has(at) ? at : there);
-          theirs[u][r] = __ldcg(&columns[row_at * 32]);
+#pragma unroll
+          for (int i = 0; i < kReads; ++i) {
+            theirs[u][r][i] = __ldcg(&columns[row_at * (32 * kReads) + i * 32]);
+          }
         }
         asked.leave(there);
       }
@@ -202,7 +216,9 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
         for (int r = 0; r < R; ++r) {
           const int at = next / R * R + r;
           const float w = __shfl_sync(~0u, weight, at);
-          if (left.has(at)) merged.add(r, w, theirs[u][r]);
+          if (!left.has(at)) continue;
+#pragma unroll
+          for (int i = 0; i < kReads; ++i) merged.add(r, i, w, theirs[u][r][i]);
         }
         left.leave(next);
       }

@@ -18,13 +18,18 @@ template <class C>
 __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
                              const CUtensorMap* small, const TileInfo& info, const LaneTile& t,
                              RingCursor<C::kSlots>& cursor, SharedPlan<C>& shared, int lane) {
+  [[maybe_unused]] int32_t tokens;
+  if constexpr (C::kParts > 1) {
+    tokens = __reduce_add_sync(~0u, lane % C::kHalves == 0 ? t.tokens(params.pages) : 0);
+  }
   cursor.wait_empty();
-  if (lane == 0) cursor.expect(info.tokens * C::kHeadDim * 2);
+  if constexpr (C::kParts == 1) tokens = info.tokens;
+  if (lane == 0) cursor.expect(tokens * C::kHeadDim * 2);
   __syncwarp();
   uint8_t* const slot = shared.slots[cursor.stage()] + lane / C::kHalves * 1024;
   const int32_t page_tokens = params.pages.page_tokens();
   // The halves of a token's row lie side by side in memory and are asked for one after the other.
-  static_assert(kGranules * C::kHalves <= 32);
+  static_assert(kGranules / C::kParts * C::kHalves <= 32);
   const int half = lane % C::kHalves;
   const auto load_box = [&](int32_t page, int32_t into) {
     const int32_t coords[5] = {0, t.position & (page_tokens - 1), half, info.kv_head, page};
@@ -59,16 +64,20 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
   for (int32_t tile = 0; tile < tiles; ++tile) {
     if (tile >= Start::kTiles) infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
-    const int granule = lane / C::kHalves % kGranules;
-    LaneTile t{{info.position[granule], info.page[granule],
-                lane < kGranules * C::kHalves ? info.rows[granule] : 0}};
-    if (tile < Start::kTiles) t.look_up(params);
-    // All thread blocks ask at once: first for what is wanted first.
-    if (tile == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
-    load_operand<C>(params, big, small, info, t, cursor, shared, lane);
-    if (tile == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
-    mark_producer(Stage::kIssued);
-    cursor.advance();
+#pragma unroll
+    for (int part = 0; part < C::kParts; ++part) {
+      constexpr int kPart = kGranules / C::kParts;
+      const int granule = part * kPart + lane / C::kHalves % kPart;
+      LaneTile t{{info.position[granule], info.page[granule],
+                  lane < kPart * C::kHalves ? info.rows[granule] : 0}};
+      if (tile < Start::kTiles) t.look_up(params);
+      // All thread blocks ask at once: first for what is wanted first.
+      if (tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
+      load_operand<C>(params, big, small, info, t, cursor, shared, lane);
+      if (tile == 0 && part == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
+      mark_producer(Stage::kIssued);
+      cursor.advance();
+    }
     __syncwarp();
     if (lane == 0) infos.release();
     infos.advance();

@@ -68,14 +68,15 @@ template <class C, int N>
 __device__ __forceinline__ void fill_holes(uint8_t* v, int32_t first, const Holes<N>& holes,
                                            int32_t named_barrier) {
   constexpr int kAtOnce = 16;  // slots, 8 threads for each
-  if (!holes.any) return;
+  if (C::kParts > 1 ? (holes.slots[0] | holes.slots[N / 32 - 1]) == 0 : !holes.any) return;
+  const uint32_t thread = this_thread<C>();
 #pragma unroll
   for (int slot = 0; slot < N; slot += kAtOnce) {
-    const int32_t mine = slot + threadIdx.x % 128 / 8;
+    const int32_t mine = slot + thread % 128 / 8;
     if ((holes.slots[slot / 32] >> mine % 32 & 1) == 0) continue;
 #pragma unroll
     for (int half = 0; half < C::kHalves; ++half) {
-      uint8_t* const to = v + half * C::kHalfBytes + (first + mine) * 128 + threadIdx.x % 8 * 16;
+      uint8_t* const to = v + half * C::kHalfBytes + (first + mine) * 128 + thread % 8 * 16;
       *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
     }
   }
@@ -131,8 +132,9 @@ __device__ __forceinline__ void cap_scores(const AttendParams& params, Scores<N>
 template <class C>
 __device__ __forceinline__ void hide_holes(const SharedPlan<C>& shared, const int32_t* positions,
                                            int consumer, uint32_t which, uint32_t (&seen)[2]) {
-  const int lane = threadIdx.x % 32;
-  const TreeRow* const rows = &shared.tree_rows[consumer][threadIdx.x / 32 % 4 * 16 + lane / 4];
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
+  const TreeRow* const rows = &shared.tree_rows[consumer][thread / 32 % 4 * 16 + lane / 4];
 #pragma unroll 1
   for (; which != 0; which &= which - 1) {
     const int g = __ffs(which) - 1;
@@ -153,8 +155,9 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
   const uint32_t state = info.state[N == kTileTokens ? 2 : first / kHalfTokens];
   Holes<N> holes;
   if (state == TileInfo::kFull) return holes;
-  const int lane = threadIdx.x % 32;
-  const int32_t warp_row = tile_row + threadIdx.x / 32 % 4 * 16;
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
+  const int32_t warp_row = tile_row + thread / 32 % 4 * 16;
   const int32_t row = warp_row + lane / 4;
   const auto in_rows = [row](uint32_t rows, int i) {
     return row + i * 8 >= int32_t(rows & 255) && row + i * 8 < int32_t(rows >> 8 & 255);
@@ -179,6 +182,10 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
       const auto two = [&](int i) {
         if (!in_rows(rows, i)) return 0u;
         const auto sees = [&](int e) {
+          if constexpr (C::kParts > 1) {
+            const RowSpan visible = shared.visible[consumer][row - tile_row + i * 8];
+            return position + e >= visible.begin && position + e < visible.end;
+          }
           return position + e >= r.visible_begin[i] && position + e < r.visible_end[i];
         };
         return (uint32_t{sees(0)} | uint32_t{sees(1)} << 1) & slots;

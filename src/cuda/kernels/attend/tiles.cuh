@@ -18,14 +18,16 @@ template <class C>
 __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t block,
                                           int32_t kv_head, bool first_unit, int consumer,
                                           SharedPlan<C>& shared, RowState<C>& r) {
+  if constexpr (C::kParts > 1) consumer = this_thread<C>() / 128 - 1;
   const Start& start = shared.start;
   const Row* const rows = section<Row>(params, start.rows_at);
-  const int lane = threadIdx.x % 32;
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
   uint4 words[2][C::kHeadDim / 32];
   int32_t packed[2], index[2], q_rows[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    packed[i] = block * kBlockRows + threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
+    packed[i] = block * kBlockRows + thread / 32 % 4 * 16 + lane / 4 + i * 8;
     // A row beyond the last takes another's query.
     const int32_t another = first_unit ? start.unit.block * kBlockRows : 0;
     index[i] = params.by_group.quotient(packed[i] < start.packed_rows ? packed[i] : another);
@@ -62,9 +64,12 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   ptx::bar_sync(1 + consumer, 128);  // the scores of the unit before are done
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int32_t row = threadIdx.x / 32 % 4 * 16 + lane / 4 + i * 8;
+    const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
     if (lane % 4 == 0) {
       shared.q_rows[consumer][row] = q_rows[i];
+      if constexpr (C::kParts > 1) {
+        shared.visible[consumer][row] = {r.visible_begin[i], r.visible_end[i]};
+      }
       if (start.tree_rows_at != 0) {
         const TreeRow* const tree = section<TreeRow>(params, start.tree_rows_at) + index[i];
         reinterpret_cast<int4&>(shared.tree_rows[consumer][row]) =
@@ -95,18 +100,36 @@ struct TileCursor {
   __device__ explicit TileCursor(SharedPlan<C>& shared)
       : slot(shared.ring), info(shared.info_ring) {}
 
-  /// Gives back the K in slot `k` and the description of its tile.
-  __device__ __forceinline__ void give_back_keys(const RingCursor<C::kSlots>& k) {
+  /// Gives back the K in slot `k` and, unless more of the tile is to come, its description.
+  template <int kShares>
+  __device__ __forceinline__ void give_back_keys(const RingCursor<C::kSlots>& k, bool more) {
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
       k.release();
-      info.release();
+      if (!more) info.release();
     }
-    info.advance();
+    if (kShares > 1 && threadIdx.x % 32 == 1) k.release();
+    if (!more) info.advance();
   }
+  template <int kShares>
   __device__ __forceinline__ static void give_back_values(const RingCursor<C::kSlots>& v) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) v.release();
+    if (threadIdx.x % 32 < kShares) v.release();
+  }
+
+  /// Past K and V that are for the other warpgroup alone, if `they_are`. Each slot holds the same
+  /// part of every tile, so a warpgroup misses only phases of slots that it does not wait for;
+  /// before it does, see `catch_up`.
+  __device__ __forceinline__ void pass_over(bool they_are) {
+    static_assert(C::kParts == 1 || C::kSlots == 2 * C::kParts);
+    if (!they_are) return;
+    slot.advance();
+    slot.advance();
+  }
+  /// Both warpgroups have seen all slots filled that either has passed over.
+  __device__ __forceinline__ static void catch_up() {
+    constexpr int kBarrier = 12;
+    ptx::bar_sync(kBarrier, 256);
   }
 };
 
@@ -121,31 +144,41 @@ struct Turns {
   __device__ static void pass(int consumer) { ptx::bar_arrive(kBarrier + 1 - consumer, 256); }
 };
 
-/// Tiles of a unit, of which this warpgroup takes N slots. The output of a tile accumulates while
-/// the scores of the next become weights.
-template <class C, int N>
+/// Tiles of a unit, of which this warpgroup takes kTaken slots, N at once. The output of these
+/// accumulates while the scores of the next become weights.
+template <class C, int kTaken>
 __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowState<C>& r,
                                              TileCursor<C>& cursor, SharedPlan<C>& shared,
                                              int32_t left, int consumer, int32_t tile_row) {
-  constexpr bool kWhole = N == kTileTokens;
-  const int32_t first = kWhole ? 0 : consumer * kHalfTokens;
+  constexpr bool kWhole = kTaken == kTileTokens;
+  constexpr int N = kTaken < C::kSlotTokens ? kTaken : C::kSlotTokens;
+  constexpr int kSteps = kTaken / N;  // of a tile
+  // Of a split tile in parts, one is for this warpgroup alone: it gives back for both.
+  constexpr bool kOwnPart = C::kParts > 1 && !kWhole;
+  constexpr int kShares = kOwnPart ? 2 : 1;
+  int32_t first = kWhole ? 0 : consumer * kHalfTokens;  // in the tile
+  const int32_t in_slot = C::kParts > 1 ? 0 : first;
+  const auto more = [&] { return kSteps > 1 && first + N < kTaken; };
   const int32_t named_barrier = 1 + consumer;
   const uint8_t* const q = shared.q[consumer].rows[0];
   if (left == 0) return;
   Scores<N> s;
   Weights<N> p;
   float alpha[2];
+  left *= kSteps;
+  if constexpr (C::kParts > 1 && kWhole) cursor.catch_up();
+  if constexpr (kOwnPart) cursor.pass_over(consumer == 1);
   cursor.slot.wait_full();
   mark(Stage::kKeys, true);
   ptx::wgmma_fence();
-  start_scores<C, N>(s, q, shared.slots[cursor.slot.stage()], first);
+  start_scores<C, N>(s, q, shared.slots[cursor.slot.stage()], in_slot);
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
   mark(Stage::kScores, true);
   cap_scores<C, N>(params, s);
   Holes<N> holes =
       mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first, tile_row);
-  cursor.give_back_keys(cursor.slot);
+  cursor.template give_back_keys<kShares>(cursor.slot, more());
   cursor.slot.advance();
   if (softmax<C, N>(params, s, r, alpha)) rescale<C>(r, alpha);
   pack_weights<C, N>(s, p);
@@ -154,38 +187,41 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   while (--left > 0) {
     const RingCursor<C::kSlots> v = cursor.slot;
     cursor.slot.advance();
+    if constexpr (kOwnPart) cursor.pass_over(true);
     const RingCursor<C::kSlots> k = cursor.slot;
     cursor.slot.advance();
     v.wait_full();
-    fill_holes<C, N>(shared.slots[v.stage()], first, holes, named_barrier);
+    fill_holes<C, N>(shared.slots[v.stage()], in_slot, holes, named_barrier);
     k.wait_full();
     if constexpr (kWhole) Turns::take(consumer);
     ptx::wgmma_fence();
-    start_scores<C, N>(s, q, shared.slots[k.stage()], first);
+    start_scores<C, N>(s, q, shared.slots[k.stage()], in_slot);
     ptx::wgmma_commit_group();
-    start_output<C, N>(r, p, shared.slots[v.stage()], first);
+    start_output<C, N>(r, p, shared.slots[v.stage()], in_slot);
     ptx::wgmma_commit_group();
     if constexpr (kWhole) Turns::pass(consumer);
     ptx::wgmma_wait_group<1>();
+    if constexpr (kSteps > 1) first ^= N;
     cap_scores<C, N>(params, s);
     holes = mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first,
                               tile_row);
-    cursor.give_back_keys(k);
+    cursor.template give_back_keys<kShares>(k, more());
     const bool moved = softmax<C, N>(params, s, r, alpha);
     // The output of the last tile was to hide under this.
     ptx::wgmma_wait_group_after<0>(r.sum[0] + r.sum[1]);
-    cursor.give_back_values(v);
+    cursor.template give_back_values<kShares>(v);
     if (moved) rescale<C>(r, alpha);
     pack_weights<C, N>(s, p);
   }
   cursor.slot.wait_full();
-  fill_holes<C, N>(shared.slots[cursor.slot.stage()], first, holes, named_barrier);
+  fill_holes<C, N>(shared.slots[cursor.slot.stage()], in_slot, holes, named_barrier);
   ptx::wgmma_fence();
-  start_output<C, N>(r, p, shared.slots[cursor.slot.stage()], first);
+  start_output<C, N>(r, p, shared.slots[cursor.slot.stage()], in_slot);
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
-  cursor.give_back_values(cursor.slot);
+  cursor.template give_back_values<kShares>(cursor.slot);
   cursor.slot.advance();
+  if constexpr (kOwnPart) cursor.pass_over(consumer == 0);
 }
 
 }  // namespace pando::cuda

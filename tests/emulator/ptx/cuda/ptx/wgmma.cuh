@@ -50,5 +50,9 @@ template <bool BTransposed, class E>
 void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate, E e) {
   issue<BTransposed>(d, nullptr, a, b, accumulate, e);
 }
+template <bool BTransposed, class E>
+void wgmma_m64n256k16(float (&d)[128], const uint32_t (&a)[4], uint64_t b, bool accumulate, E e) {
+  issue<BTransposed>(d, a, 0, b, accumulate, e);
+}
 
 }  // namespace pando::ptx

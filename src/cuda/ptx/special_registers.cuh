@@ -1,0 +1,15 @@
+// Special registers (PTX ISA, "Special Registers").
+#pragma once
+
+#include <cstdint>
+
+namespace pando::ptx {
+
+/// %tid.x, read anew at each call: nothing that is worked out from it is kept for the next one.
+__device__ __forceinline__ uint32_t tid_x() {
+  uint32_t x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+
+}  // namespace pando::ptx
