@@ -76,8 +76,8 @@ void register_kernels() {
   std::vector<Path> paths;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     const std::string_view name = dtype_name(dtype);
-    paths.push_back({fmt::format("narrow/{}", name), narrow_kernel(dtype), false, dtype});
-    paths.push_back({fmt::format("wide/{}", name), wide_kernel(dtype), false, dtype});
+    paths.push_back({fmt::format("narrow/{}", name), narrow_kernel(dtype, dtype), false, dtype});
+    paths.push_back({fmt::format("wide/{}", name), wide_kernel(dtype, dtype), false, dtype});
   }
   if (tiles_available()) paths.push_back({"tiles/bf16", attend_tiles, true, DType::kBF16});
   if (dots_available()) {

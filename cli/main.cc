@@ -90,6 +90,7 @@ void add_gen(CLI::App& app, GenOptions& o, Command& chosen) {
   command->add_option("--kv-heads", o.kv_heads, "KV heads; 8, or the shape's");
   command->add_option("--head-dim", o.head_dim, "Elements of a head")->capture_default_str();
   command->add_option("--dtype", o.dtype, "fp32, bf16 or fp16")->capture_default_str();
+  command->add_option("--kv-dtype", o.kv_dtype, "Of K and V: fp8; else as --dtype");
   command->add_option("--layout", o.layout, "hnd or nhd")->capture_default_str();
   command->add_option("--page-tokens", o.page_tokens, "Tokens of a page")->capture_default_str();
   command->add_option("--window", o.window, "Sliding window; 0: none")->capture_default_str();
@@ -130,6 +131,7 @@ void add_verify(CLI::App& app, VerifyOptions& o, Command& chosen) {
   suite_only(command->add_option("--suite", o.suite, "seed, edges, shapes, random or all"));
   suite_only(command->add_option("--cases", o.cases, "Cases of the random suite"));
   suite_only(command->add_option("--seed", o.seed, "Seed of the first random case"));
+  suite_only(command->add_option("--kv-dtype", o.kv_dtype, "fp8: of all cases"));
   suite_only(command->add_flag("--quick", o.quick, "Fewer kinds, smaller sizes"));
   command->add_flag("-v,--verbose", o.verbose, "One line a case");
   add_profile(command, o.profile);
@@ -158,6 +160,7 @@ void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
       ->capture_default_str();
   command->add_option("--head-dim", o.head_dim, "Elements of a head")->capture_default_str();
   command->add_option("--dtype", o.dtype, "fp32, bf16 or fp16")->capture_default_str();
+  command->add_option("--kv-dtype", o.kv_dtype, "Of K and V: fp8; else as --dtype");
   command->add_option("--layout", o.layout, "hnd or nhd")->capture_default_str();
   command->add_option("--page-tokens", o.page_tokens, "Tokens of a page")->capture_default_str();
   command->add_option("--reps", o.reps, "Timed runs of each kind; 10, on CUDA 25");

@@ -96,6 +96,7 @@ void run(ByteReader in) {
   // So are packed rows: the checker keeps a number for each.
   if (spec.kv_heads > 0 && int64_t{forest.q_rows()} * spec.group() > 50'000) return;
   take_variants(in, forest.q_rows(), spec, tree_mask);
+  take_kv_dtype(in, spec);
   plan_checked(forest, batch, spec, cpu_profile(threads), options);
   plan_checked(forest, batch, spec, h100_profile(), options);
 }

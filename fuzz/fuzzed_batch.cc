@@ -125,6 +125,11 @@ void take_variants(ByteReader& in, int32_t q_rows, AttentionSpec& spec,
   if (!in.one_in(8)) spec.visible = {}, spec.window = 0;
 }
 
+void take_kv_dtype(ByteReader& in, AttentionSpec& spec) {
+  if (!in.one_in(4)) return;
+  spec.kv_dtype = in.one_in(16) ? static_cast<DType>(in.take<int8_t>()) : DType::kE4M3;
+}
+
 PlanOptions take_options(ByteReader& in) {
   constexpr int32_t kCuts[] = {512, 64, 128, 1024, 0, -64, 100, 2147483647};
   PlanOptions options;

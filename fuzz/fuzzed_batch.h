@@ -36,6 +36,8 @@ FuzzedBatch take_next_batch(ByteReader& in, const FuzzedBatch& before,
 /// Any spec. `visible` holds its explicit ranges and must outlive it.
 AttentionSpec take_spec(ByteReader& in, int32_t q_rows, std::vector<VisibleRange>& visible);
 PlanOptions take_options(ByteReader& in);
+/// Of K and V, right or wrong; none when the bytes are at their end.
+void take_kv_dtype(ByteReader& in, AttentionSpec& spec);
 /// Adds a soft cap and trees, right or wrong; none when the bytes are at their end.
 void take_variants(ByteReader& in, int32_t q_rows, AttentionSpec& spec,
                    std::vector<uint64_t>& tree_mask);

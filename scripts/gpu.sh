@@ -46,6 +46,7 @@ run() {
   one verify_edges "$from/pando" verify --backend cuda --suite edges --quick
   one verify_shapes "$from/pando" verify --backend cuda --suite shapes
   one verify_random "$from/pando" verify --backend cuda --suite random --seed 1001
+  one verify_fp8 "$from/pando" verify --backend cuda --suite random --seed 2001 --kv-dtype fp8
   one calibrate "$from/pando" calibrate --backend cuda --check --out "$logs/profile.json"
   one lab_time "$from/lab_time"
   one cuda_call_bench "$from/cuda_call_bench"

@@ -144,9 +144,16 @@ def _lines(path: Path) -> Iterator[Line]:
         yield Line(path.name, number, data)
 
 
+def _dtype(data: dict) -> str:
+    """That of q, and of K and V where they have another: "bf16", "bf16+fp8"."""
+    dtype = data.get("dtype", "bf16")
+    kv_dtype = data.get("kv_dtype", dtype)
+    return dtype if kv_dtype == dtype else f"{dtype}+{kv_dtype}"
+
+
 def _run_of(runs: dict[tuple, Run], line: Line, kind: str) -> Run:
     page = line.data.get("page_tokens") if kind == "bench" else None
-    dtype, cold = line.data.get("dtype", "bf16"), line.data.get("cold", True)
+    dtype, cold = _dtype(line.data), line.data.get("cold", True)
     layers = line.data.get("layers", 0)
     if kind == "peers" and "device" not in line.data:
         for run in runs.values():

@@ -80,7 +80,8 @@ KvLayout Case::kv() const {
 }
 
 Problem Case::problem() const {
-  return {tables.batch(), attention(), q_view(), k.data(), v.data(), kv(), sinks_or_null()};
+  return {tables.batch(), attention(),     q_view(), k.data(), v.data(),
+          kv(),           sinks_or_null(), k_scale,  v_scale};
 }
 
 int64_t Case::kv_elements() const {
@@ -101,6 +102,8 @@ Case subset(const Case& problem, const std::vector<int32_t>& sequences) {
   part.spec = problem.spec;
   part.order = problem.order;
   part.sinks = problem.sinks;
+  part.k_scale = problem.k_scale;
+  part.v_scale = problem.v_scale;
   part.k = problem.k.share();
   part.v = problem.v.share();
   part.tables.page_tokens = all.page_tokens;

@@ -40,7 +40,8 @@ struct Case {
   AttentionSpec spec;  ///< without `visible` and `tree_mask`, which attention() adds
   std::vector<VisibleRange> visible;
   std::vector<uint64_t> tree_mask;
-  std::vector<float> sinks;  ///< empty, or [q_heads]
+  std::vector<float> sinks;             ///< empty, or [q_heads]
+  std::vector<float> k_scale, v_scale;  ///< of fp8 KV, as in AttendArgs; else empty
   KvOrder order = KvOrder::kHnd;
   int64_t q_row_stride = 0;  ///< elements; 0: contiguous
   int64_t q_head_stride = 0;
@@ -50,6 +51,7 @@ struct Case {
 
   AttentionSpec attention() const;
   KvLayout kv() const;
+  DType kv_dtype() const { return spec.kv_dtype_or_default(); }
   const float* sinks_or_null() const { return sinks.empty() ? nullptr : sinks.data(); }
   ConstRowsView q_view() const { return {q.data(), q_row_stride, q_head_stride}; }
   /// The problem that the oracle solves.

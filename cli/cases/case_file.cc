@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -22,6 +23,7 @@ std::string_view file_dtype(DType dtype) {
     case DType::kF32: return "F32";
     case DType::kBF16: return "BF16";
     case DType::kF16: return "F16";
+    case DType::kE4M3: return "F8_E4M3";
   }
   return "";
 }
@@ -37,6 +39,7 @@ std::string describe(const Case& problem) {
                {"window", problem.spec.window},
                {"page_tokens", problem.tables.page_tokens},
                {"layout", problem.order == KvOrder::kHnd ? "hnd" : "nhd"}};
+  if (problem.kv_dtype() != problem.spec.dtype) json["kv_dtype"] = dtype_name(problem.kv_dtype());
   if (problem.spec.scale) json["scale"] = *problem.spec.scale;
   if (problem.spec.soft_cap != 0) json["soft_cap"] = problem.spec.soft_cap;
   return json.dump();
@@ -71,6 +74,15 @@ class Fields {
     if (!at(name).is_string()) refuse(name, "a string");
     return at(name).get<std::string>();
   }
+  /// A dtype of `names`, which is what was wanted in words.
+  DType dtype(const char* name, const char* want, std::initializer_list<DType> choices) const {
+    const std::string got = text(name);
+    for (const DType choice : choices) {
+      if (dtype_name(choice) == got) return choice;
+    }
+    refuse(name, want);
+  }
+  bool has(const char* name) const { return json_.contains(name); }
   std::optional<float> optional_number(const char* name) const {
     if (!json_.contains(name)) return std::nullopt;
     if (!at(name).is_number() || !std::isfinite(at(name).get<float>())) {
@@ -160,6 +172,17 @@ std::vector<T> read_optional(const Safetensors& file, const std::string& origin,
   return values;
 }
 
+/// Of fp8 K or V: one, or one for each head.
+std::vector<float> read_scales(const Safetensors& file, const std::string& origin, const char* name,
+                               int64_t kv_heads) {
+  std::vector<float> scales = read_list<float>(file, origin, name, "F32");
+  if (scales.size() != 1 && static_cast<int64_t>(scales.size()) != kv_heads) {
+    fail(ErrorCode::kIo, "{}: tensor '{}': got {} entries, want 1 or {}", origin, name,
+         scales.size(), kv_heads);
+  }
+  return scales;
+}
+
 Buffer read_elements(const Safetensors& file, const std::string& origin, const char* name,
                      DType dtype, const std::vector<int64_t>& want) {
   const TensorView& tensor = tensor_at(file, origin, name, file_dtype(dtype), want.size());
@@ -204,9 +227,10 @@ void write_case(const std::string& path, const Case& problem) {
   const Tables& t = problem.tables;
   const AttentionSpec& s = problem.spec;
   const std::string dtype(file_dtype(s.dtype));
+  const std::string kv_dtype(file_dtype(problem.kv_dtype()));
   std::vector<std::byte> q_storage;
   const auto q = contiguous_q(problem, q_storage);
-  const size_t kv_bytes = problem.kv_elements() * dtype_bytes(s.dtype);
+  const size_t kv_bytes = problem.kv_elements() * dtype_bytes(problem.kv_dtype());
   const auto length = [](const auto& values) { return static_cast<int64_t>(values.size()); };
   std::vector<TensorView> tensors = {
       ints("q_indptr", t.q_indptr.data(), {length(t.q_indptr)}),
@@ -214,8 +238,8 @@ void write_case(const std::string& path, const Case& problem) {
       ints("page_indptr", t.page_indptr.data(), {length(t.page_indptr)}),
       ints("page_ids", t.page_ids.data(), {length(t.page_ids)}),
       {"q", dtype, {t.q_rows(), s.q_heads, s.head_dim}, q},
-      {"k", dtype, kv_shape(problem), problem.k.span().first(kv_bytes)},
-      {"v", dtype, kv_shape(problem), problem.v.span().first(kv_bytes)}};
+      {"k", kv_dtype, kv_shape(problem), problem.k.span().first(kv_bytes)},
+      {"v", kv_dtype, kv_shape(problem), problem.v.span().first(kv_bytes)}};
   if (!problem.visible.empty()) {
     tensors.push_back(ints("visible", problem.visible.data(), {length(problem.visible), 2}));
   }
@@ -226,6 +250,8 @@ void write_case(const std::string& path, const Case& problem) {
   };
   add("tree_mask", "U64", problem.tree_mask);
   add("sinks", "F32", problem.sinks);
+  add("k_scale", "F32", problem.k_scale);
+  add("v_scale", "F32", problem.v_scale);
   write_safetensors(path, {{kMetadataKey, describe(problem)}}, std::move(tensors));
 }
 
@@ -251,10 +277,10 @@ Case parse_case(std::span<const std::byte> bytes, const std::string& origin) {
   problem.spec.scale = fields.optional_number("scale");
   problem.spec.soft_cap = fields.optional_number("soft_cap").value_or(0.0f);
   if (problem.spec.soft_cap < 0) fields.refuse("soft_cap", "0 or a positive number");
-  try {
-    problem.spec.dtype = dtype_from_name(fields.text("dtype"));
-  } catch (const Error&) {
-    fields.refuse("dtype", "fp32, bf16 or fp16");
+  problem.spec.dtype =
+      fields.dtype("dtype", "fp32, bf16 or fp16", {DType::kF32, DType::kBF16, DType::kF16});
+  if (fields.has("kv_dtype")) {
+    problem.spec.kv_dtype = fields.dtype("kv_dtype", "fp8", {DType::kE4M3});
   }
   const std::string layout = fields.text("layout");
   if (layout != "hnd" && layout != "nhd") fields.refuse("layout", "hnd or nhd");
@@ -270,15 +296,20 @@ Case parse_case(std::span<const std::byte> bytes, const std::string& origin) {
   tables.page_ids = read_ints(file, origin, "page_ids");
   tables.page_tokens = fields.integer("page_tokens", 1, 256);
   const DType dtype = problem.spec.dtype;
-  tables.num_pages = tensor_at(file, origin, "k", file_dtype(dtype), 4).shape[0];
+  const DType kv_dtype = problem.kv_dtype();
+  tables.num_pages = tensor_at(file, origin, "k", file_dtype(kv_dtype), 4).shape[0];
   tables.check(origin, ErrorCode::kIo);
 
   problem.q = read_elements(file, origin, "q", dtype,
                             {tables.q_rows(), problem.spec.q_heads, problem.spec.head_dim});
-  problem.k = read_elements(file, origin, "k", dtype, kv_shape(problem));
-  problem.v = read_elements(file, origin, "v", dtype, kv_shape(problem));
+  problem.k = read_elements(file, origin, "k", kv_dtype, kv_shape(problem));
+  problem.v = read_elements(file, origin, "v", kv_dtype, kv_shape(problem));
   problem.tree_mask = read_optional<uint64_t>(file, origin, "tree_mask", "U64", tables.q_rows());
   problem.sinks = read_optional<float>(file, origin, "sinks", "F32", problem.spec.q_heads);
+  if (kv_dtype == DType::kE4M3) {
+    problem.k_scale = read_scales(file, origin, "k_scale", problem.spec.kv_heads);
+    problem.v_scale = read_scales(file, origin, "v_scale", problem.spec.kv_heads);
+  }
   if (file.find("visible") != nullptr) {
     const TensorView& visible = tensor_at(file, origin, "visible", "I32", 2);
     if (visible.shape != std::vector<int64_t>{tables.q_rows(), 2}) {

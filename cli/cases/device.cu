@@ -1,5 +1,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 #include <curand_kernel.h>
 
@@ -26,20 +27,21 @@ cudaStream_t stream_of(const DeviceStream& stream) {
 __device__ void store(float* to, float value) { *to = value; }
 __device__ void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16(value); }
 __device__ void store(__half* to, float value) { *to = __float2half(value); }
+__device__ void store(__nv_fp8_e4m3* to, float value) { *to = __nv_fp8_e4m3(value); }
 
 template <class Element>
-__global__ void fill_normal_kernel(Element* data, int64_t count, uint64_t seed) {
+__global__ void fill_normal_kernel(Element* data, int64_t count, float sigma, uint64_t seed) {
   const int64_t thread = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
   curandStatePhilox4_32_10_t state;
   curand_init(seed, thread, 0, &state);
   for (int64_t i = thread; i < count; i += int64_t{gridDim.x} * blockDim.x) {
-    store(&data[i], curand_normal(&state));
+    store(&data[i], curand_normal(&state) * sigma);
   }
 }
 
 template <class Element>
-void fill_normal_as(std::byte* data, int64_t count, uint64_t seed) {
-  fill_normal_kernel<<<512, 256>>>(reinterpret_cast<Element*>(data), count, seed);
+void fill_normal_as(std::byte* data, int64_t count, float sigma, uint64_t seed) {
+  fill_normal_kernel<<<512, 256>>>(reinterpret_cast<Element*>(data), count, sigma, seed);
 }
 
 constexpr int kReadThreads = 512;
@@ -86,12 +88,13 @@ void DeviceBuffer::fill(int byte) {
   check(cudaDeviceSynchronize(), "fill");
 }
 
-void DeviceBuffer::fill_normal(DType dtype, int64_t count, uint64_t seed) {
+void DeviceBuffer::fill_normal(DType dtype, int64_t count, float sigma, uint64_t seed) {
   if (count == 0) return;
   switch (dtype) {
-    case DType::kF32: fill_normal_as<float>(data(), count, seed); break;
-    case DType::kBF16: fill_normal_as<__nv_bfloat16>(data(), count, seed); break;
-    case DType::kF16: fill_normal_as<__half>(data(), count, seed); break;
+    case DType::kF32: fill_normal_as<float>(data(), count, sigma, seed); break;
+    case DType::kBF16: fill_normal_as<__nv_bfloat16>(data(), count, sigma, seed); break;
+    case DType::kF16: fill_normal_as<__half>(data(), count, sigma, seed); break;
+    case DType::kE4M3: fill_normal_as<__nv_fp8_e4m3>(data(), count, sigma, seed); break;
   }
   check(cudaGetLastError(), "fill_normal");
   check(cudaDeviceSynchronize(), "fill_normal");

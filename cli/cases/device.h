@@ -27,8 +27,8 @@ class DeviceBuffer {
   size_t size() const { return bytes_; }
 
   void fill(int byte);
-  /// `count` standard normal numbers; the same seed gives the same numbers.
-  void fill_normal(DType dtype, int64_t count, uint64_t seed);
+  /// `count` normal numbers; the same seed gives the same numbers.
+  void fill_normal(DType dtype, int64_t count, float sigma, uint64_t seed);
   /// Copies from the host to bytes [offset, offset + from.size()).
   void upload(std::span<const std::byte> from, size_t offset);
   /// Copies bytes [offset, offset + to.size()) to the host.

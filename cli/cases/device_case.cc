@@ -3,6 +3,7 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "cases/generate.h"
 #include "cases/rng.h"
 
 namespace pando::cases {
@@ -11,7 +12,7 @@ namespace {
 DeviceBuffer on_device(const Buffer& host, int64_t elements, DType dtype, uint64_t seed) {
   if (host.data() != nullptr) return DeviceBuffer(host.span());
   DeviceBuffer made(elements * dtype_bytes(dtype));
-  made.fill_normal(dtype, elements, seed);
+  made.fill_normal(dtype, elements, dtype == DType::kE4M3 ? kFp8Sigma : 1.0f, seed);
   return made;
 }
 
@@ -28,10 +29,12 @@ int64_t q_elements(const Case& problem) { return problem.q_offset(problem.tables
 DeviceCase::DeviceCase(const Case& problem)
     : problem_(problem),
       q_(on_device(problem.q, q_elements(problem), problem.spec.dtype, mix_seed(1, 0))),
-      k_(on_device(problem.k, problem.kv_elements(), problem.spec.dtype, mix_seed(1, 1))),
-      v_(on_device(problem.v, problem.kv_elements(), problem.spec.dtype, mix_seed(1, 2))),
+      k_(on_device(problem.k, problem.kv_elements(), problem.kv_dtype(), mix_seed(1, 1))),
+      v_(on_device(problem.v, problem.kv_elements(), problem.kv_dtype(), mix_seed(1, 2))),
       page_ids_(std::as_bytes(std::span(problem.tables.page_ids))),
-      sinks_(std::as_bytes(std::span(problem.sinks))) {}
+      sinks_(std::as_bytes(std::span(problem.sinks))),
+      k_scale_(std::as_bytes(std::span(problem.k_scale))),
+      v_scale_(std::as_bytes(std::span(problem.v_scale))) {}
 
 AttendArgs DeviceCase::inputs() const {
   AttendArgs args;
@@ -42,6 +45,8 @@ AttendArgs DeviceCase::inputs() const {
   args.page_ids = {reinterpret_cast<const int32_t*>(page_ids_.data()),
                    problem_.tables.page_ids.size()};
   if (!problem_.sinks.empty()) args.sinks = reinterpret_cast<const float*>(sinks_.data());
+  args.k_scale = {reinterpret_cast<const float*>(k_scale_.data()), problem_.k_scale.size()};
+  args.v_scale = {reinterpret_cast<const float*>(v_scale_.data()), problem_.v_scale.size()};
   return args;
 }
 
@@ -53,6 +58,8 @@ Case DeviceCase::download(const std::vector<int32_t>& sequences) const {
   whole.visible = problem_.visible;
   whole.tree_mask = problem_.tree_mask;
   whole.sinks = problem_.sinks;
+  whole.k_scale = problem_.k_scale;
+  whole.v_scale = problem_.v_scale;
   whole.order = problem_.order;
   whole.q_row_stride = problem_.q_row_stride;
   whole.q_head_stride = problem_.q_head_stride;
@@ -69,7 +76,7 @@ Case DeviceCase::download(const std::vector<int32_t>& sequences) const {
     id = at->second;
   }
   part.tables.num_pages = static_cast<int64_t>(old_id.size());
-  const size_t page_bytes = problem_.kv().page_stride * dtype_bytes(problem_.spec.dtype);
+  const size_t page_bytes = problem_.kv().page_stride * dtype_bytes(problem_.kv_dtype());
   part.k = Buffer(old_id.size() * page_bytes);
   part.v = Buffer(old_id.size() * page_bytes);
   for (size_t i = 0; i < old_id.size(); ++i) {

@@ -24,7 +24,7 @@ class DeviceCase {
 
  private:
   const Case& problem_;
-  DeviceBuffer q_, k_, v_, page_ids_, sinks_;
+  DeviceBuffer q_, k_, v_, page_ids_, sinks_, k_scale_, v_scale_;
 };
 
 /// A plan on the device, with the memory that its results take: NaN until attend writes it.

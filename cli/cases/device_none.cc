@@ -12,7 +12,7 @@ namespace {
 DeviceBuffer::DeviceBuffer(size_t) { refuse(); }
 DeviceBuffer::DeviceBuffer(std::span<const std::byte>) { refuse(); }
 void DeviceBuffer::fill(int) { refuse(); }
-void DeviceBuffer::fill_normal(DType, int64_t, uint64_t) { refuse(); }
+void DeviceBuffer::fill_normal(DType, int64_t, float, uint64_t) { refuse(); }
 void DeviceBuffer::upload(std::span<const std::byte>, size_t) { refuse(); }
 void DeviceBuffer::download(std::span<std::byte>, size_t) const { refuse(); }
 DeviceStream::DeviceStream() { refuse(); }

@@ -107,6 +107,9 @@ std::vector<Misuse> plan_misuses() {
       {"kv_heads-negative", kInvalid, "kv_heads", spec([](AttentionSpec& s) { s.kv_heads = -2; })},
       {"dtype-unknown", kInvalid, "dtype",
        spec([](AttentionSpec& s) { s.dtype = static_cast<DType>(9); })},
+      {"dtype-fp8", kInvalid, "dtype", spec([](AttentionSpec& s) { s.dtype = DType::kE4M3; })},
+      {"kv_dtype-another", kInvalid, "kv_dtype",
+       spec([](AttentionSpec& s) { s.kv_dtype = DType::kF16; })},
       {"window-negative", kInvalid, "window", spec([](AttentionSpec& s) { s.window = -1; })},
       {"scale-nan", kInvalid, "scale",
        spec([](AttentionSpec& s) { s.scale = std::numeric_limits<float>::quiet_NaN(); })},
@@ -124,6 +127,7 @@ std::vector<Misuse> plan_misuses() {
 
 std::vector<Misuse> attend_misuses() {
   constexpr auto kInvalid = ErrorCode::kInvalidArgument;
+  static const std::vector<float> kOneScale(1, 1.0f);
   const auto args = [](auto spoil) {
     return [spoil](Inputs& inputs) { inputs.spoil_args = spoil; };
   };
@@ -151,6 +155,10 @@ std::vector<Misuse> attend_misuses() {
       {"workspace-not-aligned", kInvalid, "workspace", args([](AttendArgs& a) {
          a.workspace = {a.workspace.data() + 4, a.workspace.size()};
        })},
+      {"k_scale-without-fp8", kInvalid, "k_scale",
+       args([](AttendArgs& a) { a.k_scale = kOneScale; })},
+      {"v_scale-without-fp8", kInvalid, "v_scale",
+       args([](AttendArgs& a) { a.v_scale = kOneScale; })},
       {"plan-empty", kInvalid, "plan", [](Inputs& inputs) { inputs.default_plan = true; }},
       {"plan-for-another-device", ErrorCode::kTypeMismatch, "plan",
        [](Inputs& inputs) { inputs.profile = inputs.other_profile; }},

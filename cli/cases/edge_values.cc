@@ -48,8 +48,9 @@ Outcome large_negative_logits(const Kind& kind, Runner& runner) {
     Case problem = edge_case(kind, edge_tables(prefix_shape(3, 0, keys)), 4, 2);
     fill_data(problem, {});
     set_all(problem.q, kind.dtype, 64);
-    set_all(problem.k, kind.dtype, -64);
-    set_all(problem.v, kind.dtype, 1);
+    set_all(problem.k, problem.kv_dtype(), -64);
+    set_all(problem.v, problem.kv_dtype(), 1);
+    if (!problem.k_scale.empty()) problem.k_scale = problem.v_scale = {1.0f};
     fill_unused(problem, Unused::kMixed);
     const double score = -64.0 * 64.0 * 128.0 * problem.spec.scale_or_default();
     const double lse = score + std::log(keys);
@@ -107,8 +108,8 @@ void set_token(Case& problem, int64_t page, int32_t slot, float value) {
   const KvLayout kv = problem.kv();
   for (int32_t head = 0; head < kv.kv_heads; ++head) {
     for (int32_t d = 0; d < kv.head_dim; ++d) {
-      store_element(problem.k.data(), kv.offset(page, head, slot) + d, problem.spec.dtype, value);
-      store_element(problem.v.data(), kv.offset(page, head, slot) + d, problem.spec.dtype, value);
+      store_element(problem.k.data(), kv.offset(page, head, slot) + d, problem.kv_dtype(), value);
+      store_element(problem.v.data(), kv.offset(page, head, slot) + d, problem.kv_dtype(), value);
     }
   }
 }

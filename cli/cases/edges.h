@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,10 +14,11 @@ namespace pando::cases {
 struct Kind {
   DType dtype = DType::kBF16;
   KvOrder order = KvOrder::kHnd;
+  std::optional<DType> kv_dtype = {};  ///< absent: as dtype
   std::string name() const;
 };
-/// All dtypes in both page layouts; quick: bf16 in the first layout.
-std::vector<Kind> edge_kinds(bool quick);
+/// All dtypes in both page layouts; quick: bf16 in the first layout. K and V as options.kv_dtype.
+std::vector<Kind> edge_kinds(const SuiteOptions& options);
 
 /// A case of a kind, with heads and head_dim set and without data.
 Case edge_case(const Kind& kind, Tables tables, int32_t q_heads, int32_t kv_heads,

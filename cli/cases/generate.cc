@@ -23,6 +23,8 @@ template <typename T>
 T encode(float value, DType dtype) {
   if constexpr (sizeof(T) == 4) {
     return value;
+  } else if constexpr (sizeof(T) == 1) {
+    return float_to_e4m3(value);
   } else {
     return dtype == DType::kBF16 ? float_to_bf16(value) : float_to_f16(value);
   }
@@ -33,6 +35,8 @@ template <typename Body>
 void with_elements(void* data, DType dtype, const Body& body) {
   if (dtype == DType::kF32) {
     body(static_cast<float*>(data));
+  } else if (dtype == DType::kE4M3) {
+    body(static_cast<uint8_t*>(data));
   } else {
     body(static_cast<uint16_t*>(data));
   }
@@ -58,7 +62,7 @@ void scale_run(void* data, int64_t begin, int64_t count, DType dtype, float by) 
 /// Large keys of both signs, zero keys, and keys equal to the one before them in the page.
 void make_keys_adversarial(Case& problem, uint64_t seed) {
   const KvLayout kv = problem.kv();
-  const DType dtype = problem.spec.dtype;
+  const DType dtype = problem.kv_dtype();
   parallel_for(kv.num_pages, [&](int64_t page) {
     Rng rng(mix_seed(seed, page));
     for (int32_t head = 0; head < kv.kv_heads; ++head) {
@@ -179,18 +183,32 @@ std::vector<float> random_sinks(int32_t q_heads, Rng& rng) {
   return sinks;
 }
 
+void set_fp8_scales(Case& problem) {
+  problem.k_scale.clear();
+  problem.v_scale.clear();
+  for (int32_t head = 0; head < problem.spec.kv_heads; ++head) {
+    problem.k_scale.push_back(0.9f / kFp8Sigma * static_cast<float>(3 + head % 3) / 4);
+    problem.v_scale.push_back(1.1f / kFp8Sigma * static_cast<float>(4 - head % 2) / 4);
+  }
+}
+
 void fill_data(Case& problem, const DataOptions& options) {
   const DType dtype = problem.spec.dtype;
-  const int64_t element = dtype_bytes(dtype);
+  const DType kv_dtype = problem.kv_dtype();
   const float sigma = options.kind == DataKind::kSmall ? 1.0f / 64 : 1.0f;
   const int64_t q_count = q_elements(problem);
   const int64_t kv_count = problem.kv_elements();
-  problem.q = Buffer(q_count * element);
-  problem.k = Buffer(kv_count * element);
-  problem.v = Buffer(kv_count * element);
+  problem.q = Buffer(q_count * dtype_bytes(dtype));
+  problem.k = Buffer(kv_count * dtype_bytes(kv_dtype));
+  problem.v = Buffer(kv_count * dtype_bytes(kv_dtype));
   fill_normal(problem.q, q_count, dtype, sigma, mix_seed(options.seed, kQ));
-  fill_normal(problem.k, kv_count, dtype, sigma, mix_seed(options.seed, kK));
-  fill_normal(problem.v, kv_count, dtype, sigma, mix_seed(options.seed, kV));
+  float kv_sigma = sigma;
+  if (kv_dtype == DType::kE4M3) {
+    set_fp8_scales(problem);
+    kv_sigma *= kFp8Sigma;
+  }
+  fill_normal(problem.k, kv_count, kv_dtype, kv_sigma, mix_seed(options.seed, kK));
+  fill_normal(problem.v, kv_count, kv_dtype, kv_sigma, mix_seed(options.seed, kV));
   if (options.kind == DataKind::kAdversarial) {
     make_keys_adversarial(problem, mix_seed(options.seed, kKeyTraits));
     make_queries_adversarial(problem, mix_seed(options.seed, kQueryTraits));
@@ -200,7 +218,7 @@ void fill_data(Case& problem, const DataOptions& options) {
 
 void fill_unused(Case& problem, Unused with, bool invisible_too) {
   const KvLayout kv = problem.kv();
-  const DType dtype = problem.spec.dtype;
+  const DType dtype = problem.kv_dtype();
   const std::vector<uint8_t> used = used_slots(problem, invisible_too);
   parallel_for(kv.num_pages, [&](int64_t page) {
     for (int32_t slot = 0; slot < kv.page_tokens; ++slot) {

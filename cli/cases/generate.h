@@ -74,6 +74,11 @@ struct DataOptions {
   uint64_t seed = 0;
 };
 
+/// What the elements of fp8 KV are larger by than what they stand for, but for the scales.
+inline constexpr float kFp8Sigma = 16;
+/// Scales of fp8 K and V near 1 / kFp8Sigma, another one for each kv head of a few.
+void set_fp8_scales(Case& problem);
+
 /// Allocates and fills q, k and v of a case whose tables, spec, order and strides are set. The same
 /// options give the same bytes, on any platform and with any number of threads.
 void fill_data(Case& problem, const DataOptions& options);

@@ -24,6 +24,8 @@ HostRun::HostRun(const Case& problem, const Plan& plan, bool strided, bool want_
   args_.out = {output_.out.data(), output_.row_stride, output_.head_stride};
   args_.lse = want_lse ? output_.lse.data() : nullptr;
   args_.sinks = problem.sinks_or_null();
+  args_.k_scale = problem.k_scale;
+  args_.v_scale = problem.v_scale;
   args_.workspace = workspace_.span().first(workspace_bytes_);
 }
 

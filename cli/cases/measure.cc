@@ -119,7 +119,7 @@ void count_work(const Case& problem, const Forest& forest, const Plan& plan, Mea
   int64_t unique_tokens = 0;
   for (const Segment& segment : forest.segments()) unique_tokens += segment.tokens();
   const int64_t token_bytes =
-      2 * int64_t{problem.spec.kv_heads} * problem.spec.head_dim * dtype_bytes(problem.spec.dtype);
+      2 * int64_t{problem.spec.kv_heads} * problem.spec.head_dim * dtype_bytes(problem.kv_dtype());
   result.bytes = unique_tokens * token_bytes + plan.cost().io_bytes;
   result.flops = plan.cost().flops;
   result.plan_bytes = plan.header().total_bytes;

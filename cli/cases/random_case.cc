@@ -85,7 +85,7 @@ std::vector<uint64_t> random_tree_mask(const Tables& tables, Rng& rng) {
 }
 
 /// Variants that the backend supports, any of them together.
-void draw_variants(Case& problem, Backend backend, Rng& rng) {
+void draw_variants(Case& problem, Backend backend, std::optional<DType> kv_dtype, Rng& rng) {
   static const std::vector<float> kCaps = {0.5f, 5, 30, 50, 1e3f};
   for (const VariantSupport& support : kVariants) {
     const bool drawn = rng.one_in(4);
@@ -95,11 +95,16 @@ void draw_variants(Case& problem, Backend backend, Rng& rng) {
       problem.sinks = random_sinks(problem.spec.q_heads, rng);
       if (rng.one_in(3)) problem.sinks[0] = -std::numeric_limits<float>::infinity();
     }
+    if (support.variant == Variant::kFp8Kv && problem.spec.dtype != DType::kF32 &&
+        (backend == Backend::kCpu || cuda_supports_fp8(problem.spec.head_dim))) {
+      problem.spec.kv_dtype = DType::kE4M3;
+    }
     if (support.variant == Variant::kTreeMask && problem.visible.empty()) {
       problem.spec.window = 0;
       problem.tree_mask = random_tree_mask(problem.tables, rng);
     }
   }
+  if (kv_dtype) problem.spec.kv_dtype = kv_dtype;
 }
 
 RunOptions random_run(Rng& rng, Sharing sharing) {
@@ -115,7 +120,7 @@ RunOptions random_run(Rng& rng, Sharing sharing) {
 
 }  // namespace
 
-RandomCase random_case(uint64_t seed, Backend backend) {
+RandomCase random_case(uint64_t seed, Backend backend, std::optional<DType> kv_dtype) {
   Rng rng(mix_seed(seed, 0));
   RandomCase result;
   Case& problem = result.problem;
@@ -135,7 +140,7 @@ RandomCase random_case(uint64_t seed, Backend backend) {
     problem.spec.window = 0;  // ranges replace the window
   }
   Rng variants(mix_seed(seed, 2));
-  draw_variants(problem, backend, variants);
+  draw_variants(problem, backend, kv_dtype, variants);
   if (rng.one_in(3)) {
     problem.q_head_stride = problem.spec.head_dim + 8 * rng.below(3);
     problem.q_row_stride = problem.spec.q_heads * problem.q_head_stride + 8 * rng.below(3);
@@ -143,6 +148,10 @@ RandomCase random_case(uint64_t seed, Backend backend) {
   static const std::vector<DataKind> kKinds = {DataKind::kRandn, DataKind::kSmall,
                                                DataKind::kAdversarial};
   fill_data(problem, {.kind = rng.pick(kKinds), .seed = seed});
+  if (!problem.k_scale.empty() && variants.one_in(3)) {  // one scale for all heads
+    problem.k_scale.erase(problem.k_scale.begin() + 1, problem.k_scale.end());
+    problem.v_scale.erase(problem.v_scale.begin() + 1, problem.v_scale.end());
+  }
   if (rng.one_in(2)) fill_unused(problem, Unused::kMixed, true);
 
   for (const Sharing sharing : {Sharing::kAuto, Sharing::kNone, Sharing::kAll}) {

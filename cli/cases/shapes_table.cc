@@ -45,8 +45,8 @@ int64_t Shape::sequence_tokens() const {
   return sum;
 }
 
-int64_t Shape::kv_bytes(DType dtype) const {
-  return unique_tokens() * kv_heads * head_dim * 2 * dtype_bytes(dtype);
+int64_t Shape::kv_bytes(DType kv_dtype) const {
+  return unique_tokens() * kv_heads * head_dim * 2 * dtype_bytes(kv_dtype);
 }
 
 int64_t Shape::flops() const {
@@ -77,11 +77,11 @@ Shape scaled(const Shape& shape, double scale) {
   return smaller;
 }
 
-double scale_to_fit(const Shape& shape, DType dtype, int64_t max_kv_bytes, double max_flops) {
+double scale_to_fit(const Shape& shape, DType kv_dtype, int64_t max_kv_bytes, double max_flops) {
   double scale = 1;
   while (true) {
     const Shape smaller = scaled(shape, scale);
-    const bool fits = smaller.kv_bytes(dtype) <= max_kv_bytes &&
+    const bool fits = smaller.kv_bytes(kv_dtype) <= max_kv_bytes &&
                       static_cast<double>(smaller.flops()) <= max_flops;
     if (fits || smaller.sequence_tokens() <= static_cast<int64_t>(shape.tokens.size()))
       return scale;
@@ -90,7 +90,7 @@ double scale_to_fit(const Shape& shape, DType dtype, int64_t max_kv_bytes, doubl
 }
 
 Case shape_tables(const Shape& shape, DType dtype, KvOrder order, int32_t page_tokens,
-                  uint64_t seed) {
+                  uint64_t seed, std::optional<DType> kv_dtype) {
   Rng rng(mix_seed(seed, 0));
   Case problem;
   problem.name = shape.name;
@@ -100,7 +100,9 @@ Case shape_tables(const Shape& shape, DType dtype, KvOrder order, int32_t page_t
   problem.spec.kv_heads = shape.kv_heads;
   problem.spec.head_dim = shape.head_dim;
   problem.spec.dtype = dtype;
+  problem.spec.kv_dtype = kv_dtype;
   problem.order = order;
+  if (problem.kv_dtype() == DType::kE4M3) set_fp8_scales(problem);
   return problem;
 }
 

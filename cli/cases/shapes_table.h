@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,7 +28,7 @@ struct Shape {
   int32_t batch() const { return nodes.back(); }
   int64_t unique_tokens() const;    ///< each shared token once
   int64_t sequence_tokens() const;  ///< of one sequence
-  int64_t kv_bytes(DType dtype) const;
+  int64_t kv_bytes(DType kv_dtype) const;
   int64_t flops() const;
 };
 
@@ -44,10 +45,11 @@ const Shape& find_shape(std::string_view name);
 /// The shape with every level's tokens multiplied by `scale`, at least 1 where there were any.
 Shape scaled(const Shape& shape, double scale);
 /// The largest of 1, 1/2, 1/4, … at which the KV and the FLOPs without sharing stay within bounds.
-double scale_to_fit(const Shape& shape, DType dtype, int64_t max_kv_bytes, double max_flops);
+double scale_to_fit(const Shape& shape, DType kv_dtype, int64_t max_kv_bytes, double max_flops);
 
-/// Page tables, spec and strides of a shape, without data.
+/// Page tables, spec, strides and scales of a shape, without data.
 Case shape_tables(const Shape& shape, DType dtype, KvOrder order = KvOrder::kHnd,
-                  int32_t page_tokens = kShapePageTokens, uint64_t seed = 0);
+                  int32_t page_tokens = kShapePageTokens, uint64_t seed = 0,
+                  std::optional<DType> kv_dtype = {});
 
 }  // namespace pando::cases

@@ -19,14 +19,17 @@ Outcome wrong_current_device(const Runner& runner) {
 }  // namespace
 
 std::string Kind::name() const {
-  return fmt::format("{}/{}", dtype_name(dtype), order == KvOrder::kHnd ? "hnd" : "nhd");
+  const std::string kv = kv_dtype ? fmt::format("+{}", dtype_name(*kv_dtype)) : "";
+  return fmt::format("{}{}/{}", dtype_name(dtype), kv, order == KvOrder::kHnd ? "hnd" : "nhd");
 }
 
-std::vector<Kind> edge_kinds(bool quick) {
-  if (quick) return {Kind{}};
+std::vector<Kind> edge_kinds(const SuiteOptions& options) {
+  if (options.quick) return {Kind{.kv_dtype = options.kv_dtype}};
   std::vector<Kind> kinds;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) kinds.push_back({dtype, order});
+    for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) {
+      kinds.push_back({dtype, order, options.kv_dtype});
+    }
   }
   return kinds;
 }
@@ -39,6 +42,7 @@ Case edge_case(const Kind& kind, Tables tables, int32_t q_heads, int32_t kv_head
   problem.spec.kv_heads = kv_heads;
   problem.spec.head_dim = head_dim;
   problem.spec.dtype = kind.dtype;
+  problem.spec.kv_dtype = kind.kv_dtype;
   problem.order = kind.order;
   return problem;
 }
@@ -55,7 +59,7 @@ Outcome verify_edge(Case problem, Runner& runner) {
 
 void add_kinds(std::vector<SuiteCase>& to, const std::string& name, const SuiteOptions& options,
                const std::function<Outcome(const Kind&, Runner&)>& run) {
-  for (const Kind& kind : edge_kinds(options.quick)) {
+  for (const Kind& kind : edge_kinds(options)) {
     to.push_back({"edges", name + "/" + kind.name(),
                   [kind, run](Runner& runner) { return run(kind, runner); }});
   }

@@ -42,8 +42,9 @@ std::vector<SuiteCase> random_suite(const SuiteOptions& options) {
   std::vector<SuiteCase> cases;
   for (int i = 0; i < count; ++i) {
     const uint64_t seed = options.seed + i;
-    cases.push_back({"random", fmt::format("seed{}", seed), [seed](Runner& runner) {
-                       const RandomCase random = random_case(seed, runner.backend());
+    const auto kv_dtype = options.kv_dtype;
+    cases.push_back({"random", fmt::format("seed{}", seed), [seed, kv_dtype](Runner& runner) {
+                       const RandomCase random = random_case(seed, runner.backend(), kv_dtype);
                        Outcome outcome = verify_case(random.problem, random.runs, runner, 1 << 25);
                        outcome.absorb(verify_subset(random, seed, runner));
                        return outcome;

@@ -9,7 +9,7 @@ constexpr int32_t kChunkTokens = 64;
 constexpr int32_t kHeadDim = 128;
 
 Case seed_case(const std::string& name, int32_t sequences, int32_t heads, int32_t chunks,
-               DataKind kind) {
+               DataKind kind, std::optional<DType> kv_dtype) {
   const uint64_t seed = mix_seed(sequences * 1000 + heads * 10 + chunks, static_cast<int>(kind));
   Rng rng(seed);
   Case problem;
@@ -19,6 +19,7 @@ Case seed_case(const std::string& name, int32_t sequences, int32_t heads, int32_
   problem.spec.q_heads = heads;
   problem.spec.kv_heads = heads;
   problem.spec.head_dim = kHeadDim;
+  problem.spec.kv_dtype = kv_dtype;
   fill_data(problem, {.kind = kind, .seed = seed});
   return problem;
 }
@@ -34,9 +35,10 @@ std::vector<SuiteCase> seed_suite(const SuiteOptions& options) {
         for (const DataKind kind : {DataKind::kRandn, DataKind::kSmall}) {
           const std::string name = fmt::format("sequences{}-heads{}-chunks{}-{}", sequences, heads,
                                                chunks, data_kind_name(kind));
-          cases.push_back({"seed", name, [=](Runner& runner) {
-                             return verify_case(seed_case(name, sequences, heads, chunks, kind),
-                                                all_modes(), runner);
+          cases.push_back({"seed", name, [=, kv_dtype = options.kv_dtype](Runner& runner) {
+                             return verify_case(
+                                 seed_case(name, sequences, heads, chunks, kind, kv_dtype),
+                                 all_modes(), runner);
                            }});
         }
       }

@@ -14,8 +14,10 @@ std::vector<SuiteCase> shapes_suite(const SuiteOptions& options) {
       const double scale = scale_to_fit(shape, DType::kBF16, max_kv_bytes, max_flops);
       const std::string name =
           scale == 1 ? shape.name : fmt::format("{}-1/{:.0f}", shape.name, 1 / scale);
-      cases.push_back({"shapes", name, [&shape, scale](Runner& runner) {
+      const auto kv_dtype = options.kv_dtype;
+      cases.push_back({"shapes", name, [&shape, scale, kv_dtype](Runner& runner) {
                          Case problem = shape_tables(scaled(shape, scale), DType::kBF16);
+                         problem.spec.kv_dtype = kv_dtype;
                          fill_data(problem, {.seed = 1});
                          return verify_case(problem, all_modes(), runner);
                        }});

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -49,6 +50,9 @@ struct SuiteOptions {
   bool quick = false;      ///< fewer kinds and smaller sizes
   int random_cases = 200;  ///< of the random suite
   uint64_t seed = 1;       ///< of the random suite: case i uses seed + i
+  /// fp8: of all cases. Absent: as the suite has it, which is q's, and fp8 in some random
+  /// cases of 16 bits.
+  std::optional<DType> kv_dtype = {};
 };
 
 /// The suites, in the order in which "all" runs them.
@@ -72,7 +76,7 @@ Outcome verify_case(const Case& problem, const std::vector<RunOptions>& runs, Ru
 
 std::vector<SuiteCase> seed_suite(const SuiteOptions& options);
 std::vector<SuiteCase> edges_suite(const SuiteOptions& options);
-std::vector<SuiteCase> misuse_cases();  ///< row 14 of the edges
+std::vector<SuiteCase> misuse_cases();  ///< row 14 of the edges; of any kv_dtype
 std::vector<SuiteCase> shapes_suite(const SuiteOptions& options);
 std::vector<SuiteCase> random_suite(const SuiteOptions& options);
 /// The random forest of a seed within what `backend` supports, and the runs that it is put through.
@@ -80,6 +84,7 @@ struct RandomCase {
   Case problem;
   std::vector<RunOptions> runs;
 };
-RandomCase random_case(uint64_t seed, Backend backend = Backend::kCpu);
+RandomCase random_case(uint64_t seed, Backend backend = Backend::kCpu,
+                       std::optional<DType> kv_dtype = {});
 
 }  // namespace pando::cases

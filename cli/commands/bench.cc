@@ -33,12 +33,14 @@ constexpr int kDefaultDeviceReps = 25;
 struct Bench {
   ChosenBackend backend;
   DType dtype;
+  std::optional<DType> kv_dtype;  ///< absent: as dtype
   cases::KvOrder order;
   std::optional<double> scale;  ///< absent: as large as the machine allows
   DeviceProfile ceilings;       ///< bandwidth and peak of the device
   std::string profile;          ///< the name of what plans are made for
   int reps;
   std::string commit;
+  DType kv_dtype_or_default() const { return kv_dtype.value_or(dtype); }
 };
 
 struct Row {
@@ -73,7 +75,7 @@ double peak_flops_per_us(const Bench& bench) {
 double fitting_scale(const cases::Shape& shape, const Bench& bench) {
   if (bench.backend.is_cuda()) {
     const double free_bytes = static_cast<double>(cuda_device_info().free_bytes);
-    return cases::scale_to_fit(shape, bench.dtype,
+    return cases::scale_to_fit(shape, bench.kv_dtype_or_default(),
                                static_cast<int64_t>(kDeviceMemoryPart * free_bytes),
                                std::numeric_limits<double>::infinity());
   }
@@ -81,10 +83,10 @@ double fitting_scale(const cases::Shape& shape, const Bench& bench) {
   const double group = static_cast<double>(shape.q_heads) / shape.kv_heads;
   // Without sharing a KV element of e bytes is read for 2 * group FLOPs.
   const double flops_by_bandwidth = seconds_us * bench.ceilings.dram_bytes_per_us * 2 * group /
-                                    static_cast<double>(dtype_bytes(bench.dtype));
+                                    static_cast<double>(dtype_bytes(bench.kv_dtype_or_default()));
   const double max_flops = std::min(seconds_us * peak_flops_per_us(bench), flops_by_bandwidth);
   const auto max_bytes = static_cast<int64_t>(kMemoryPart * static_cast<double>(available_bytes()));
-  return cases::scale_to_fit(shape, bench.dtype, max_bytes, max_flops);
+  return cases::scale_to_fit(shape, bench.kv_dtype_or_default(), max_bytes, max_flops);
 }
 
 Row run_shape(const cases::Shape& shape, const Bench& bench, const BenchOptions& options,
@@ -93,7 +95,7 @@ Row run_shape(const cases::Shape& shape, const Bench& bench, const BenchOptions&
   row.shape = &shape;
   row.scale = bench.scale ? *bench.scale : fitting_scale(shape, bench);
   cases::Case problem = cases::shape_tables(cases::scaled(shape, row.scale), bench.dtype,
-                                            bench.order, options.page_tokens);
+                                            bench.order, options.page_tokens, 0, bench.kv_dtype);
   // On a device K and V are made where they are needed.
   if (!bench.backend.is_cuda()) {
     cases::fill_data(problem, {.unused = cases::Unused::kZero, .seed = 1});
@@ -199,11 +201,17 @@ std::vector<cases::Shape> chosen_shapes(const BenchOptions& options) {
 }
 
 Json shape_json(const cases::Shape& shape, const BenchOptions& options) {
-  return {{"shape", shape.name},        {"batch", shape.batch()},
-          {"q_heads", shape.q_heads},   {"kv_heads", shape.kv_heads},
-          {"head_dim", shape.head_dim}, {"dtype", dtype_name(dtype_from_name(options.dtype))},
-          {"layout", options.layout},   {"page_tokens", options.page_tokens},
-          {"nodes", shape.nodes},       {"tokens", shape.tokens}};
+  return {{"shape", shape.name},
+          {"batch", shape.batch()},
+          {"q_heads", shape.q_heads},
+          {"kv_heads", shape.kv_heads},
+          {"head_dim", shape.head_dim},
+          {"dtype", dtype_name(dtype_from_name(options.dtype))},
+          {"kv_dtype", options.kv_dtype.empty() ? options.dtype : options.kv_dtype},
+          {"layout", options.layout},
+          {"page_tokens", options.page_tokens},
+          {"nodes", shape.nodes},
+          {"tokens", shape.tokens}};
 }
 
 Json timing_json(const cases::Timing& t) {
@@ -222,6 +230,7 @@ int run_bench(const BenchOptions& options) {
   const int reps = options.reps.value_or(backend.is_cuda() ? kDefaultDeviceReps : kDefaultReps);
   Bench bench{.backend = backend,
               .dtype = dtype_from_name(options.dtype),
+              .kv_dtype = kv_dtype_from_name(options.kv_dtype),
               .order = order_from_name(options.layout),
               .scale = parse_scale(options.scale),
               .ceilings = {},

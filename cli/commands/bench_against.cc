@@ -19,6 +19,12 @@ std::string key_of(const Json& record) {
         "page_tokens", "backend", "device", "threads", "thread_blocks", "cold"}) {
     key.push_back(record.contains(field) ? record[field] : Json());
   }
+  // Older records have none: K and V were as q.
+  for (const char* field : {"kv_dtype", "dtype"}) {
+    if (!record.contains(field)) continue;
+    key.push_back(record[field]);
+    break;
+  }
   return key.dump();
 }
 

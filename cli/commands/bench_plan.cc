@@ -30,6 +30,7 @@ int run_plan_bench(const BenchOptions& options) {
   const DeviceProfile profile = profile_of_name(name, options.threads);
   const std::string planned_for = name == "cpu" || name == "h100" ? name : profile.name.data();
   const DType dtype = dtype_from_name(options.dtype);
+  const std::optional<DType> kv_dtype = kv_dtype_from_name(options.kv_dtype);
   std::optional<cases::AtomicFile> file;
   if (!options.out.empty()) file.emplace(options.out);
 
@@ -42,8 +43,8 @@ int run_plan_bench(const BenchOptions& options) {
                                       "predicted", "roof")));
   }
   for (const cases::Shape& shape : chosen_shapes(options)) {
-    const cases::Case problem =
-        cases::shape_tables(shape, dtype, order_from_name(options.layout), options.page_tokens);
+    const cases::Case problem = cases::shape_tables(shape, dtype, order_from_name(options.layout),
+                                                    options.page_tokens, 0, kv_dtype);
     Plan plan;
     const cases::PlanningTimes t = cases::measure_planning(problem, reps, planner, plan);
     Json record = shape_json(shape, options);

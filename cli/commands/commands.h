@@ -43,6 +43,7 @@ struct GenOptions {
   int32_t kv_heads = 0;
   int32_t head_dim = 128;
   std::string dtype = "bf16";
+  std::string kv_dtype;  ///< empty: as dtype
   std::string layout = "hnd";
   int32_t page_tokens = 64;
   int32_t window = 0;
@@ -68,6 +69,7 @@ struct VerifyOptions : CommonOptions {
   std::string profile;  ///< empty: of the backend
   std::string suite = "all";
   std::string file;
+  std::string kv_dtype;  ///< empty: as the suites have it
   int cases = 200;
   uint64_t seed = 1;
   bool quick = false;
@@ -82,6 +84,7 @@ struct BenchOptions : CommonOptions {
   std::string scale = "auto";
   int32_t head_dim = 128;
   std::string dtype = "bf16";
+  std::string kv_dtype;  ///< empty: as dtype
   std::string layout = "hnd";
   int32_t page_tokens = 64;
   std::optional<int> reps;  ///< absent: as many as the backend needs

@@ -147,6 +147,13 @@ cases::KvOrder order_from_name(std::string_view name) {
   fail(ErrorCode::kInvalidArgument, "layout: got \"{}\", want one of hnd, nhd", name);
 }
 
+std::optional<DType> kv_dtype_from_name(std::string_view name) {
+  if (name.empty()) return std::nullopt;
+  require(name == dtype_name(DType::kE4M3),
+          "kv-dtype: got \"{}\", want fp8, or none of it: as dtype", name);
+  return DType::kE4M3;
+}
+
 std::string bandwidth_text(const DeviceProfile& profile) {
   return fmt::format("{:.1f} GB/s", profile.dram_bytes_per_us / 1e3);
 }

@@ -62,6 +62,8 @@ std::string commit();
 std::string now_utc();
 
 cases::KvOrder order_from_name(std::string_view name);
+/// Nothing, as q, for an empty name; else fp8.
+std::optional<DType> kv_dtype_from_name(std::string_view name);
 /// "32.1 GB/s", "250 GFLOP/s".
 std::string bandwidth_text(const DeviceProfile& profile);
 std::string peak_text(const DeviceProfile& profile, DType dtype);

@@ -109,6 +109,7 @@ cases::Case make_case(const GenOptions& options) {
           problem.spec.kv_heads);
   problem.spec.head_dim = options.head_dim;
   problem.spec.dtype = dtype_from_name(options.dtype);
+  problem.spec.kv_dtype = kv_dtype_from_name(options.kv_dtype);
   problem.spec.window = options.window;
   problem.spec.causal = !options.no_causal;
   add_variants(options, rng, problem);
@@ -117,7 +118,7 @@ cases::Case make_case(const GenOptions& options) {
                                 .unused = parse_unused(options.unused),
                                 .seed = options.seed};
   const double bytes = 2.0 * static_cast<double>(problem.kv_elements()) *
-                       static_cast<double>(dtype_bytes(problem.spec.dtype));
+                       static_cast<double>(dtype_bytes(problem.kv_dtype()));
   require(bytes < 0.8 * static_cast<double>(available_bytes()),
           "shape: K and V need {}, want less than 80 % of the {} that are free",
           term::bytes_text(bytes), term::bytes_text(static_cast<double>(available_bytes())));
@@ -143,6 +144,7 @@ int run_gen(const GenOptions& options) {
                        {"kv_heads", problem.spec.kv_heads},
                        {"head_dim", problem.spec.head_dim},
                        {"dtype", dtype_name(problem.spec.dtype)},
+                       {"kv_dtype", dtype_name(problem.kv_dtype())},
                        {"seed", options.seed}};
     fmt::print("{}\n", json.dump());
   } else {

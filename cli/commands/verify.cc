@@ -144,9 +144,10 @@ int run_verify(const VerifyOptions& options) {
           "cases: got {}, want a number in [0, 1000000]", options.cases);
   const std::vector<SuiteCase> suite =
       options.file.empty()
-          ? cases::suite(
-                options.suite,
-                {.quick = options.quick, .random_cases = options.cases, .seed = options.seed})
+          ? cases::suite(options.suite, {.quick = options.quick,
+                                         .random_cases = options.cases,
+                                         .seed = options.seed,
+                                         .kv_dtype = kv_dtype_from_name(options.kv_dtype)})
           : file_suite(options, target.profile);
 
   const term::Style style = term::Style::of(1);

@@ -9,14 +9,19 @@
 
 namespace pando {
 
-/// Element type of q, k, v and out. Scores, softmax, accumulation and LSE are always fp32.
-enum class DType : int32_t { kF32 = 0, kBF16 = 1, kF16 = 2 };
+/// Element type of tensors. Scores, softmax, accumulation and LSE are always fp32.
+///
+/// fp8, of k and v alone, is E4M3 of the OCP 8-bit specification, float8_e4m3fn elsewhere: sign, 4
+/// bits of exponent with bias 7, 3 of mantissa; largest 448, NaN, no infinities.
+enum class DType : int32_t { kF32 = 0, kBF16 = 1, kF16 = 2, kE4M3 = 3 };
 
 /// Size of one element in bytes.
-constexpr int64_t dtype_bytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
-/// "fp32", "bf16" or "fp16".
+constexpr int64_t dtype_bytes(DType dtype) {
+  return dtype == DType::kF32 ? 4 : dtype == DType::kE4M3 ? 1 : 2;
+}
+/// "fp32", "bf16", "fp16" or "fp8".
 std::string_view dtype_name(DType dtype);
-/// Inverse of dtype_name; throws kInvalidArgument with the list of names.
+/// Inverse of dtype_name, for what q may be; throws kInvalidArgument with the list of names.
 DType dtype_from_name(std::string_view name);
 
 /// The one mask rule: a query row sees kv positions `[begin, end)` of its own sequence; in a tree
@@ -30,18 +35,19 @@ struct VisibleRange {
 
 /// Which attention is computed, over visible j:
 ///
-///     x_ij  = scale * q_i . k_j
+///     x_ij  = scale * q_i . k_j, with fp8 KV  scale * k_scale * q_i . k_j
 ///     s_ij  = x_ij, or with a soft cap  soft_cap * tanh(x_ij / soft_cap)
 ///     lse_i = ln(sum_j exp(s_ij) + exp(sink))
-///     o_i   = sum_j exp(s_ij - lse_i) v_j
+///     o_i   = sum_j exp(s_ij - lse_i) v_j, with fp8 KV  v_scale times that
 ///
-/// Scores are capped before the mask: a cap does not change what a row sees. Sinks are in
-/// AttendArgs.
+/// Scores are capped before the mask: a cap does not change what a row sees. Sinks and the scales
+/// of K and V are in AttendArgs.
 struct AttentionSpec {
   int32_t q_heads = 0;                         ///< a multiple of kv_heads
   int32_t kv_heads = 0;                        ///< q head h reads kv head h / (q_heads / kv_heads)
   int32_t head_dim = 0;                        ///< CPU: a multiple of 8 up to 256
-  DType dtype = DType::kBF16;                  ///< of q, k, v and out
+  DType dtype = DType::kBF16;                  ///< of q and out: not fp8
+  std::optional<DType> kv_dtype = {};          ///< of k and v: as dtype, or fp8; absent: as dtype
   std::optional<float> scale = {};             ///< 1 / sqrt(head_dim) when absent
   float soft_cap = 0;                          ///< scores stay within +-soft_cap; 0: no cap
   bool causal = true;                          ///< query rows are the last tokens of their sequence
@@ -55,6 +61,7 @@ struct AttentionSpec {
 
   int32_t group() const { return q_heads / kv_heads; }
   float scale_or_default() const;
+  DType kv_dtype_or_default() const { return kv_dtype.value_or(dtype); }
 };
 
 /// Strides of a paged K or V tensor in elements; head_dim is contiguous. K and V share it.
@@ -106,6 +113,10 @@ struct AttendArgs {
   /// includes them, and a row that sees nothing has o = 0 and lse = sink. Whoever merges results of
   /// parts of the kv must give sinks to one part only.
   const float* sinks = nullptr;
+  /// With fp8 KV, and only then: what its elements stand for is `scale * element`. Contiguous [1],
+  /// or [kv_heads] with a scale for each head; finite and positive. Of K and of V, each of its own.
+  std::span<const float> k_scale = {};
+  std::span<const float> v_scale = {};
 };
 
 }  // namespace pando

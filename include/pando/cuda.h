@@ -109,12 +109,13 @@ class CudaPlan {
 /// Enqueues attention of the plan that was uploaded last: one launch on `stream`, nothing else.
 ///
 /// All pointers of `args`, page_ids and workspace included, are to memory of the executor's device;
-/// q, k, v and out aligned to 16 bytes with strides that are multiples of 8 elements. What the
-/// workspace holds before does not matter. Everything checkable is checked first, and nothing is
-/// launched then: throws kInvalidArgument, kTypeMismatch (memory of the host or of another device),
-/// kUnsupported, and kDevice with the name of a CUDA error, be it one that was there before. The
-/// current device may be any and stays so. In a captured call q, out and lse must have room for the
-/// query rows of every plan that will be assigned, since their size is not known here.
+/// q, k, v and out aligned to 16 bytes with strides that are multiples of 8 elements, of fp8 16.
+/// What the workspace holds before does not matter. Everything checkable is checked first, and
+/// nothing is launched then: throws kInvalidArgument, kTypeMismatch (memory of the host or of
+/// another device), kUnsupported, and kDevice with the name of a CUDA error, be it one that was
+/// there before. The current device may be any and stays so. In a captured call q, out and lse must
+/// have room for the query rows of every plan that will be assigned, since their size is not known
+/// here.
 void attend(CudaPlan& plan, const AttendArgs& args, CudaExecutor& executor, CudaStream stream);
 
 /// The same for a plan in host memory, for single calls: keeps a CudaPlan in the executor.

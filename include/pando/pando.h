@@ -12,4 +12,5 @@
 #include "pando/plan.h"         // IWYU pragma: export
 #include "pando/prefix_tree.h"  // IWYU pragma: export
 #include "pando/profile.h"      // IWYU pragma: export
+#include "pando/quantize.h"     // IWYU pragma: export
 #include "pando/version.h"      // IWYU pragma: export

@@ -110,7 +110,7 @@ struct PlanCost {
 /// The head of a plan's flat buffer; sections follow at the given byte offsets.
 struct PlanHeader {
   static constexpr uint32_t kMagic = 0x4f444e50;  // "PNDO"
-  static constexpr uint32_t kVersion = 3;
+  static constexpr uint32_t kVersion = 4;
 
   uint32_t magic = kMagic;
   uint32_t version = kVersion;
@@ -132,7 +132,8 @@ struct PlanHeader {
   int32_t q_heads = 1;
   int32_t kv_heads = 1;
   int32_t head_dim = 0;
-  DType dtype = DType::kF32;
+  DType dtype = DType::kF32;     ///< of q and out
+  DType kv_dtype = DType::kF32;  ///< of k and v: as dtype, or fp8
   float scale = 1;
   float soft_cap = 0;     ///< 0: none
   int32_t tree_rows = 0;  ///< rows with holes; 0: no kernel needs to look at tree_mask

@@ -23,6 +23,7 @@ from ._native import version as _version
 from ._plan import Plan, Segment
 from ._planning import plan
 from ._prefix import Added, Appended, KvPool, PageCopy, PageTables, PrefixTree
+from ._quantize import QuantizeError, quantize_fp8
 from ._shared_prefix import shared_prefix_attention
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ __all__ = [
     "PageTables",
     "Plan",
     "PrefixTree",
+    "QuantizeError",
     "Segment",
     "attend",
     "cuda_devices",
     "cuda_unavailable",
     "engines",
     "plan",
+    "quantize_fp8",
     "shared_prefix_attention",
     "simd_name",
     "variants",
@@ -53,7 +56,8 @@ __all__ = [
 
 def variants(device: str = "cpu") -> tuple[str, ...]:
     """Names of the arguments that ask for variants of attention and that a device supports, such as
-    "window" and "soft_cap". ``device`` is "cpu", "cuda", or "h100", which is only planned for."""
+    "window" and "soft_cap", with a value where only one is meant: "kv_dtype=fp8". ``device`` is
+    "cpu", "cuda", or "h100", which is only planned for."""
     return tuple(_variants(0 if _device_of(device)[0] == "cpu" else 1).split(", "))
 
 

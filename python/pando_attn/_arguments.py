@@ -10,6 +10,9 @@ import numpy as np
 
 #: Names of the element types, by their code.
 DTYPES = ("fp32", "bf16", "fp16")
+#: The same, and what K and V may be besides.
+KV_DTYPES = (*DTYPES, "fp8")
+FP8 = 3
 _DTYPE_CODES = {
     "fp32": 0,
     "float32": 0,
@@ -20,6 +23,7 @@ _DTYPE_CODES = {
     "float16": 2,
     "half": 2,
 }
+_FP8_NAMES = ("fp8", "float8_e4m3fn")
 SHARING = {"auto": 0, "none": 1, "all": 2}
 LAYOUTS = {"NHD": 0, "HND": 1}
 
@@ -174,6 +178,22 @@ def dtype_code(dtype: Any) -> int:
     if code is None:
         raise ValueError(f"dtype: got {dtype!r}, want one of {', '.join(DTYPES)}")
     return code
+
+
+def kv_dtype_code(kv_dtype: Any, dtype: int) -> int:
+    """The code of ``dtype`` for None; else as dtype_code, and 3 for what names E4M3 anywhere."""
+    if kv_dtype is None:
+        return dtype
+    name = kv_dtype if isinstance(kv_dtype, str) else str(kv_dtype)
+    names = [name.removeprefix("torch."), getattr(kv_dtype, "__name__", "")]
+    if any(each in _FP8_NAMES for each in names):
+        return FP8
+    try:
+        return dtype_code(kv_dtype)
+    except ValueError:
+        raise ValueError(
+            f"kv_dtype: got {kv_dtype!r}, want one of {', '.join(KV_DTYPES)}"
+        ) from None
 
 
 def device_of(device: Any) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from ._arguments import DTYPES, dtype_code, grad_refused, kind_name
+from ._arguments import DTYPES, FP8, KV_DTYPES, dtype_code, grad_refused, kind_name
 
 #: The stream that the framework of the tensors uses now; the library asks for it.
 FRAMEWORKS_STREAM = -1
@@ -35,6 +35,11 @@ class NumPy:
         return self._dtypes[code]
 
     def read(self, name: str, x: Any, code: int) -> Any:
+        if code == FP8:
+            if x.dtype.name not in ("float8_e4m3fn", "uint8"):
+                raise TypeError(f"{name}: got dtype {x.dtype}, want {KV_DTYPES[code]}, the plan's")
+            x = x.view(np.uint8)
+            return x if x.flags.writeable else _writable(x)
         if x.dtype != self.dtype(code):
             raise TypeError(f"{name}: got dtype {x.dtype}, want {DTYPES[code]}, the plan's")
         if code == 1:
@@ -60,6 +65,16 @@ class NumPy:
 
     def stream(self, q: Any) -> int:
         return FRAMEWORKS_STREAM
+
+    def from_host(self, x: np.ndarray) -> Any:
+        return x
+
+    def fp8(self, codes: np.ndarray) -> Any:
+        try:
+            import ml_dtypes
+        except ImportError:
+            return codes
+        return codes.view(ml_dtypes.float8_e4m3fn)
 
 
 def dtype_of(name: str, x: Any) -> int:
@@ -112,6 +127,8 @@ class Torch:
     def read(self, name: str, x: Any, code: int) -> Any:
         if x.requires_grad and self._grad_enabled():
             raise grad_refused(name)
+        if code == FP8 and x.dtype == self._torch.float8_e4m3fn:
+            return x.view(self._torch.uint8)  # older versions don't export fp8 itself
         return x
 
     write = read
@@ -131,6 +148,12 @@ class Torch:
     def stream(self, q: Any) -> int:
         return FRAMEWORKS_STREAM
 
+    def from_host(self, x: np.ndarray) -> Any:
+        return self._torch.from_numpy(x)
+
+    def fp8(self, codes: np.ndarray) -> Any:
+        return self._torch.from_numpy(codes).view(self._torch.float8_e4m3fn)
+
 
 class Jax:
     """JAX arrays outside of jit. They are immutable, so none can be written to."""
@@ -148,6 +171,8 @@ class Jax:
             )
         if _on_host(x):
             return NUMPY.read(name, np.asarray(x), code)
+        if code == FP8 and x.dtype.name == "float8_e4m3fn":
+            x = x.view(np.uint8)
         return tvm_ffi.from_dlpack(self._jax.block_until_ready(x))
 
     def write(self, name: str, x: Any, code: int) -> Any:
@@ -181,6 +206,12 @@ class Jax:
 
     def stream(self, q: Any) -> int:
         return 0
+
+    def from_host(self, x: np.ndarray) -> Any:
+        return self._jax.device_put(x)
+
+    def fp8(self, codes: np.ndarray) -> Any:
+        return self._jax.device_put(NUMPY.fp8(codes))
 
 
 def _on_host(x: Any) -> bool:
@@ -241,6 +272,12 @@ class DLPack:
 
     def stream(self, q: Any) -> int:
         return FRAMEWORKS_STREAM
+
+    def from_host(self, x: np.ndarray) -> Any:
+        return x
+
+    def fp8(self, codes: np.ndarray) -> Any:
+        return NUMPY.fp8(codes)
 
 
 NUMPY = NumPy()

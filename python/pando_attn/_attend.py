@@ -19,14 +19,17 @@ def attend(
     lse: Any = None,
     return_lse: bool = False,
     sinks: Any = None,
+    k_scale: Any = None,
+    v_scale: Any = None,
     layout: str = "NHD",
     stream: Any = None,
 ) -> Any:
     """Attention of ``plan``:  ``o_i = sum_j softmax_j(scale * q_i . k_j) v_j`` over visible ``j``.
 
-    Takes anything with ``__dlpack__`` on the plan's device: NumPy, PyTorch, JAX, CuPy. bf16 in
-    NumPy is that of ``ml_dtypes``. Tensors may be strided, as long as head_dim is contiguous; K and
-    V must have the same strides. Nothing that no row sees is used: it may hold NaN.
+    Takes anything with ``__dlpack__`` on the plan's device: NumPy, PyTorch, JAX, CuPy. bf16 and fp8
+    in NumPy are ``bfloat16`` and ``float8_e4m3fn`` of ``ml_dtypes``; fp8 may also come as uint8.
+    Tensors may be strided, as long as head_dim is contiguous; K and V must have the same strides.
+    Nothing that no row sees is used: it may hold NaN.
 
     Args:
         plan: of :func:`pando_attn.plan`.
@@ -42,6 +45,9 @@ def attend(
             softmax of each of its rows and has no value; -inf for none. It is neither scaled nor
             capped. ``lse`` includes it: that of rows that see nothing is the sink. Of parts of the
             kv that are merged, only one must get the sinks.
+        k_scale: of a plan with ``kv_dtype="fp8"``, which needs it: fp32 and contiguous ``[1]``, or
+            ``[kv_heads]`` with one for each head. An element of K stands for ``k_scale * element``.
+        v_scale: the same of V.
         layout: "NHD" or "HND", of K and V.
         stream: of a CUDA device, as for :meth:`Plan.upload`; by default the current stream of q's
             framework.
@@ -64,8 +70,8 @@ def attend(
     k_kind = _arrays.kind_of("k_cache", k_cache)
     v_kind = _arrays.kind_of("v_cache", v_cache)
     read_q = kind.read("q", q, code)
-    read_k = k_kind.read("k_cache", k_cache, code)
-    read_v = v_kind.read("v_cache", v_cache, code)
+    read_k = k_kind.read("k_cache", k_cache, plan.kv_dtype_code)
+    read_v = v_kind.read("v_cache", v_cache, plan.kv_dtype_code)
     bits = kind.bits or k_kind.bits or v_kind.bits
     if out is None:
         result = kind.like(q)
@@ -80,9 +86,10 @@ def attend(
     elif return_lse:
         result_lse = kind.lse_like(q)
         write_lse = kind.target(result_lse, 0)
-    read_sinks = None
-    if sinks is not None:
-        read_sinks = _arrays.kind_of("sinks", sinks).read("sinks", sinks, 0)
+    read_sinks, read_k_scale, read_v_scale = (
+        None if x is None else _arrays.kind_of(name, x).read(name, x, 0)
+        for name, x in (("sinks", sinks), ("k_scale", k_scale), ("v_scale", v_scale))
+    )
     if plan._cuda_index is None:
         on = _arrays.FRAMEWORKS_STREAM
     elif stream is not None:
@@ -99,6 +106,8 @@ def attend(
             write_out,
             write_lse,
             read_sinks,
+            read_k_scale,
+            read_v_scale,
             order,
             "k_cache",
             "v_cache",
@@ -115,6 +124,8 @@ def attend(
                 "out": write_out,
                 "lse": write_lse,
                 "sinks": read_sinks,
+                "k_scale": read_k_scale,
+                "v_scale": read_v_scale,
             }
         )
         raise

@@ -164,6 +164,8 @@ class Levels:
                 out,
                 lse,
                 None,  # no sinks
+                None,  # no scales
+                None,
                 _PLAIN,
                 k_name,
                 v_name,

@@ -30,6 +30,7 @@ def _function(name: str) -> Any:
 attend = _function("attend")
 merge_parts = _function("merge_parts")
 upload = _function("upload")
+quantize_fp8 = _function("quantize_fp8")
 
 forest_segments = _function("forest_segments")
 visible_ranges = _function("visible_ranges")

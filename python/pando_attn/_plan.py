@@ -43,6 +43,7 @@ class Plan:
         "device",
         "dtype_code",
         "handle",
+        "kv_dtype_code",
         "spec",
     )
 
@@ -63,6 +64,7 @@ class Plan:
             raise ValueError(f"threads: got {threads}, which only the device cpu takes; want 0")
         self.spec = spec
         self.dtype_code = spec.dtype_code  # `attend` asks often
+        self.kv_dtype_code = spec.kv_dtype_code
         self.device = f"cuda:{index}" if name == "cuda" else name
         self._cuda_index = index if name == "cuda" else None
         self._handle = _native.plan_new(
@@ -73,6 +75,7 @@ class Plan:
             spec.kv_heads,
             spec.head_dim,
             spec.dtype_code,
+            spec.kv_dtype_code,
             spec.scale,
             spec.soft_cap,
             spec.causal,
@@ -190,8 +193,13 @@ class Plan:
 
     @property
     def dtype(self) -> str:
-        """Of q, K, V and the output: "fp32", "bf16" or "fp16"."""
+        """Of q and the output: "fp32", "bf16" or "fp16"."""
         return self.spec.dtype
+
+    @property
+    def kv_dtype(self) -> str:
+        """Of K and V: as dtype, or "fp8"."""
+        return self.spec.kv_dtype
 
     @property
     def q_rows(self) -> int:
@@ -241,7 +249,8 @@ class Plan:
     def __repr__(self) -> str:
         return (
             f"<pando_attn.Plan for {self.device}: {self.sequences} sequences, {self.q_rows} query "
-            f"rows, heads {self.q_heads}/{self.kv_heads}, {self.head_dim} x {self.dtype}, "
+            f"rows, heads {self.q_heads}/{self.kv_heads}, {self.head_dim} x {self.dtype}"
+            f"{' on fp8 KV' if self.kv_dtype == 'fp8' else ''}, "
             f"{self.predicted_us:.1f} us ({self.predicted_unshared_us:.1f} us without sharing)>"
         )
 

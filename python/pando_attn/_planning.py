@@ -20,6 +20,7 @@ def plan(
     kv_heads: int,
     head_dim: int,
     dtype: Any = "bf16",
+    kv_dtype: Any = None,
     scale: float | None = None,
     causal: bool = True,
     window: int = 0,
@@ -49,10 +50,13 @@ def plan(
         q_heads: query heads, a multiple of ``kv_heads``: head ``h`` reads kv head
             ``h // (q_heads // kv_heads)``.
         kv_heads: heads of K and V.
-        head_dim: elements of a head; CPU: a multiple of 8 up to 256; CUDA: 64, 128
-            or 256.
-        dtype: of q, K, V and the output: "fp32", "bf16" or "fp16", or a dtype of NumPy, PyTorch or
-            JAX. Sums, softmax and LSE are always fp32.
+        head_dim: elements of a head; CPU: a multiple of 8 up to 256; CUDA: 64, 128 or 256, with
+            fp8 KV 64 or 128.
+        dtype: of q and the output, and of K and V unless kv_dtype says otherwise: "fp32", "bf16" or
+            "fp16", or a dtype of NumPy, PyTorch or JAX. Sums, softmax and LSE are always fp32.
+        kv_dtype: "fp8", or ``float8_e4m3fn`` of PyTorch or ml_dtypes, for K and V of one byte an
+            element, with scales that :func:`attend` is given; None: as dtype. CUDA: of head_dim 64
+            pages have 2 tokens or more.
         scale: of the scores; ``1 / sqrt(head_dim)`` by default.
         causal: query rows are the last tokens of their sequence, and see what is before them.
         window: a row sees its last ``window`` positions; 0: all of them.
@@ -84,6 +88,7 @@ def plan(
         kv_heads=kv_heads,
         head_dim=head_dim,
         dtype=dtype,
+        kv_dtype=kv_dtype,
         scale=scale,
         soft_cap=soft_cap,
         causal=causal,

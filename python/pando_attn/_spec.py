@@ -37,6 +37,7 @@ class Spec(NamedTuple):
     soft_cap: float = 0.0
     causal: bool = True
     window: int = 0
+    kv_code: int | None = None  #: of K and V where it is not that of q
 
     @staticmethod
     def of(
@@ -46,6 +47,7 @@ class Spec(NamedTuple):
         kv_heads: Any,
         head_dim: Any,
         dtype: Any = "bf16",
+        kv_dtype: Any = None,
         scale: Any = None,
         soft_cap: Any = 0.0,
         causal: Any = True,
@@ -56,19 +58,32 @@ class Spec(NamedTuple):
         Raises TypeError or ValueError that names the argument. What a device does not support is
         said when a plan is made.
         """
+        dtype_code = arguments.dtype_code(dtype)
+        kv_code = arguments.kv_dtype_code(kv_dtype, dtype_code)
         return Spec(
             arguments.integer("page_tokens", page_tokens),
             arguments.integer("q_heads", q_heads),
             arguments.integer("kv_heads", kv_heads),
             arguments.integer("head_dim", head_dim),
-            arguments.dtype_code(dtype),
+            dtype_code,
             None if scale is None else arguments.number("scale", scale),
             arguments.number("soft_cap", soft_cap),
             arguments.flag("causal", causal),
             arguments.integer("window", window),
+            None if kv_code == dtype_code else kv_code,
         )
 
     @property
     def dtype(self) -> str:
         """ "fp32", "bf16" or "fp16"."""
         return arguments.DTYPES[self.dtype_code]
+
+    @property
+    def kv_dtype_code(self) -> int:
+        """The code of K's and V's element type."""
+        return self.dtype_code if self.kv_code is None else self.kv_code
+
+    @property
+    def kv_dtype(self) -> str:
+        """That of q, or "fp8"."""
+        return arguments.KV_DTYPES[self.kv_dtype_code]

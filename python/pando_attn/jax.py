@@ -12,6 +12,7 @@ the package jax-tvm-ffi, which hands the buffers of XLA over as they are.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -19,8 +20,8 @@ import numpy as np
 import tvm_ffi
 
 from . import _native
-from ._arguments import DTYPES, LAYOUTS, choice, kind_name
-from ._arrays import FRAMEWORKS_STREAM, dtype_of
+from ._arguments import DTYPES, FP8, KV_DTYPES, LAYOUTS, choice, dtype_code, kind_name
+from ._arrays import FRAMEWORKS_STREAM
 from ._plan import Plan, plan_of_handle
 
 try:
@@ -30,41 +31,49 @@ except ImportError:
         "pando_attn.jax: needs the package jax-tvm-ffi: pip install pando-attn[jax]"
     ) from None
 
-_TARGET = "pando_attn.attend"
-_TARGET_WITH_SINKS = "pando_attn.attend_with_sinks"
+#: What may come after q, K and V. A target for each choice of them: a program's arguments have no
+#: names.
+_OPTIONS = ("sinks", "k_scale", "v_scale")
 
 
-def _run(q: Any, k: Any, v: Any, out: Any, lse: Any, handle: int, order: int) -> None:
-    _run_with_sinks(q, k, v, None, out, lse, handle, order)
+def _run(names: tuple[str, ...]) -> Any:
+    """What a program calls that has these options."""
+
+    def run(q: Any, k: Any, v: Any, *rest: Any) -> None:
+        options = dict(zip(names, rest))
+        out, lse, handle, order = rest[len(names) :]
+        plan = plan_of_handle(handle)
+        _native.attend(
+            plan._handle,
+            plan._cpu,
+            q,
+            k,
+            v,
+            out,
+            lse,
+            *(options.get(name) for name in _OPTIONS),
+            order,
+            "k_cache",
+            "v_cache",
+            False,
+            FRAMEWORKS_STREAM,
+            False,
+        )
+
+    return run
 
 
-def _run_with_sinks(
-    q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, handle: int, order: int
-) -> None:
-    plan = plan_of_handle(handle)
-    _native.attend(
-        plan._handle,
-        plan._cpu,
-        q,
-        k,
-        v,
-        out,
-        lse,
-        sinks,
-        order,
-        "k_cache",
-        "v_cache",
-        False,
-        FRAMEWORKS_STREAM,
-        False,
-    )
+def _target(names: tuple[str, ...]) -> str:
+    return ".".join(("pando_attn.attend", *names))
 
 
-for _platform in ("cpu", "gpu"):
-    for _target, _function in ((_TARGET, _run), (_TARGET_WITH_SINKS, _run_with_sinks)):
+for _names in itertools.chain.from_iterable(
+    itertools.combinations(_OPTIONS, n) for n in range(len(_OPTIONS) + 1)
+):
+    for _platform in ("cpu", "gpu"):
         jax_tvm_ffi.register_ffi_target(
-            _target,
-            tvm_ffi.convert(_function),
+            _target(_names),
+            tvm_ffi.convert(_run(_names)),
             ["args", "rets", "attrs.plan", "attrs.layout"],
             platform=_platform,
         )
@@ -77,6 +86,16 @@ def _wait_for_programs() -> None:
         pass  # A program that has failed has ended too. Its error comes with its result.
 
 
+def _has_dtype(x: Any, dtype: str) -> bool:
+    """Whether that is the name of the array's dtype; fp8 may come as bytes."""
+    if dtype == KV_DTYPES[FP8]:
+        return x.dtype.name in ("float8_e4m3fn", "uint8")
+    try:
+        return DTYPES[dtype_code(x.dtype)] == dtype
+    except ValueError:
+        return False
+
+
 def attend(
     plan: Plan,
     q: Any,
@@ -85,6 +104,8 @@ def attend(
     *,
     return_lse: bool = False,
     sinks: Any = None,
+    k_scale: Any = None,
+    v_scale: Any = None,
     layout: str = "NHD",
 ) -> Any:
     """:func:`pando_attn.attend` of JAX arrays, in and outside of ``jax.jit``.
@@ -97,7 +118,8 @@ def attend(
     tens of microseconds. There are no rules for ``grad`` and ``vmap``: JAX refuses both.
 
     Args:
-        plan, q, k_cache, v_cache, sinks, layout: as for :func:`pando_attn.attend`.
+        plan, q, k_cache, v_cache, sinks, k_scale, v_scale, layout: as for
+            :func:`pando_attn.attend`.
         return_lse: return the LSE of each row too.
 
     Returns:
@@ -114,19 +136,22 @@ def attend(
     order = LAYOUTS.get(layout) if isinstance(layout, str) else None
     if order is None:
         choice("layout", layout, LAYOUTS)  # raises
+    options = {"sinks": sinks, "k_scale": k_scale, "v_scale": v_scale}
+    names = tuple(name for name in _OPTIONS if options[name] is not None)
     given = [
-        (name, x, plan.dtype) for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache))
+        ("q", q, plan.dtype),
+        ("k_cache", k_cache, plan.kv_dtype),
+        ("v_cache", v_cache, plan.kv_dtype),
+        *((name, options[name], "fp32") for name in names),
     ]
-    if sinks is not None:
-        given.append(("sinks", sinks, "fp32"))
     for name, x, dtype in given:
         if not isinstance(x, (jax.Array, np.ndarray)):
             raise TypeError(f"{name}: got {kind_name(x)}, want an array of JAX")
-        if DTYPES[dtype_of(name, x)] != dtype:
+        if not _has_dtype(x, dtype):
             raise TypeError(f"{name}: got dtype {x.dtype}, want {dtype}, the plan's")
     plan._wait_for_programs = _wait_for_programs
     call = jax.ffi.ffi_call(
-        _TARGET if sinks is None else _TARGET_WITH_SINKS,
+        _target(names),
         (
             jax.ShapeDtypeStruct(q.shape, q.dtype),
             jax.ShapeDtypeStruct(q.shape[:-1], np.float32),

@@ -6,7 +6,7 @@
     def layer(q, k_cache, v_cache):
         return attend(plan, q, k_cache, v_cache)
 
-The operator ``torch.ops.pando_attn.attend(q, k_cache, v_cache, plan, layout, sinks)`` is what a
+The operator ``torch.ops.pando_attn.attend(q, k_cache, v_cache, plan, layout, ...)`` is what a
 graph holds. Its ``plan`` is ``Plan.handle``, an integer, so that a graph runs what its plan is at
 the time of the call: ``plan.update`` neither compiles again nor leaves old results. Tried with
 PyTorch 2.15, and with 2.11 on a GPU.
@@ -25,8 +25,8 @@ _STRIDES = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_strid
 
 _library = torch.library.Library("pando_attn", "DEF")
 _library.define(
-    "attend(Tensor q, Tensor k_cache, Tensor v_cache, SymInt plan, str layout, Tensor? sinks=None)"
-    " -> (Tensor, Tensor)",
+    "attend(Tensor q, Tensor k_cache, Tensor v_cache, SymInt plan, str layout, Tensor? sinks=None,"
+    " Tensor? k_scale=None, Tensor? v_scale=None) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag, _STRIDES),
 )
 
@@ -38,13 +38,25 @@ def _run(
     plan: int,
     layout: str,
     sinks: torch.Tensor | None = None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     made = plan_of_handle(plan)
     if q.is_cuda and torch.cuda.is_current_stream_capturing():
         # PyTorch captures graphs of its own accord, after a first run that has uploaded the plan:
         # without this a replay would not see what update has made since.
         made.upload()
-    out, lse = _attend(made, q, k_cache, v_cache, return_lse=True, sinks=sinks, layout=layout)
+    out, lse = _attend(
+        made,
+        q,
+        k_cache,
+        v_cache,
+        return_lse=True,
+        sinks=sinks,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        layout=layout,
+    )
     return out, lse
 
 
@@ -62,6 +74,8 @@ def _fake(
     plan: int,
     layout: str,
     sinks: torch.Tensor | None = None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
 
@@ -74,6 +88,8 @@ def attend(
     *,
     return_lse: bool = False,
     sinks: torch.Tensor | None = None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
     layout: str = "NHD",
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """:func:`pando_attn.attend` of tensors, as an operator that ``torch.compile`` keeps whole.
@@ -88,7 +104,8 @@ def attend(
     does that has the tokens of its step.
 
     Args:
-        plan, q, k_cache, v_cache, sinks, layout: as for :func:`pando_attn.attend`.
+        plan, q, k_cache, v_cache, sinks, k_scale, v_scale, layout: as for
+            :func:`pando_attn.attend`.
         return_lse: return the LSE of each row too.
 
     Returns:
@@ -105,12 +122,14 @@ def attend(
     if not isinstance(layout, str) or layout not in LAYOUTS:
         choice("layout", layout, LAYOUTS)  # raises
     given = [("q", q), ("k_cache", k_cache), ("v_cache", v_cache)]
-    if sinks is not None:
-        given.append(("sinks", sinks))
+    options = (("sinks", sinks), ("k_scale", k_scale), ("v_scale", v_scale))
+    given.extend((name, x) for name, x in options if x is not None)
     for name, x in given:
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{name}: got {kind_name(x)}, want a torch.Tensor")
         if x.requires_grad and torch.is_grad_enabled():
             raise grad_refused(name)  # here too, since kernels of compiled programs can't see it
-    out, lse = torch.ops.pando_attn.attend(q, k_cache, v_cache, plan.handle, layout, sinks)
+    out, lse = torch.ops.pando_attn.attend(
+        q, k_cache, v_cache, plan.handle, layout, sinks, k_scale, v_scale
+    )
     return (out, lse) if return_lse else out

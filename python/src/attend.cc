@@ -17,11 +17,13 @@ CudaStream stream_of(std::optional<int> cuda_device, int64_t stream) {
   return reinterpret_cast<CudaStream>(stream);
 }
 
-/// Computes `plan` on tensors; lse and sinks are optional. `bits`: bf16 comes as uint16. `stream`:
-/// a cudaStream_t, or -1 for the current one of the framework whose tensors these are.
+/// Computes `plan` on tensors; lse, sinks and the scales of fp8 KV are optional. `bits`: bf16 comes
+/// as uint16. `stream`: a cudaStream_t, or -1 for the current one of the framework whose tensors
+/// these are.
 void attend_tensors(PlanRef plan, ffi::Optional<CpuRunner> cpu, ffi::TensorView q,
                     ffi::TensorView k, ffi::TensorView v, ffi::TensorView out,
                     ffi::Optional<ffi::TensorView> lse, ffi::Optional<ffi::TensorView> sinks,
+                    ffi::Optional<ffi::TensorView> k_scale, ffi::Optional<ffi::TensorView> v_scale,
                     int64_t order, ffi::String k_name, ffi::String v_name, bool bits,
                     int64_t stream, bool wait) {
   const std::lock_guard lock(plan->mutex);
@@ -39,6 +41,8 @@ void attend_tensors(PlanRef plan, ffi::Optional<CpuRunner> cpu, ffi::TensorView 
                   .workspace = {}};
   if (lse.has_value()) args.lse = lse_view("lse", *lse, h.rows, h.q_heads, rules);
   if (sinks.has_value()) args.sinks = sinks_view("sinks", *sinks, h.q_heads, rules);
+  if (k_scale.has_value()) args.k_scale = scales_view("k_scale", *k_scale, rules);
+  if (v_scale.has_value()) args.v_scale = scales_view("v_scale", *v_scale, rules);
   for (const void* input : {args.q.data, args.k, args.v}) {
     require(h.rows == 0 || args.out.data != input,
             "out: got the memory of an input, want memory of its own");

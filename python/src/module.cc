@@ -52,5 +52,6 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   pando::python::register_attend();
   pando::python::register_prefix();
   pando::python::register_forest();
+  pando::python::register_quantize();
   pando::python::register_info();
 }

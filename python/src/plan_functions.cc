@@ -40,15 +40,16 @@ PlanRequest request_for(const std::string& device, int64_t index, int64_t thread
 
 /// A plan object that has no plan yet.
 PlanRef plan_new(ffi::String device, int64_t device_index, int64_t threads, int64_t q_heads,
-                 int64_t kv_heads, int64_t head_dim, int64_t dtype, ffi::Optional<double> scale,
-                 double soft_cap, bool causal, int64_t window, int64_t sharing,
-                 bool batch_invariant, int64_t cut_tokens, ffi::String profile) {
+                 int64_t kv_heads, int64_t head_dim, int64_t dtype, int64_t kv_dtype,
+                 ffi::Optional<double> scale, double soft_cap, bool causal, int64_t window,
+                 int64_t sharing, bool batch_invariant, int64_t cut_tokens, ffi::String profile) {
   PlanRequest request =
       request_for(std::string(device), device_index, threads, std::string(profile));
   request.spec = {.q_heads = narrow("q_heads", q_heads),
                   .kv_heads = narrow("kv_heads", kv_heads),
                   .head_dim = narrow("head_dim", head_dim),
                   .dtype = dtype_of(dtype),
+                  .kv_dtype = dtype_of(kv_dtype),
                   .soft_cap = static_cast<float>(soft_cap),
                   .causal = causal,
                   .window = narrow("window", window)};

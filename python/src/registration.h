@@ -7,6 +7,7 @@ void register_plans();
 void register_attend();
 void register_prefix();
 void register_forest();
+void register_quantize();
 void register_info();
 
 }  // namespace pando::python

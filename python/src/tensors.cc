@@ -12,6 +12,8 @@ std::string dtype_text(DLDataType dtype) {
     case kDLFloat: return fmt::format("float{}", dtype.bits);
     case kDLBfloat: return fmt::format("bfloat{}", dtype.bits);
     case kDLBool: return "bool";
+    case kDLFloat8_e4m3fn: return "float8_e4m3fn";
+    case kDLFloat8_e5m2: return "float8_e5m2";
     case kDLComplex: return fmt::format("complex{}", dtype.bits);
     default: return fmt::format("DLPack code {} of {} bits", dtype.code, dtype.bits);
   }
@@ -35,6 +37,7 @@ DLDataType wanted(DType dtype) {
   switch (dtype) {
     case DType::kF32: return {kDLFloat, 32, 1};
     case DType::kF16: return {kDLFloat, 16, 1};
+    case DType::kE4M3: return {kDLFloat8_e4m3fn, 8, 1};
     case DType::kBF16: break;
   }
   return {kDLBfloat, 16, 1};
@@ -136,8 +139,10 @@ void check_tensor(std::string_view argument, const ffi::TensorView& tensor,
          rules.backend == Backend::kCpu ? std::string("the host")
                                         : fmt::format("CUDA device {}", rules.device_id));
   }
+  // Few frameworks tell fp8 to others: it may always come as bytes.
   const bool is_bits =
-      rules.bits && rules.dtype == DType::kBF16 && same(tensor.dtype(), {kDLUInt, 16, 1});
+      (rules.bits && rules.dtype == DType::kBF16 && same(tensor.dtype(), {kDLUInt, 16, 1})) ||
+      (rules.dtype == DType::kE4M3 && same(tensor.dtype(), {kDLUInt, 8, 1}));
   if (!is_bits && !same(tensor.dtype(), wanted(rules.dtype))) {
     fail(ErrorCode::kTypeMismatch, "{}: got dtype {}, want {}, the plan's", argument,
          dtype_text(tensor.dtype()), dtype_text(wanted(rules.dtype)));
@@ -169,7 +174,8 @@ RowsView rows_view(std::string_view argument, const ffi::TensorView& tensor, int
 }
 
 KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order,
-               const KvNames& names, const PlanHeader& plan, const TensorRules& rules) {
+               const KvNames& names, const PlanHeader& plan, TensorRules rules) {
+  rules.dtype = plan.kv_dtype;
   const int32_t heads_at = order == KvOrder::kHnd ? 1 : 2;
   const int32_t tokens_at = order == KvOrder::kHnd ? 2 : 1;
   const bool plain = order == KvOrder::kPlain;
@@ -232,6 +238,17 @@ const float* sinks_view(std::string_view argument, const ffi::TensorView& tensor
           argument, shape_text(tensor), heads);
   require(tensor.IsContiguous(), "{}: got strided memory, want it contiguous", argument);
   return static_cast<const float*>(address(tensor));
+}
+
+std::span<const float> scales_view(std::string_view argument, const ffi::TensorView& tensor,
+                                   TensorRules rules) {
+  rules.dtype = DType::kF32;
+  rules.bits = false;
+  check_tensor(argument, tensor, rules);
+  require(tensor.ndim() <= 1, "{}: got shape {}, want (1,) or (kv_heads,)", argument,
+          shape_text(tensor));
+  require(tensor.IsContiguous(), "{}: got strided memory, want it contiguous", argument);
+  return {static_cast<const float*>(address(tensor)), static_cast<size_t>(tensor.numel())};
 }
 
 }  // namespace pando::python

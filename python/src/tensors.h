@@ -54,9 +54,9 @@ struct KvView {
   const void* v;
   KvLayout layout;
 };
-/// Throws kUnsupported where the strides of K and V differ.
+/// Of the plan's kv_dtype. Throws kUnsupported where the strides of K and V differ.
 KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order,
-               const KvNames& names, const PlanHeader& plan, const TensorRules& rules);
+               const KvNames& names, const PlanHeader& plan, TensorRules rules);
 
 /// A contiguous fp32 [rows, heads] tensor, or one of [sequences, rows, heads].
 float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_t rows,
@@ -65,6 +65,10 @@ float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_
 /// Contiguous fp32 [heads].
 const float* sinks_view(std::string_view argument, const ffi::TensorView& tensor, int32_t heads,
                         TensorRules rules);
+
+/// Contiguous fp32 [n], or a single number: the library knows how many it wants.
+std::span<const float> scales_view(std::string_view argument, const ffi::TensorView& tensor,
+                                   TensorRules rules);
 
 /// Of the first element.
 void* address(const ffi::TensorView& tensor);

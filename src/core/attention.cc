@@ -12,6 +12,7 @@ std::string_view dtype_name(DType dtype) {
     case DType::kF32: return "fp32";
     case DType::kBF16: return "bf16";
     case DType::kF16: return "fp16";
+    case DType::kE4M3: return "fp8";
   }
   return "unknown";
 }

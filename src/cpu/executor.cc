@@ -24,11 +24,13 @@ int CpuExecutor::threads() const { return state_->pool.threads(); }
 
 void attend(const Plan& plan, const AttendArgs& args, CpuExecutor& executor) {
   check_args(plan, args, Backend::kCpu);
-  run_plan(plan, args, best_kernels(plan.header().dtype), executor.state_->pool);
+  const PlanHeader& h = plan.header();
+  run_plan(plan, args, best_kernels(h.dtype, h.kv_dtype), executor.state_->pool);
 }
 
-KernelSet best_kernels(DType dtype) {
-  KernelSet kernels = vector_kernels(dtype);
+KernelSet best_kernels(DType dtype, DType kv_dtype) {
+  KernelSet kernels = vector_kernels(dtype, kv_dtype);
+  if (kv_dtype != dtype) return kernels;
   if (dtype == DType::kBF16 && tiles_available()) {
     kernels.wide = attend_tiles;
     kernels.tiles = true;

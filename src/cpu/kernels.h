@@ -18,8 +18,8 @@ struct KernelSet {
   bool tiles;  ///< `wide` uses AMX tiles, so threads configure them first
 };
 
-UnitKernel narrow_kernel(DType dtype);
-UnitKernel wide_kernel(DType dtype);
+UnitKernel narrow_kernel(DType dtype, DType kv_dtype);
+UnitKernel wide_kernel(DType dtype, DType kv_dtype);
 MergeKernel merge_kernel(DType dtype);
 /// "AVX3", "AVX2", "SSE4", "NEON".
 const char* vector_target_name();
@@ -28,9 +28,12 @@ void exp2_values(const float* in, float* out, int64_t count);
 /// tanh of `count` values, as the kernels compute it; for tests.
 void tanh_values(const float* in, float* out, int64_t count);
 
-/// The best kernels for `dtype` on this machine.
-KernelSet best_kernels(DType dtype);
+/// fp32 of each of the 256 codes of fp8, as the kernels convert them; for tests.
+void e4m3_values(float* out);
+
+/// The best kernels for q and out of `dtype` and for K and V of `kv_dtype` on this machine.
+KernelSet best_kernels(DType dtype, DType kv_dtype);
 /// The vector kernels alone.
-KernelSet vector_kernels(DType dtype);
+KernelSet vector_kernels(DType dtype, DType kv_dtype);
 
 }  // namespace pando

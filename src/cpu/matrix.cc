@@ -46,8 +46,8 @@ PANDO_AVX512 void write_rows(const Matrix& m) {
   for (int32_t row = 0; row < m.u.rows; ++row) {
     const float row_sum = m.b.row_sum[row];
     const bool empty = m.b.row_max[row] == kEmptyScore;
-    float lse_ln = empty ? kEmptyScore : m.b.row_max[row] * m.u.call->scale_ln + std::log(row_sum);
-    const __m512 inverse = _mm512_set1_ps(empty ? 0.0f : 1.0f / row_sum);
+    float lse_ln = empty ? kEmptyScore : m.b.row_max[row] * m.u.scale.scale_ln + std::log(row_sum);
+    const __m512 inverse = _mm512_set1_ps(empty ? 0.0f : m.u.value_scale / row_sum);
     const float* const o = m.o(row / 16) + row % 16 * 16;
     for (int32_t d = 0; d < m.dim_steps; ++d) {
       const __m512 low = _mm512_mul_ps(_mm512_load_ps(o + d * 512), inverse);

@@ -21,7 +21,7 @@ class Softmax {
         masks_(m.b.masks.from(row_block * 16)),
         begins_(_mm512_load_si512(masks_.begins)),
         ends_(_mm512_load_si512(masks_.ends)),
-        scale_log2_(_mm512_set1_ps(m.u.call->scale_log2)) {}
+        scale_log2_(_mm512_set1_ps(m.u.scale.scale_log2)) {}
 
   /// Puts the tile's scores under a soft cap: tanh(into_cap * q.k).
   PANDO_AVX512_INLINE void cap(float* s, float into_cap) const {
@@ -114,7 +114,7 @@ PANDO_AVX512 inline void softmax(const Matrix& m, const TokenTile& t, int32_t ro
                                  TilePrefetch& coming) {
   const int32_t first = row_block * 16;
   const Softmax tile(m, t, row_block);
-  if (m.u.call->capped()) tile.cap(m.s(row_block), m.u.call->into_cap);
+  if (m.u.scale.capped()) tile.cap(m.s(row_block), m.u.scale.into_cap);
   uint32_t* const p_pairs = m.p_pairs(row_block);
   const __m512 old_max = _mm512_load_ps(m.b.row_max + first);
   const __m512 top = tile.max(old_max);

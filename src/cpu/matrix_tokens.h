@@ -55,7 +55,7 @@ struct TokenTile {
 
 /// Q in pairs of dims, with the sign of the scale.
 PANDO_AVX512 inline void pack_queries(const Matrix& m) {
-  const float factor = m.u.call->q_factor;
+  const float factor = m.u.scale.q_factor;
   const __m512i flip = _mm512_set1_epi16(factor < 0 ? static_cast<int16_t>(0x8000) : int16_t{0});
   for (int32_t block = 0; block < m.row_blocks; ++block) {
     for (int32_t step = 0; step < m.dim_steps; ++step) {

@@ -133,7 +133,7 @@ DeviceProfile measure_cpu_profile(int threads) {
   const double vector_peak = burst_rate(arithmetic_burst) * p.workers;
   const double dot_peak = dots_available() ? burst_rate(dot_burst) * p.workers : 0;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    const KernelSet kernels = best_kernels(dtype);
+    const KernelSet kernels = best_kernels(dtype, dtype);
     const MatrixTiles tiles(kernels.tiles);
     KernelRate& rate = p.rates[static_cast<size_t>(dtype)];
     double peak = vector_peak;

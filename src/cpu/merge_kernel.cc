@@ -61,6 +61,7 @@ MergeKernel merge_kernel_of(DType dtype) {
     case DType::kF32: return merge_unit<ElementF32>;
     case DType::kBF16: return merge_unit<ElementBF16>;
     case DType::kF16: return merge_unit<ElementF16>;
+    case DType::kE4M3: break;  // not of outputs
   }
   return nullptr;
 }
@@ -94,6 +95,12 @@ void tanh_values_of(const float* in, float* out, int64_t count) {
   for_each_block(in, out, count, TanhBlock());
 }
 
+void e4m3_values_of(float* out) {
+  uint8_t codes[256 + 64];  // GCC 12 believes that vectors reach past the last
+  for (int i = 0; i < 256; ++i) codes[i] = static_cast<uint8_t>(i);
+  ElementE4M3::load_row(codes, 256, out);
+}
+
 const char* target_name() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace
@@ -106,6 +113,7 @@ namespace pando {
 HWY_EXPORT(merge_kernel_of);
 HWY_EXPORT(exp2_values_of);
 HWY_EXPORT(tanh_values_of);
+HWY_EXPORT(e4m3_values_of);
 HWY_EXPORT(target_name);
 
 MergeKernel merge_kernel(DType dtype) { return HWY_DYNAMIC_DISPATCH(merge_kernel_of)(dtype); }
@@ -115,10 +123,11 @@ void exp2_values(const float* in, float* out, int64_t count) {
 void tanh_values(const float* in, float* out, int64_t count) {
   HWY_DYNAMIC_DISPATCH(tanh_values_of)(in, out, count);
 }
+void e4m3_values(float* out) { HWY_DYNAMIC_DISPATCH(e4m3_values_of)(out); }
 const char* vector_target_name() { return HWY_DYNAMIC_DISPATCH(target_name)(); }
 
-KernelSet vector_kernels(DType dtype) {
-  return {narrow_kernel(dtype), wide_kernel(dtype), merge_kernel(dtype), false};
+KernelSet vector_kernels(DType dtype, DType kv_dtype) {
+  return {narrow_kernel(dtype, kv_dtype), wide_kernel(dtype, kv_dtype), merge_kernel(dtype), false};
 }
 
 }  // namespace pando

@@ -1,7 +1,10 @@
 // The narrow kernel: few query rows, so K and V are read once, straight from their pages, at memory
 // speed. The head dimension lives in vector lanes, in the order in which its products yield it.
 //
-// Included once a target, for kernels with products `P`, which derive from an element type:
+// Included once a target, for kernels with products `P`, which derive from the element type of K
+// and V:
+//   Out                                         the element type of queries and outputs
+//   open_query, open_query_tail                 kChunk elements of a query, as a Chunk
 //   Query, store_query, load_query              packed q, in chunks of kChunk elements
 //   Chunk, load_keys, load_keys_tail            the same of a row of K
 //   dot(k, q, sum)                              adds the products of two chunks, over the lanes
@@ -77,7 +80,7 @@ struct Narrow {
     whole_chunks = u.call->head_dim / kChunk;
     tail = u.call->head_dim % kChunk;
     const int32_t passes = std::max(1, u.rows * whole_chunks * 2 / kOutputVectors);
-    const int64_t row_bytes = u.call->head_dim * u.element_bytes();
+    const int64_t row_bytes = u.call->head_dim * u.kv_element_bytes();
     lines_a_step = static_cast<int32_t>((row_bytes / 64 + passes - 1) / passes);
     padded_dim = (whole_chunks + (tail > 0 ? 1 : 0)) * kChunk;
   }
@@ -159,7 +162,7 @@ HWY_INLINE void score_tile(const Narrow<P>& n, int32_t tokens, TokenPrefetch& co
 template <class P>
 HWY_NOINLINE void change_scores(const Narrow<P>& n, int32_t r, int32_t tokens) {
   float* const s = n.b.s + r * kTileTokens;
-  if (n.u.call->capped()) cap_scores(*n.u.call, round_up(tokens, kLanes), s);
+  if (n.u.scale.capped()) cap_scores(n.u.scale, round_up(tokens, kLanes), s);
   if (!n.u.call->trees) return;
   for (int32_t t = n.b.seen_begin[r]; t < n.b.seen_end[r]; ++t) {
     if ((n.b.seen[r] >> t & 1) == 0) s[t] = kMinusInf;
@@ -174,7 +177,7 @@ HWY_INLINE void softmax_row(const Narrow<P>& n, int32_t r, int32_t tokens) {
   const NarrowScratch& b = n.b;
   float* const s = b.s + r * kTileTokens;
   const VF minus_inf = hn::Set(d, kMinusInf);
-  const VF scale_log2 = hn::Set(d, n.u.call->scale_log2);
+  const VF scale_log2 = hn::Set(d, n.u.scale.scale_log2);
   const auto lane = hn::Iota(di, 0);
   const float old_max = b.row_max[r];
   VF top = hn::Set(d, old_max);
@@ -369,7 +372,7 @@ HWY_INLINE void clip_rows(const Narrow<P>& n, int32_t begin, int32_t end) {
 
 template <class P>
 void attend_narrow(const Unit& u) {
-  using T = typename P::T;
+  using Q = typename P::Out::T;
   const DF d;
   ScratchCursor cursor(u.scratch);
   const Narrow<P> n(u, cursor);
@@ -380,17 +383,17 @@ void attend_narrow(const Unit& u) {
   std::fill_n(b.row_max, u.rows, kMinusInf);
   std::fill_n(b.row_sum, int64_t{u.rows} * kLanes, 0.0f);
   for (int32_t r = 0; r < u.rows; ++r) {
-    const T* const q = reinterpret_cast<const T*>(u.q_row(r));
+    const Q* const q = reinterpret_cast<const Q*>(u.q_row(r));
     for (int32_t at = 0; at < n.padded_dim; at += kChunk) {
       const bool whole = at + kChunk <= head_dim;
-      const auto chunk = whole ? P::load_keys(q + at) : P::load_keys_tail(q + at, n.tail);
-      P::store_query(chunk, u.call->q_factor, n.query(r) + at);
+      const auto chunk = whole ? P::open_query(q + at) : P::open_query_tail(q + at, n.tail);
+      P::store_query(chunk, u.scale.q_factor, n.query(r) + at);
     }
   }
 
-  const bool changes = u.call->capped() || u.call->trees;
+  const bool changes = u.scale.capped() || u.call->trees;
   const auto prefetch = [&](const std::byte* base, const int64_t* offsets, int32_t tokens) {
-    return TokenPrefetch(base, offsets, tokens, u.element_bytes(), head_dim);
+    return TokenPrefetch(base, offsets, tokens, u.kv_element_bytes(), head_dim);
   };
   for (int32_t begin = u.token_begin; begin < u.token_end;) {
     const int32_t end = tile_end(begin, kTileTokens, u.token_end);
@@ -417,14 +420,14 @@ void attend_narrow(const Unit& u) {
 
   for (int32_t r = 0; r < u.rows; ++r) {
     const float sum = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, b.row_sum + r * kLanes)));
-    const float lse_ln = lse_from(*u.call, b.row_max[r], sum);
-    const VF inverse = hn::Set(d, lse_ln == kMinusInf ? 0.0f : 1.0f / sum);
+    const float lse_ln = lse_from(u.scale, b.row_max[r], sum);
+    const VF inverse = hn::Set(d, lse_ln == kMinusInf ? 0.0f : u.value_scale / sum);
     for (int32_t at = 0; at < n.padded_dim; at += kChunk) {
       const float* const o = b.o + int64_t{r} * n.padded_dim + at;
       P::store_chunk(hn::Mul(hn::Load(d, o), inverse), hn::Mul(hn::Load(d, o + kLanes), inverse),
                      b.row_out + at);
     }
-    write_row<P>(u.target(r), b.row_out, head_dim, lse_ln);
+    write_row<typename P::Out>(u.target(r), b.row_out, head_dim, lse_ln);
   }
 }
 

@@ -8,15 +8,19 @@
 #include "hwy/highway.h"
 // clang-format on
 
+#include <type_traits>
+
 #include "cpu/narrow-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pando::HWY_NAMESPACE {
 namespace {
 
-template <class E>
-struct FmaProducts : E {
-  using T = typename E::T;
+/// E: of queries and outputs; Kv: of K and V.
+template <class E, class Kv = E>
+struct FmaProducts : Kv {
+  using T = typename Kv::T;
+  using Out = E;
   using Query = float;
   struct Chunk {
     VF a, b;
@@ -27,13 +31,26 @@ struct FmaProducts : E {
 
   static HWY_INLINE Chunk load_keys(const T* from) {
     Chunk chunk;
-    E::load_chunk(from, chunk.a, chunk.b);
+    Kv::load_chunk(from, chunk.a, chunk.b);
     return chunk;
   }
   static HWY_INLINE Chunk load_keys_tail(const T* from, int32_t count) {
     Chunk chunk;
-    E::load_tail(from, count, chunk.a, chunk.b);
+    Kv::load_tail(from, count, chunk.a, chunk.b);
     return chunk;
+  }
+  static HWY_INLINE Chunk open_query(const typename E::T* from) {
+    return open_query_tail(from, kChunk);
+  }
+  /// In the order of K: where E has another one, that is the natural order.
+  static HWY_INLINE Chunk open_query_tail(const typename E::T* from, int32_t count) {
+    if constexpr (std::is_same_v<E, Kv>) {
+      return count == kChunk ? load_keys(from) : load_keys_tail(from, count);
+    } else {
+      alignas(64) float values[kChunk] = {};
+      E::load_row(from, count, values);
+      return load_query(values);
+    }
   }
   static HWY_INLINE void store_query(const Chunk& chunk, float factor, float* to) {
     const DF d;
@@ -62,11 +79,18 @@ struct FmaProducts : E {
   }
 };
 
-UnitKernel narrow_kernel_of(DType dtype) {
+template <class E>
+UnitKernel narrow_kernel_for(bool fp8) {
+  return fp8 ? attend_narrow<FmaProducts<E, ElementE4M3>> : attend_narrow<FmaProducts<E>>;
+}
+
+UnitKernel narrow_kernel_of(DType dtype, DType kv_dtype) {
+  const bool fp8 = kv_dtype == DType::kE4M3;
   switch (dtype) {
-    case DType::kF32: return attend_narrow<FmaProducts<ElementF32>>;
-    case DType::kBF16: return attend_narrow<FmaProducts<ElementBF16>>;
-    case DType::kF16: return attend_narrow<FmaProducts<ElementF16>>;
+    case DType::kF32: return narrow_kernel_for<ElementF32>(fp8);
+    case DType::kBF16: return narrow_kernel_for<ElementBF16>(fp8);
+    case DType::kF16: return narrow_kernel_for<ElementF16>(fp8);
+    case DType::kE4M3: break;  // not of queries
   }
   return nullptr;
 }
@@ -78,6 +102,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace pando {
 HWY_EXPORT(narrow_kernel_of);
-UnitKernel narrow_kernel(DType dtype) { return HWY_DYNAMIC_DISPATCH(narrow_kernel_of)(dtype); }
+UnitKernel narrow_kernel(DType dtype, DType kv_dtype) {
+  return HWY_DYNAMIC_DISPATCH(narrow_kernel_of)(dtype, kv_dtype);
+}
 }  // namespace pando
 #endif

@@ -27,6 +27,7 @@ namespace pando::HWY_NAMESPACE {
 namespace {
 
 struct DotProducts : ElementBF16 {
+  using Out = ElementBF16;
   using Query = uint16_t;
   using Chunk = __m512i;
   struct Values {
@@ -39,6 +40,10 @@ struct DotProducts : ElementBF16 {
   static HWY_INLINE Chunk load_keys(const T* from) { return _mm512_loadu_si512(from); }
   static HWY_INLINE Chunk load_keys_tail(const T* from, int32_t count) {
     return _mm512_maskz_loadu_epi16((1u << count) - 1, from);
+  }
+  static HWY_INLINE Chunk open_query(const T* from) { return load_keys(from); }
+  static HWY_INLINE Chunk open_query_tail(const T* from, int32_t count) {
+    return load_keys_tail(from, count);
   }
   static HWY_INLINE void store_query(Chunk chunk, float factor, Query* to) {
     const __m512i sign = _mm512_set1_epi16(factor < 0 ? static_cast<int16_t>(0x8000) : int16_t{0});

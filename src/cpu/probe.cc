@@ -37,11 +37,11 @@ KernelProbe::KernelProbe(DType dtype, int32_t rows, int32_t head_dim, int32_t to
   for (int32_t r = 0; r < rows; ++r) rows_.push_back({r, 0, tokens, tokens, 0});
   page_ids_.resize(pages_);
 
-  call_.dtype = dtype;
+  call_.dtype = call_.kv_dtype = dtype;
   call_.head_dim = head_dim;
   call_.q_heads = 1;
   call_.group = 1;
-  call_.set_scale(0.1f, 0);
+  call_.scale = 0.1f;
   call_.rows = rows_.data();
   call_.q = base + q;
   call_.q_row_stride = call_.q_head_stride = head_dim;
@@ -54,6 +54,8 @@ KernelProbe::KernelProbe(DType dtype, int32_t rows, int32_t head_dim, int32_t to
   call_.out_row_stride = call_.out_head_stride = head_dim;
   unit_.call = &call_;
   unit_.page_ids = page_ids_.data();
+  unit_.scale = call_.score_scale(0);
+  unit_.value_scale = call_.value_scale(0);
   unit_.token_end = tokens;
   unit_.rows = rows;
   unit_.partial = -1;

@@ -83,10 +83,14 @@ CallView make_call(const Plan& plan, const AttendArgs& args) {
   };
   CallView call{};
   call.dtype = h.dtype;
+  call.kv_dtype = h.kv_dtype;
   call.head_dim = h.head_dim;
   call.q_heads = h.q_heads;
   call.group = plan.group();
-  call.set_scale(h.scale, h.soft_cap);
+  call.scale = h.scale;
+  call.soft_cap = h.soft_cap;
+  call.k_scale = args.k_scale;
+  call.v_scale = args.v_scale;
   call.trees = h.tree_rows > 0;
   call.sinks = args.sinks;
   call.rows = plan.rows().data();
@@ -116,6 +120,8 @@ Unit make_unit(const Run& run, int64_t index, std::byte* scratch) {
   unit.call = &run.call;
   unit.page_ids = run.args.page_ids.data() + item.page_offset;
   unit.kv_head = static_cast<int32_t>(index % h.kv_heads);
+  unit.scale = run.call.score_scale(unit.kv_head);
+  unit.value_scale = run.call.value_scale(unit.kv_head);
   unit.token_begin = item.token_begin;
   unit.token_end = item.token_end;
   unit.packed_begin = item.packed_begin;

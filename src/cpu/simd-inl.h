@@ -74,11 +74,11 @@ HWY_INLINE VF tanh_vector(VF x) {
   return hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, kTanhNear)), near, far);
 }
 
-/// Puts scores under the call's soft cap, in place: tanh(|scale| / cap * q.k). `count` is a
+/// Puts scores under the soft cap, in place: tanh(|scale| / cap * q.k). `count` is a
 /// multiple of kLanes. Those of tokens that are not seen may become anything; the mask comes after.
-HWY_INLINE void cap_scores(const CallView& call, int64_t count, float* scores) {
+HWY_INLINE void cap_scores(const ScoreScale& scale, int64_t count, float* scores) {
   const DF d;
-  const VF into_cap = hn::Set(d, call.into_cap);
+  const VF into_cap = hn::Set(d, scale.into_cap);
   for (int64_t i = 0; i < count; i += kLanes) {
     hn::Store(tanh_vector(hn::Mul(hn::Load(d, scores + i), into_cap)), d, scores + i);
   }
@@ -251,6 +251,46 @@ struct ElementF16 {
   }
 };
 
+/// Of K and V alone. No step of the conversion has a subnormal number, which the processor may be
+/// told to take for 0.
+struct ElementE4M3 {
+  using T = uint8_t;
+  static constexpr DType kDType = DType::kE4M3;
+
+  template <class D>
+  static HWY_INLINE hn::Vec<D> widen(D d, const T* from) {
+    const hn::Rebind<uint8_t, D> d8;
+    const hn::RebindToUnsigned<D> du;
+    const auto bits = hn::PromoteTo(du, hn::LoadU(d8, from));
+    const auto magnitude = hn::And(bits, hn::Set(du, 0x7fu));
+    const auto sign = hn::ShiftLeft<24>(hn::Xor(bits, magnitude));
+    const auto in_place = hn::ShiftLeft<20>(magnitude);
+    const auto normal = hn::Add(in_place, hn::Set(du, 120u << 23));
+    // The least exponent has no leading one: with it, and without it again.
+    const auto one = hn::Set(d, 0x1p-6f);
+    const auto with_one = hn::BitCast(d, hn::Or(in_place, hn::BitCast(du, one)));
+    const auto is_normal = hn::RebindMask(d, hn::Gt(magnitude, hn::Set(du, 7u)));
+    const auto value = hn::IfThenElse(is_normal, hn::BitCast(d, normal), hn::Sub(with_one, one));
+    const auto is_nan = hn::RebindMask(d, hn::Eq(magnitude, hn::Set(du, 0x7fu)));
+    const auto nan = hn::BitCast(d, hn::Set(du, 0x7fc00000u));
+    return hn::Or(hn::IfThenElse(is_nan, nan, value), hn::BitCast(d, sign));
+  }
+  static HWY_INLINE void load_chunk(const T* from, VF& a, VF& b) {
+    a = widen(DF(), from);
+    b = widen(DF(), from + kLanes);
+  }
+  static HWY_INLINE void load_tail(const T* from, int32_t count, VF& a, VF& b) {
+    const TailBuffer<T> buffer(from, count);
+    load_chunk(buffer.values, a, b);
+  }
+  static HWY_INLINE void store_chunk(VF a, VF b, float* to) { ElementF32::store_chunk(a, b, to); }
+  static HWY_INLINE void load_row(const T* from, int32_t count, float* to) {
+    int32_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) hn::StoreU(widen(DF(), from + i), DF(), to + i);
+    if (i < count) hn::StoreU(widen(DF8(), from + i), DF8(), to + i);
+  }
+};
+
 /// Writes a row's normalised result; `lse_ln` = -inf stands for an empty row.
 template <class E>
 HWY_INLINE void write_row(const RowTarget& target, float* o, int32_t head_dim, float lse_ln) {
@@ -264,9 +304,9 @@ HWY_INLINE void write_row(const RowTarget& target, float* o, int32_t head_dim, f
 }
 
 /// Natural log-sum-exp from the largest unscaled score and the sum of the weights relative to it.
-HWY_INLINE float lse_from(const CallView& call, float row_max, float row_sum) {
+HWY_INLINE float lse_from(const ScoreScale& scale, float row_max, float row_sum) {
   if (row_max == kMinusInf) return kMinusInf;
-  return row_max * call.scale_ln + std::log(row_sum);
+  return row_max * scale.scale_ln + std::log(row_sum);
 }
 
 /// Weight of a score relative to the row's largest one, `top`.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 
 #include "core/grouping.h"
 #include "core/mask.h"
@@ -18,21 +19,42 @@ namespace pando {
 
 inline constexpr float kLog2E = 1.44269504088896341f;
 
-/// What is the same for every unit of one attend call.
-struct CallView {
-  DType dtype;
-  int32_t head_dim;
-  int32_t q_heads;
-  int32_t group;
-  // Scores are kept unscaled and their differences are scaled, which keeps large scores exact. The
-  // sign of the scale goes into q, so that the largest score has the largest weight.
+/// What scores are scaled by. They are kept unscaled and their differences are scaled, which keeps
+/// large scores exact. The sign of the scale goes into q, so that the largest score has the largest
+/// weight.
+struct ScoreScale {
   float q_factor;    // 1, -1, or 0 for a scale of 0
   float scale_ln;    // |scale|, or 1
   float scale_log2;  // the same times log2(e)
   // With a soft cap c, scores become tanh(|scale| / c * q.k), and what they are scaled by is c.
-  float into_cap;      // |scale| / c; 0: no cap
-  bool trees;          // some row does not see all of its visible range
-  const float* sinks;  // [q_heads], or null
+  float into_cap;  // |scale| / c; 0: no cap
+
+  static ScoreScale of(float scale, float soft_cap) {
+    ScoreScale s;
+    s.q_factor = scale > 0 ? 1.0f : scale < 0 ? -1.0f : 0.0f;
+    s.scale_ln = scale == 0 ? 1.0f : scale * s.q_factor;
+    s.into_cap = soft_cap > 0 ? s.scale_ln / soft_cap : 0.0f;
+    // A cap so far away that the quotient is no normal number is none.
+    if (s.into_cap < std::numeric_limits<float>::min()) s.into_cap = 0;
+    if (s.capped()) s.scale_ln = soft_cap;
+    s.scale_log2 = s.scale_ln * kLog2E;
+    return s;
+  }
+  bool capped() const { return into_cap > 0; }
+};
+
+/// What is the same for every unit of one attend call.
+struct CallView {
+  DType dtype;     // of q and out
+  DType kv_dtype;  // of k and v
+  int32_t head_dim;
+  int32_t q_heads;
+  int32_t group;
+  float scale;                              // of the spec, without those of fp8 K
+  float soft_cap;                           // 0: none
+  std::span<const float> k_scale, v_scale;  // of fp8 KV, as in AttendArgs; else empty
+  bool trees;                               // some row does not see all of its visible range
+  const float* sinks;                       // [q_heads], or null
   const PlanRow* rows;
   const std::byte* q;
   int64_t q_row_stride, q_head_stride;  // elements, as all strides here
@@ -47,16 +69,16 @@ struct CallView {
   float* partial_lse;  // [kv_heads][partial_slots]
   int32_t partial_slots;
 
-  void set_scale(float scale, float soft_cap) {
-    q_factor = scale > 0 ? 1.0f : scale < 0 ? -1.0f : 0.0f;
-    scale_ln = scale == 0 ? 1.0f : scale * q_factor;
-    into_cap = soft_cap > 0 ? scale_ln / soft_cap : 0.0f;
-    // A cap so far away that the quotient is no normal number is none.
-    if (into_cap < std::numeric_limits<float>::min()) into_cap = 0;
-    if (capped()) scale_ln = soft_cap;
-    scale_log2 = scale_ln * kLog2E;
+  ScoreScale score_scale(int32_t kv_head) const {
+    return ScoreScale::of(scale * head_scale(k_scale, kv_head), soft_cap);
   }
-  bool capped() const { return into_cap > 0; }
+  /// What sums of V are multiplied by.
+  float value_scale(int32_t kv_head) const { return head_scale(v_scale, kv_head); }
+
+ private:
+  static float head_scale(std::span<const float> scales, int32_t kv_head) {
+    return scales.empty() ? 1.0f : scales[scales.size() == 1 ? 0 : kv_head];
+  }
 };
 
 /// Where the result of one packed row goes: `o` is fp32 for a partial, else of the call's dtype.
@@ -89,6 +111,8 @@ struct Unit {
   const CallView* call;
   const int32_t* page_ids;  // of the page that holds position 0
   int32_t kv_head;
+  ScoreScale scale;   // at the kv head
+  float value_scale;  // the same, of V
   int32_t token_begin, token_end;
   int64_t packed_begin;
   int32_t rows;
@@ -98,6 +122,7 @@ struct Unit {
   const Unit* next;  // the unit that this thread runs after this one, for prefetching, or null
 
   int64_t element_bytes() const { return dtype_bytes(call->dtype); }
+  int64_t kv_element_bytes() const { return dtype_bytes(call->kv_dtype); }
   const PlanRow& plan_row(int32_t r) const {
     return call->rows[row_of_packed(packed_begin + r, call->group)];
   }

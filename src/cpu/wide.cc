@@ -200,7 +200,8 @@ HWY_INLINE void softmax(const SeenTokens& seen, const LaneMasks& masks, float* s
 
 template <int kV>
 HWY_NOINLINE void panel_tile(const WideScratch& b, int32_t first, const SeenTokens& seen,
-                             const CallView& call, TilePrefetch& coming) {
+                             const Unit& u, TilePrefetch& coming) {
+  const CallView& call = *u.call;
   const int32_t head_dim = call.head_dim;
   const int32_t tokens = seen.any_end - seen.any_begin;
   const float* const q = b.q + int64_t{first} * head_dim;
@@ -209,13 +210,13 @@ HWY_NOINLINE void panel_tile(const WideScratch& b, int32_t first, const SeenToke
     score_block<kV>(b.k_rows + t, q, head_dim, b.s + t * kV * kLanes);
   }
   const LaneMasks masks = b.masks.from(first);
-  if (call.capped()) cap_scores(call, int64_t{tokens} * kV * kLanes, b.s);
+  if (u.scale.capped()) cap_scores(u.scale, int64_t{tokens} * kV * kLanes, b.s);
   if (call.trees) {
     softmax<kV, true>(seen, masks, b.s, b.row_max + first, b.row_sum + first, b.alpha + first,
-                      call.scale_log2);
+                      u.scale.scale_log2);
   } else {
     softmax<kV, false>(seen, masks, b.s, b.row_max + first, b.row_sum + first, b.alpha + first,
-                       call.scale_log2);
+                       u.scale.scale_log2);
   }
   float* const o = b.o + int64_t{first} * head_dim;
   for (int32_t d0 = 0; d0 < head_dim; d0 += kBlock) {
@@ -237,7 +238,7 @@ HWY_INLINE void pack_queries(const Unit& u, const WideScratch& b, const Panel& p
   const int32_t head_dim = u.call->head_dim;
   const int32_t width = panel.vectors * kLanes;
   float* const q = b.q + int64_t{panel.first} * head_dim;
-  const float factor = u.call->q_factor;
+  const float factor = u.scale.q_factor;
   for (int32_t lane = 0; lane < width; ++lane) {
     const int32_t r = panel.first + lane;
     if (r >= u.rows) {
@@ -256,8 +257,8 @@ HWY_INLINE void write_panel(const Unit& u, const WideScratch& b, const Panel& pa
   const float* const o = b.o + int64_t{panel.first} * head_dim;
   for (int32_t lane = 0; lane < width && panel.first + lane < u.rows; ++lane) {
     const int32_t r = panel.first + lane;
-    const float lse_ln = lse_from(*u.call, b.row_max[r], b.row_sum[r]);
-    const float inverse = lse_ln == kMinusInf ? 0.0f : 1.0f / b.row_sum[r];
+    const float lse_ln = lse_from(u.scale, b.row_max[r], b.row_sum[r]);
+    const float inverse = lse_ln == kMinusInf ? 0.0f : u.value_scale / b.row_sum[r];
     for (int32_t d = 0; d < head_dim; ++d) b.row_out[d] = o[d * width + lane] * inverse;
     write_row<E>(u.target(r), b.row_out, head_dim, lse_ln);
   }
@@ -278,27 +279,28 @@ HWY_INLINE void open_rows(const std::byte* base, const int64_t* offsets, int32_t
   }
 }
 
-template <class E>
+template <class Kv>
 HWY_INLINE void unit_tile(const Unit& u, const WideScratch& b, const SeenTokens& seen,
                           int32_t vectors, int32_t panels, TilePrefetch coming) {
   const int32_t head_dim = u.call->head_dim;
   const int32_t tokens = seen.any_end - seen.any_begin;
   u.fill_offsets(seen.any_begin, seen.any_end, b.offsets);
-  open_rows<E>(u.call->k, b.offsets, tokens, head_dim, b.k, b.k_rows);
-  open_rows<E>(u.call->v, b.offsets, tokens, head_dim, b.v, b.v_rows);
+  open_rows<Kv>(u.call->k, b.offsets, tokens, head_dim, b.k, b.k_rows);
+  open_rows<Kv>(u.call->v, b.offsets, tokens, head_dim, b.v, b.v_rows);
   // The last block of tokens is filled up with a token that is there; its scores are not used.
   for (int32_t t = tokens; t % kBlock != 0; ++t) b.k_rows[t] = b.k_rows[tokens - 1];
   int32_t first = 0;
   for (int32_t i = 0; i < panels; ++i) {
     const int32_t width = vectors / panels + (i < vectors % panels ? 1 : 0);
-    if (width == 1) panel_tile<1>(b, first, seen, *u.call, coming);
-    if (width == 2) panel_tile<2>(b, first, seen, *u.call, coming);
-    if (width == 3) panel_tile<3>(b, first, seen, *u.call, coming);
+    if (width == 1) panel_tile<1>(b, first, seen, u, coming);
+    if (width == 2) panel_tile<2>(b, first, seen, u, coming);
+    if (width == 3) panel_tile<3>(b, first, seen, u, coming);
     first += width * kLanes;
   }
 }
 
-template <class E>
+/// E: of queries and outputs; Kv: of K and V.
+template <class E, class Kv = E>
 void attend_wide(const Unit& u) {
   const int32_t head_dim = u.call->head_dim;
   const int32_t vectors = (u.rows + kLanes - 1) / kLanes;
@@ -327,22 +329,29 @@ void attend_wide(const Unit& u) {
     if (seen.any_begin < seen.any_end) {
       const int32_t coming = fill_coming(u, end, kTileTokens, b.next_offsets);
       const auto tokens_of = [&](const std::byte* base) {
-        return TokenPrefetch(base, b.next_offsets, coming, u.element_bytes(), head_dim);
+        return TokenPrefetch(base, b.next_offsets, coming, u.kv_element_bytes(), head_dim);
       };
       const int32_t steps = panels * ((seen.any_end - seen.any_begin + head_dim) / kBlock);
-      unit_tile<E>(u, b, seen, vectors, panels,
-                   TilePrefetch(tokens_of(u.call->k), tokens_of(u.call->v), std::max(1, steps)));
+      unit_tile<Kv>(u, b, seen, vectors, panels,
+                    TilePrefetch(tokens_of(u.call->k), tokens_of(u.call->v), std::max(1, steps)));
     }
     begin = end;
   }
   for_each_panel([&](const Panel& panel) { write_panel<E>(u, b, panel); });
 }
 
-UnitKernel wide_kernel_of(DType dtype) {
+template <class E>
+UnitKernel wide_kernel_for(bool fp8) {
+  return fp8 ? attend_wide<E, ElementE4M3> : attend_wide<E>;
+}
+
+UnitKernel wide_kernel_of(DType dtype, DType kv_dtype) {
+  const bool fp8 = kv_dtype == DType::kE4M3;
   switch (dtype) {
-    case DType::kF32: return attend_wide<ElementF32>;
-    case DType::kBF16: return attend_wide<ElementBF16>;
-    case DType::kF16: return attend_wide<ElementF16>;
+    case DType::kF32: return wide_kernel_for<ElementF32>(fp8);
+    case DType::kBF16: return wide_kernel_for<ElementBF16>(fp8);
+    case DType::kF16: return wide_kernel_for<ElementF16>(fp8);
+    case DType::kE4M3: break;  // not of queries
   }
   return nullptr;
 }
@@ -354,6 +363,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace pando {
 HWY_EXPORT(wide_kernel_of);
-UnitKernel wide_kernel(DType dtype) { return HWY_DYNAMIC_DISPATCH(wide_kernel_of)(dtype); }
+UnitKernel wide_kernel(DType dtype, DType kv_dtype) {
+  return HWY_DYNAMIC_DISPATCH(wide_kernel_of)(dtype, kv_dtype);
+}
 }  // namespace pando
 #endif

@@ -32,6 +32,8 @@ void check_tensors(const PlanHeader& h, const AttendArgs& args, int device) {
   check_memory("out", args.out.data, device);
   if (args.lse != nullptr) check_memory("lse", args.lse, device);
   if (args.sinks != nullptr) check_memory("sinks", args.sinks, device);
+  if (!args.k_scale.empty()) check_memory("k_scale", args.k_scale.data(), device);
+  if (!args.v_scale.empty()) check_memory("v_scale", args.v_scale.data(), device);
   if (h.units > 0) {
     check_memory("k", args.k, device);
     check_memory("v", args.v, device);

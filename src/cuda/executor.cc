@@ -18,6 +18,7 @@ cuda::AttendLaunch make_launch(const cuda::PlanState& plan, const PlanHeader& h,
   const bool reads_kv = h.units > 0;
   return {.params = cuda::make_params(h, args, plan.schedule(), plan.on_device),
           .shape = {h.dtype, h.head_dim},
+          .kv_dtype = h.kv_dtype,
           .k = reads_kv ? args.k : args.out.data,
           .v = reads_kv ? args.v : args.out.data,
           .kv = reads_kv ? args.kv : KvLayout::hnd(1, h.page_tokens, 1, h.head_dim),

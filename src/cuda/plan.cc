@@ -13,15 +13,16 @@ namespace {
 void check_same_spec(const PlanHeader& got, const PlanHeader& want) {
   const auto text = [](const PlanHeader& h) {
     return fmt::format(
-        "heads {}/{}, {} x {}, scale {}, soft_cap {}, pages of {}, {} thread "
+        "heads {}/{}, {} x {}, KV of {}, scale {}, soft_cap {}, pages of {}, {} thread "
         "blocks",
-        h.q_heads, h.kv_heads, h.head_dim, dtype_name(h.dtype), h.scale, h.soft_cap, h.page_tokens,
-        h.workers);
+        h.q_heads, h.kv_heads, h.head_dim, dtype_name(h.dtype), dtype_name(h.kv_dtype), h.scale,
+        h.soft_cap, h.page_tokens, h.workers);
   };
   const bool same = got.q_heads == want.q_heads && got.kv_heads == want.kv_heads &&
                     got.head_dim == want.head_dim && got.dtype == want.dtype &&
-                    got.scale == want.scale && got.soft_cap == want.soft_cap &&
-                    got.page_tokens == want.page_tokens && got.workers == want.workers;
+                    got.kv_dtype == want.kv_dtype && got.scale == want.scale &&
+                    got.soft_cap == want.soft_cap && got.page_tokens == want.page_tokens &&
+                    got.workers == want.workers;
   if (!same) {
     fail(ErrorCode::kTypeMismatch, "plan: got one for {}; want {}, as in the captured call",
          text(got), text(want));

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string_view>
 
 #include "core/check.h"
@@ -54,13 +55,15 @@ void check_pointer(std::string_view argument, const void* pointer, int64_t align
 }
 
 /// Elements that the kernels move at once: rows must start at multiples of them.
-int64_t vector_elements(const PlanHeader& h) { return h.backend == Backend::kCuda ? 8 : 1; }
+int64_t vector_elements(const PlanHeader& h, DType dtype) {
+  return h.backend == Backend::kCuda ? 16 / dtype_bytes(dtype) : 1;
+}
 
 /// Strides that a vector access or TMA follows.
 template <size_t N>
 void check_vector_strides(std::string_view argument, const std::array<Dimension, N>& dimensions,
-                          const PlanHeader& h) {
-  const int64_t unit = vector_elements(h);
+                          const PlanHeader& h, DType dtype) {
+  const int64_t unit = vector_elements(h, dtype);
   for (const Dimension& d : dimensions) {
     require(d.size <= 1 || d.stride % unit == 0,
             "{}.{}: got {} elements, want a multiple of {} for the CUDA backend", argument, d.name,
@@ -70,12 +73,12 @@ void check_vector_strides(std::string_view argument, const std::array<Dimension,
 
 void check_rows(std::string_view argument, const void* data, int64_t row_stride,
                 int64_t head_stride, const PlanHeader& h) {
-  check_pointer(argument, data, dtype_bytes(h.dtype) * vector_elements(h));
+  check_pointer(argument, data, dtype_bytes(h.dtype) * vector_elements(h, h.dtype));
   if (row_stride == 0 && head_stride == 0) return;  // contiguous
   const std::array<Dimension, 2> dimensions{
       {{"row_stride", h.rows, row_stride}, {"head_stride", h.q_heads, head_stride}}};
   check_strides(argument, dimensions, h.head_dim);
-  check_vector_strides(argument, dimensions, h);
+  check_vector_strides(argument, dimensions, h, h.dtype);
 }
 
 void check_kv(const KvLayout& kv, const PlanHeader& h) {
@@ -92,11 +95,11 @@ void check_kv(const KvLayout& kv, const PlanHeader& h) {
                                              {"head_stride", kv.kv_heads, kv.head_stride},
                                              {"token_stride", kv.page_tokens, kv.token_stride}}};
   check_strides("kv", dimensions, h.head_dim);
-  check_vector_strides("kv", dimensions, h);
+  check_vector_strides("kv", dimensions, h, h.kv_dtype);
   if (h.backend == Backend::kCpu) return;
   for (const Dimension& d : dimensions) {
     constexpr int64_t kMostBytes = int64_t{1} << 40;  // of a stride of a tensor map
-    require(d.size <= 1 || d.stride < kMostBytes / dtype_bytes(h.dtype),
+    require(d.size <= 1 || d.stride < kMostBytes / dtype_bytes(h.kv_dtype),
             "kv.{}: got {} elements, want less than 2^40 bytes for the CUDA backend", d.name,
             d.stride);
   }
@@ -109,6 +112,24 @@ void check_sinks(const float* sinks, const PlanHeader& h) {
   for (int32_t head = 0; head < h.q_heads; ++head) {
     require(sinks[head] < std::numeric_limits<float>::infinity(),
             "sinks[{}]: got {}, want a finite number, or -inf for none", head, sinks[head]);
+  }
+}
+
+/// `scales`: of K or of V.
+void check_scales(std::string_view argument, std::span<const float> scales, const PlanHeader& h) {
+  if (h.kv_dtype != DType::kE4M3) {
+    require(scales.empty(), "{}: got {} scales, want none for KV of {}", argument, scales.size(),
+            dtype_name(h.kv_dtype));
+    return;
+  }
+  require(scales.size() == 1 || scales.size() == static_cast<size_t>(h.kv_heads),
+          "{}: got {} scales, want 1, or {} for as many kv heads, since KV is fp8", argument,
+          scales.size(), h.kv_heads);
+  check_pointer(argument, scales.data(), alignof(float));
+  if (h.backend != Backend::kCpu) return;  // not host memory
+  for (size_t i = 0; i < scales.size(); ++i) {
+    require(scales[i] > 0 && scales[i] < std::numeric_limits<float>::infinity(),
+            "{}[{}]: got {}, want a finite positive number", argument, i, scales[i]);
   }
 }
 
@@ -137,6 +158,13 @@ void check_cuda_plan(const PlanHeader& h) {
   require(cuda_supports({h.dtype, h.head_dim}) && cuda_supports_pages(h.page_tokens),
           "plan: got {} x {} with pages of {}, want one of {} with pages of {}", h.head_dim,
           dtype_name(h.dtype), h.page_tokens, cuda_shapes_text(), cuda_pages_text());
+  if (h.kv_dtype == DType::kE4M3) {
+    check_variant(Variant::kFp8Kv, h.backend);
+    require(
+        cuda_supports_fp8(h.head_dim) && cuda_supports_fp8_pages(h.head_dim, h.page_tokens),
+        "plan: got fp8 KV in pages of {} x {}, want a head_dim of 64 or 128 and 128 bytes or more",
+        h.page_tokens, h.head_dim);
+  }
   if (h.soft_cap > 0) check_variant(Variant::kSoftCap, h.backend);
   if (h.tree_rows > 0) check_variant(Variant::kTreeMask, h.backend);
 }
@@ -169,9 +197,12 @@ void check_args(const PlanHeader& h, const AttendArgs& args) {
   check_rows("out", args.out.data, args.out.row_stride, args.out.head_stride, h);
   if (args.lse != nullptr) check_pointer("lse", args.lse, alignof(float));
   if (args.sinks != nullptr) check_sinks(args.sinks, h);
+  check_scales("k_scale", args.k_scale, h);
+  check_scales("v_scale", args.v_scale, h);
   if (h.items > 0 || h.units > 0) {
-    check_pointer("k", args.k, dtype_bytes(h.dtype) * vector_elements(h));
-    check_pointer("v", args.v, dtype_bytes(h.dtype) * vector_elements(h));
+    const int64_t alignment = dtype_bytes(h.kv_dtype) * vector_elements(h, h.kv_dtype);
+    check_pointer("k", args.k, alignment);
+    check_pointer("v", args.v, alignment);
     check_kv(args.kv, h);
     const auto ids = static_cast<int64_t>(args.page_ids.size());
     require(ids == 0 || args.page_ids.data() != nullptr,

@@ -9,6 +9,18 @@
 
 namespace pando {
 
+/// K and V bytes of one token at one kv head.
+inline int64_t token_head_bytes(const AttentionSpec& spec) {
+  return 2 * int64_t{spec.head_dim} * dtype_bytes(spec.kv_dtype_or_default());
+}
+
+/// Whose rates in a profile count. On the CPU fp8 KV takes the vector kernels, which convert to
+/// fp32 as those of fp16 do.
+inline DType rates_dtype(const AttentionSpec& spec, Backend backend) {
+  const bool converts = backend == Backend::kCpu && spec.kv_dtype_or_default() == DType::kE4M3;
+  return converts ? DType::kF16 : spec.dtype;
+}
+
 /// Costs of one head shape on one device. Times in microseconds.
 ///
 /// A worker that attends `rows` packed rows to `tokens` tokens of one kv head computes for
@@ -18,12 +30,13 @@ class CostModel {
  public:
   CostModel(const DeviceProfile& profile, const AttentionSpec& spec, bool batch_invariant)
       : profile_(profile),
-        rate_(profile.rates[static_cast<size_t>(spec.dtype)]),
+        rate_(profile.rates[static_cast<size_t>(rates_dtype(spec, profile.backend))]),
         narrow_rows_(batch_invariant ? 0 : rate_.narrow_rows),
+        peak_flops_per_us_(profile.rates[static_cast<size_t>(spec.dtype)].peak_flops_per_us),
         head_dim_(spec.head_dim),
         kv_heads_(spec.kv_heads),
         group_(spec.group()),
-        token_head_bytes_(2 * int64_t{spec.head_dim} * dtype_bytes(spec.dtype)) {}
+        token_head_bytes_(pando::token_head_bytes(spec)) {}
 
   int32_t narrow_rows() const { return narrow_rows_; }
   int32_t kv_heads() const { return kv_heads_; }
@@ -64,13 +77,14 @@ class CostModel {
   double partial_row_us() const { return profile_.partial_row_us * head_dim_ / 128.0; }
 
   double roof_us(double bytes, double flops) const {
-    return std::max(dram_us(bytes), flops / rate_.peak_flops_per_us);
+    return std::max(dram_us(bytes), flops / peak_flops_per_us_);
   }
 
  private:
   const DeviceProfile& profile_;
   const KernelRate& rate_;
   int32_t narrow_rows_;
+  double peak_flops_per_us_;
   int32_t head_dim_;
   int32_t kv_heads_;
   int32_t group_;

@@ -33,6 +33,15 @@ constexpr bool cuda_supports_pages(int32_t page_tokens) {
   return std::ranges::find(kCudaPageTokens, page_tokens) != kCudaPageTokens.end();
 }
 
+/// Whether there are instances for fp8 KV. At 256 shared memory has no room for tiles of both
+/// sorts.
+constexpr bool cuda_supports_fp8(int32_t head_dim) { return head_dim <= 128; }
+
+/// Whether pages of fp8 can be loaded: TMA begins at multiples of 128 bytes of shared memory.
+constexpr bool cuda_supports_fp8_pages(int32_t head_dim, int32_t page_tokens) {
+  return int64_t{head_dim} * page_tokens >= 128;
+}
+
 /// "128 x bf16, 128 x fp16".
 std::string cuda_shapes_text();
 /// "16, 32".

@@ -51,10 +51,11 @@ std::string work_text(const Plan& plan) {
 void explain_totals(const Plan& plan, std::back_insert_iterator<std::string> out) {
   const PlanHeader& h = plan.header();
   const PlanCost& c = plan.cost();
-  fmt::format_to(out,
-                 "plan for {} ({} workers): {} sequences, {} query rows, heads {}/{}, {} x {}{}\n",
-                 h.device.data(), h.workers, h.sequences, h.rows, h.q_heads, h.kv_heads, h.head_dim,
-                 dtype_name(h.dtype), h.batch_invariant ? ", batch-invariant" : "");
+  fmt::format_to(
+      out, "plan for {} ({} workers): {} sequences, {} query rows, heads {}/{}, {} x {}{}{}\n",
+      h.device.data(), h.workers, h.sequences, h.rows, h.q_heads, h.kv_heads, h.head_dim,
+      dtype_name(h.dtype), h.kv_dtype == DType::kE4M3 ? " on fp8 KV" : "",
+      h.batch_invariant ? ", batch-invariant" : "");
   fmt::format_to(out, "  {}\n", work_text(plan));
   if (h.soft_cap > 0) fmt::format_to(out, "  scores capped to +-{}\n", h.soft_cap);
   if (h.tree_rows > 0) {

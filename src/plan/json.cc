@@ -63,6 +63,7 @@ std::string to_json(const Plan& plan, bool with_items) {
                {"kv_heads", h.kv_heads},
                {"head_dim", h.head_dim},
                {"dtype", dtype_name(h.dtype)},
+               {"kv_dtype", dtype_name(h.kv_dtype)},
                {"scale", h.scale},
                {"soft_cap", h.soft_cap},
                {"tree_rows", h.tree_rows},

@@ -21,6 +21,12 @@ namespace {
 
 constexpr int32_t kMostQHeads = 65536;  ///< so that no product of sizes overflows 64 bits
 
+std::string dtype_text(DType dtype) {
+  const std::string_view name = dtype_name(dtype);
+  if (name != "unknown") return std::string(name);
+  return fmt::format("code {}", static_cast<int32_t>(dtype));
+}
+
 void check_heads(const AttentionSpec& spec, Backend backend) {
   require(spec.kv_heads >= 1, "kv_heads: got {}, want 1 or more", spec.kv_heads);
   require(spec.q_heads >= 1 && spec.q_heads % spec.kv_heads == 0,
@@ -30,8 +36,12 @@ void check_heads(const AttentionSpec& spec, Backend backend) {
          kMostQHeads);
   }
   require(spec.dtype == DType::kF32 || spec.dtype == DType::kBF16 || spec.dtype == DType::kF16,
-          "dtype: got code {}, want fp32 (0), bf16 (1) or fp16 (2)",
-          static_cast<int32_t>(spec.dtype));
+          "dtype: got {}, want fp32, bf16 or fp16", dtype_text(spec.dtype));
+  const DType kv_dtype = spec.kv_dtype_or_default();
+  require(kv_dtype == spec.dtype || kv_dtype == DType::kE4M3,
+          "kv_dtype: got {}, want {}, as dtype, or fp8", dtype_text(kv_dtype),
+          dtype_name(spec.dtype));
+  if (kv_dtype == DType::kE4M3) check_variant(Variant::kFp8Kv, backend);
   require(spec.head_dim >= 1, "head_dim: got {}, want 1 or more", spec.head_dim);
   if (backend == Backend::kCpu) {
     if (spec.head_dim % 8 == 0 && spec.head_dim <= 256) return;
@@ -80,6 +90,16 @@ void check_spec(const AttentionSpec& spec, const Forest& forest, Backend backend
   if (!spec.tree_mask.empty()) {
     check_variant(Variant::kTreeMask, backend);
     check_tree_mask(spec, forest);
+  }
+  const bool fp8_on_cuda = backend == Backend::kCuda && spec.kv_dtype_or_default() == DType::kE4M3;
+  if (fp8_on_cuda && !cuda_supports_fp8(spec.head_dim)) {
+    fail(ErrorCode::kUnsupported,
+         "head_dim: got {} with fp8 KV, of which the CUDA backend supports 64, 128", spec.head_dim);
+  }
+  if (fp8_on_cuda && !cuda_supports_fp8_pages(spec.head_dim, forest.page_tokens())) {
+    fail(ErrorCode::kUnsupported,
+         "page_tokens: got {} with fp8 KV of head_dim {}, the CUDA backend supports {} or more",
+         forest.page_tokens(), spec.head_dim, 128 / spec.head_dim);
   }
   require(spec.window >= 0, "window: got {}, want 0 (no window) or more", spec.window);
   if (!spec.visible.empty()) {
@@ -132,7 +152,7 @@ struct Planner::State {
             .runs = from,
             .kv_heads = spec.kv_heads,
             .group = spec.group(),
-            .token_head_bytes = 2 * int64_t{spec.head_dim} * dtype_bytes(spec.dtype),
+            .token_head_bytes = token_head_bytes(spec),
             .thread_blocks = profile.workers,
             .cost = cuda::cost_at(profile.schedule, spec.head_dim),
             .memory_bytes_per_us = profile.dram_bytes_per_us,
@@ -271,6 +291,7 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   h.kv_heads = spec.kv_heads;
   h.head_dim = spec.head_dim;
   h.dtype = spec.dtype;
+  h.kv_dtype = spec.kv_dtype_or_default();
   h.scale = spec.scale_or_default();
   h.soft_cap = spec.soft_cap;
   h.tree_rows = tree_rows;

@@ -13,9 +13,10 @@
 namespace pando {
 
 /// What may be asked of attention beside heads, dtype and pages.
-enum class Variant : int32_t { kCausal, kWindow, kVisible, kTreeMask, kSoftCap, kSinks };
+enum class Variant : int32_t { kCausal, kWindow, kVisible, kTreeMask, kSoftCap, kSinks, kFp8Kv };
 
-/// One row of the table. `name` is that of the argument, everywhere.
+/// One row of the table. `name` is that of the argument, everywhere, with its value where only one
+/// is meant.
 struct VariantSupport {
   Variant variant;
   std::string_view name;
@@ -30,6 +31,7 @@ inline constexpr std::array kVariants = {
     VariantSupport{Variant::kTreeMask, "tree_mask", true, true},
     VariantSupport{Variant::kSoftCap, "soft_cap", true, true},
     VariantSupport{Variant::kSinks, "sinks", true, true},
+    VariantSupport{Variant::kFp8Kv, "kv_dtype=fp8", true, true},
 };
 
 constexpr bool variant_is_supported(const VariantSupport& support, Backend backend) {

@@ -52,6 +52,13 @@ SequenceRow locate(const Problem& problem, int32_t q_row) {
                              problem.batch.kv_len[sequence])};
 }
 
+/// What the elements of a kv head are multiplied by.
+template <typename Real>
+Real scale_of(std::span<const float> scales, int32_t kv_head) {
+  if (scales.empty()) return 1;
+  return scales[scales.size() == 1 ? 0 : kv_head];
+}
+
 /// o and lse of one query row at one query head, straight from the definition.
 template <class Policy>
 void attend_row(const Problem& problem, const SequenceRow& at, const void* q, int64_t q_offset,
@@ -59,6 +66,9 @@ void attend_row(const Problem& problem, const SequenceRow& at, const void* q, in
   using Real = typename Policy::Real;
   const AttentionSpec& spec = problem.spec;
   const int32_t kv_head = q_head / spec.group();
+  const DType kv_dtype = spec.kv_dtype_or_default();
+  const Real k_scale = scale_of<Real>(problem.k_scale, kv_head);
+  const Real v_scale = scale_of<Real>(problem.v_scale, kv_head);
   const int32_t* pages = problem.batch.page_ids.data() + problem.batch.page_indptr[at.sequence];
   const auto kv_offset = [&](int32_t token) {
     const int32_t page_tokens = problem.kv.page_tokens;
@@ -79,9 +89,9 @@ void attend_row(const Problem& problem, const SequenceRow& at, const void* q, in
     Real dot = 0;
     for (int32_t d = 0; d < spec.head_dim; ++d) {
       dot += Real{load_element(q, q_offset + d, spec.dtype)} *
-             Real{load_element(problem.k, offset + d, spec.dtype)};
+             Real{load_element(problem.k, offset + d, kv_dtype)};
     }
-    scores[i] = dot * Real{spec.scale_or_default()};
+    scores[i] = dot * (k_scale * Real{spec.scale_or_default()});
     if (spec.soft_cap > 0) {
       scores[i] = Real{spec.soft_cap} * std::tanh(scores[i] / Real{spec.soft_cap});
     }
@@ -96,11 +106,11 @@ void attend_row(const Problem& problem, const SequenceRow& at, const void* q, in
     const int64_t offset = kv_offset(seen[i]);
     sum += p;
     for (int32_t d = 0; d < spec.head_dim; ++d) {
-      o[d] += Policy::weight(p, spec.dtype) * Real{load_element(problem.v, offset + d, spec.dtype)};
+      o[d] += Policy::weight(p, spec.dtype) * Real{load_element(problem.v, offset + d, kv_dtype)};
     }
   }
   for (int32_t d = 0; d < spec.head_dim; ++d) {
-    out[d] = empty ? 0.0 : Policy::output(o[d] / sum, spec.dtype);
+    out[d] = empty ? 0.0 : Policy::output(o[d] * (v_scale / sum), spec.dtype);
   }
   *lse = empty ? -std::numeric_limits<double>::infinity() : double{top + std::log(sum)};
 }

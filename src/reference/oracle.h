@@ -27,7 +27,9 @@ struct Problem {
   const void* k = nullptr;
   const void* v = nullptr;
   KvLayout kv;
-  const float* sinks = nullptr;  ///< [q_heads], or null
+  const float* sinks = nullptr;         ///< [q_heads], or null
+  std::span<const float> k_scale = {};  ///< as in AttendArgs
+  std::span<const float> v_scale = {};
 };
 
 /// Exact to fp64. `q_rows` selects the rows; empty means all of them.

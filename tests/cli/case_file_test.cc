@@ -11,6 +11,7 @@
 #include "cases/safetensors.h"
 #include "cli/scratch_dir.h"
 #include "pando/error.h"
+#include "support/message_of.h"
 
 namespace pando::cases {
 namespace {
@@ -48,6 +49,9 @@ void expect_same(const Case& a, const Case& b) {
   EXPECT_EQ(a.spec.soft_cap, b.spec.soft_cap);
   EXPECT_EQ(a.tree_mask, b.tree_mask);
   EXPECT_EQ(a.sinks, b.sinks);
+  EXPECT_EQ(a.spec.kv_dtype, b.spec.kv_dtype);
+  EXPECT_EQ(a.k_scale, b.k_scale);
+  EXPECT_EQ(a.v_scale, b.v_scale);
   EXPECT_EQ(a.order, b.order);
   ASSERT_EQ(a.k.size(), b.k.size());
   EXPECT_EQ(std::memcmp(a.k.data(), b.k.data(), a.k.size()), 0);
@@ -123,7 +127,35 @@ TEST(CaseFile, round_trip_keeps_variants) {
   expect_same(problem, read_case(dir / "c"));
 }
 
+TEST(CaseFile, round_trip_keeps_fp8) {
+  const ScratchDir dir;
+  Case problem = small_case();
+  problem.spec.kv_dtype = DType::kE4M3;
+  fill_data(problem, {});
+  EXPECT_EQ(static_cast<int64_t>(problem.k.size()), problem.kv_elements());
+  for (const size_t scales : {size_t{2}, size_t{1}}) {
+    problem.k_scale.resize(scales, 0);
+    problem.v_scale.resize(scales, 0);
+    write_case(dir / "c", problem);
+    expect_same(problem, read_case(dir / "c"));
+  }
+  problem.k_scale = {1, 2, 3};
+  write_case(dir / "c", problem);
+  EXPECT_NE(pando::testing::message_of(ErrorCode::kIo, [&] { read_case(dir / "c"); })
+                .find("tensor 'k_scale': got 3 entries, want 1"),
+            std::string::npos);
+  problem.k_scale.clear();
+  write_case(dir / "c", problem);
+  EXPECT_NE(pando::testing::message_of(ErrorCode::kIo, [&] { read_case(dir / "c"); })
+                .find("tensor 'k_scale' is missing"),
+            std::string::npos);
+}
+
 TEST(CaseFile, refuses_variants_that_do_not_fit) {
+  EXPECT_NE(refusal_after([](auto& json) {
+              json["kv_dtype"] = "fp16";
+            }).find("kv_dtype: got \"fp16\", want fp8"),
+            std::string::npos);
   EXPECT_NE(refusal_after([](auto& json) { json["soft_cap"] = -1; }).find("soft_cap: got -1"),
             std::string::npos);
   const auto with = [](const char* name, const char* dtype, int64_t count) {

@@ -91,6 +91,17 @@ TEST_F(Program, gen_writes_variants_that_verify_takes) {
   expect_refused("gen " + file() + " --draft-trees --window 3", "window: got 3 beside draft-trees");
 }
 
+TEST_F(Program, gen_writes_fp8_that_verify_takes) {
+  make_case("--tree 1,3:40,30 --head-dim 64 --kv-dtype fp8");
+  const cases::Case problem = cases::read_case(file());
+  EXPECT_EQ(problem.spec.dtype, DType::kBF16);
+  EXPECT_EQ(problem.kv_dtype(), DType::kE4M3);
+  EXPECT_EQ(problem.k_scale.size(), 8);
+  EXPECT_EQ(run("verify --backend cpu --case " + file()).exit_code, 0);
+  expect_refused("gen " + file() + " --kv-dtype fp16", "kv-dtype: got \"fp16\", want fp8");
+  expect_refused("gen " + file() + " --dtype fp8", "dtype: got \"fp8\", want one of");
+}
+
 TEST_F(Program, gen_of_the_same_seed_writes_the_same_file) {
   make_case("--suffix 40 --suffix-min 3 --data adversarial --unused mixed --seed 9");
   const std::string first = text_of(file());
@@ -216,6 +227,18 @@ TEST_F(Program, bench_writes_one_json_line_a_case) {
     EXPECT_LE(line["max_err"], line["tolerance"]);
   }
   EXPECT_EQ(lines[0]["tokens"], (std::vector<int>{64, 8}));
+}
+
+TEST_F(Program, bench_of_fp8_counts_one_byte_an_element) {
+  const std::string shape = "bench --backend cpu --json --shapes noshare-16 --scale 1/64 --reps 2";
+  const nlohmann::json bf16 = json(shape);
+  const nlohmann::json fp8 = json(shape + " --kv-dtype fp8");
+  EXPECT_EQ(bf16["kv_dtype"], "bf16");
+  EXPECT_EQ(fp8["dtype"], "bf16");
+  EXPECT_EQ(fp8["kv_dtype"], "fp8");
+  // Of 16 sequences of 128 tokens, K and V, 8 heads of 128.
+  EXPECT_EQ(bf16["bytes"].get<int64_t>() - fp8["bytes"].get<int64_t>(), 16 * 128 * 2 * 8 * 128);
+  EXPECT_LT(fp8["roof_us"], bf16["roof_us"]);
 }
 
 TEST_F(Program, bench_times_shapes_at_another_head_dim) {

@@ -109,6 +109,46 @@ INSTANTIATE_TEST_SUITE_P(Formats, Convert,
                                          Format{"fp16", 10, 15, f16_to_float, float_to_f16}),
                          [](const auto& info) { return info.param.name; });
 
+TEST(E4m3, has_the_numbers_of_its_format) {
+  EXPECT_EQ(e4m3_to_float(0x01), 0x1p-9f);
+  EXPECT_EQ(e4m3_to_float(0x07), 7 * 0x1p-9f);
+  EXPECT_EQ(e4m3_to_float(0x08), 0x1p-6f);
+  EXPECT_EQ(e4m3_to_float(0x38), 1.0f);
+  EXPECT_EQ(e4m3_to_float(0xb9), -1.125f);
+  EXPECT_EQ(e4m3_to_float(0x7e), 448.0f);
+  EXPECT_TRUE(std::isnan(e4m3_to_float(0x7f)) && std::isnan(e4m3_to_float(0xff)));
+  EXPECT_TRUE(std::signbit(e4m3_to_float(0x80)));
+  for (int code = 0; code < 0x7e; ++code) {
+    EXPECT_LT(e4m3_to_float(static_cast<uint8_t>(code)),
+              e4m3_to_float(static_cast<uint8_t>(code + 1)));
+  }
+}
+
+TEST(E4m3, is_rounded_to_the_nearest_and_ties_to_even) {
+  for (int code = 0; code < 0x7e; ++code) {
+    for (const int sign : {0, 0x80}) {
+      const auto low = static_cast<uint8_t>(code | sign);
+      const auto high = static_cast<uint8_t>((code + 1) | sign);
+      const float a = e4m3_to_float(low), b = e4m3_to_float(high), middle = (a + b) / 2;
+      EXPECT_EQ(float_to_e4m3(a), low);
+      EXPECT_EQ(float_to_e4m3(b), high);
+      EXPECT_EQ(float_to_e4m3(middle), code % 2 == 0 ? low : high) << code;
+      EXPECT_EQ(float_to_e4m3(std::nextafter(middle, a)), low) << code;
+      EXPECT_EQ(float_to_e4m3(std::nextafter(middle, b)), high) << code;
+    }
+  }
+}
+
+TEST(E4m3, saturates_and_keeps_nan) {
+  for (const float value : {448.0f, 449.0f, 464.0f, 480.0f, 1e30f, kInf}) {
+    EXPECT_EQ(float_to_e4m3(value), 0x7e) << value;
+    EXPECT_EQ(float_to_e4m3(-value), 0xfe) << value;
+  }
+  EXPECT_EQ(float_to_e4m3(kNan) & 0x7f, 0x7f);
+  EXPECT_EQ(float_to_e4m3(-0.0f), 0x80);
+  EXPECT_EQ(float_to_e4m3(1e-30f), 0);
+}
+
 class Element : public testing::TestWithParam<DType> {};
 
 TEST_P(Element, is_stored_and_loaded_at_its_index) {
@@ -138,7 +178,8 @@ TEST_P(Element, epsilon_is_the_step_after_one) {
   EXPECT_EQ(round_to(static_cast<float>(1 + 0.5 * epsilon), dtype), 1);
 }
 
-INSTANTIATE_TEST_SUITE_P(Dtypes, Element, testing::Values(DType::kF32, DType::kBF16, DType::kF16),
+INSTANTIATE_TEST_SUITE_P(Dtypes, Element,
+                         testing::Values(DType::kF32, DType::kBF16, DType::kF16, DType::kE4M3),
                          [](const auto& info) { return std::string(dtype_name(info.param)); });
 
 }  // namespace

@@ -21,6 +21,7 @@ TEST(Dtype, names_go_there_and_back) {
   EXPECT_EQ(dtype_name(DType::kF32), "fp32");
   EXPECT_EQ(dtype_name(DType::kBF16), "bf16");
   EXPECT_EQ(dtype_name(DType::kF16), "fp16");
+  EXPECT_EQ(dtype_name(DType::kE4M3), "fp8");
 }
 
 TEST(Dtype, unknown_name_is_refused_with_the_list) {
@@ -40,6 +41,7 @@ TEST(Dtype, sizes_in_bytes) {
   EXPECT_EQ(dtype_bytes(DType::kF32), 4);
   EXPECT_EQ(dtype_bytes(DType::kBF16), 2);
   EXPECT_EQ(dtype_bytes(DType::kF16), 2);
+  EXPECT_EQ(dtype_bytes(DType::kE4M3), 1);
 }
 
 TEST(AttentionSpec, scale_defaults_to_one_over_root_head_dim) {

@@ -68,8 +68,9 @@ struct AttendCase {
   KvLayout kv;
   std::vector<std::byte> q, k, v;
   int32_t q_rows = 0;
-  std::vector<float> sinks;         ///< empty, or [q_heads]
-  std::vector<uint64_t> tree_mask;  ///< empty, or [q_rows]
+  std::vector<float> sinks;             ///< empty, or [q_heads]
+  std::vector<uint64_t> tree_mask;      ///< empty, or [q_rows]
+  std::vector<float> k_scale, v_scale;  ///< of fp8 KV, one for each head; else empty
 
   AttendCase(AttentionSpec s, int32_t tokens_a_page, const std::vector<Sequence>& sequences,
              Layout layout = Layout::kHnd, uint32_t seed = 1)
@@ -101,15 +102,21 @@ struct AttendCase {
       kv.token_stride = kv.head_stride * spec.kv_heads + 5;
       kv.page_stride = kv.token_stride * page_tokens + 7;
     }
-    q = normal(int64_t{q_rows} * spec.q_heads * spec.head_dim, random);
-    k = normal(kv.num_pages * kv.page_stride, random);
-    v = normal(kv.num_pages * kv.page_stride, random);
+    q = normal(int64_t{q_rows} * spec.q_heads * spec.head_dim, spec.dtype, random);
+    k = normal(kv.num_pages * kv.page_stride, kv_dtype(), random);
+    v = normal(kv.num_pages * kv.page_stride, kv_dtype(), random);
+    if (kv_dtype() != DType::kE4M3) return;
+    for (int32_t h = 0; h < spec.kv_heads; ++h) {
+      k_scale.push_back(0.7f + 0.2f * static_cast<float>(h % 3));
+      v_scale.push_back(1.3f - 0.3f * static_cast<float>(h % 3));
+    }
   }
 
-  std::vector<std::byte> normal(int64_t count, std::mt19937& random) const {
-    std::vector<std::byte> data(count * dtype_bytes(spec.dtype));
+  DType kv_dtype() const { return spec.kv_dtype_or_default(); }
+  static std::vector<std::byte> normal(int64_t count, DType dtype, std::mt19937& random) {
+    std::vector<std::byte> data(count * dtype_bytes(dtype));
     std::normal_distribution<float> draw;
-    for (int64_t i = 0; i < count; ++i) store_element(data.data(), i, spec.dtype, draw(random));
+    for (int64_t i = 0; i < count; ++i) store_element(data.data(), i, dtype, draw(random));
     return data;
   }
 
@@ -121,7 +128,8 @@ struct AttendCase {
   }
   const float* sinks_or_null() const { return sinks.empty() ? nullptr : sinks.data(); }
   Problem problem() const {
-    return {batch(), attention(), {q.data(), 0, 0}, k.data(), v.data(), kv, sinks_or_null()};
+    return {batch(), attention(),     {q.data(), 0, 0}, k.data(), v.data(),
+            kv,      sinks_or_null(), k_scale,          v_scale};
   }
   /// Draft tokens of every sequence as a random tree: each row sees itself and its ancestors.
   void draw_trees(uint32_t seed) {
@@ -176,7 +184,7 @@ struct AttendCase {
     for (int32_t h = 0; h < spec.kv_heads; ++h) {
       const int64_t at = token_offset(sequence, token, h);
       for (int32_t d = 0; d < spec.head_dim; ++d) {
-        store_element(tensor.data(), at + d, spec.dtype, value);
+        store_element(tensor.data(), at + d, kv_dtype(), value);
       }
     }
   }
@@ -195,6 +203,8 @@ struct AttendCase {
     a.lse = output.lse.data();
     a.workspace = workspace;
     a.sinks = sinks_or_null();
+    a.k_scale = k_scale;
+    a.v_scale = v_scale;
     return a;
   }
   Output blank_output() const {

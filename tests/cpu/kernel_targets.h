@@ -57,7 +57,7 @@ class Kernels : public ::testing::TestWithParam<Target> {
     return {DType::kF32, DType::kBF16, DType::kF16};
   }
   KernelSet kernels(DType dtype) const {
-    KernelSet set = vector_kernels(dtype);
+    KernelSet set = vector_kernels(dtype, dtype);
     if (GetParam().path == Path::kTiles) {
       set.wide = attend_tiles;
       set.tiles = true;
@@ -72,7 +72,9 @@ class Kernels : public ::testing::TestWithParam<Target> {
   }
   void expect_correct(const AttendCase& c, const PlanOptions& options = {}, int workers = 1) {
     ThreadPool pool(workers);
-    const Output output = c.run(c.plan(profile(workers), options), kernels(c.spec.dtype), pool);
+    const bool fp8 = c.spec.kv_dtype_or_default() == DType::kE4M3;
+    const KernelSet set = fp8 ? vector_kernels(c.spec.dtype, DType::kE4M3) : kernels(c.spec.dtype);
+    const Output output = c.run(c.plan(profile(workers), options), set, pool);
     const CheckResult result = c.check(output);
     EXPECT_TRUE(result.passed()) << fmt::format(
         "{} {} q_heads {} kv_heads {} head_dim {} page {}: out {} of {}, lse {} of {}",

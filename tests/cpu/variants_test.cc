@@ -47,16 +47,15 @@ TEST_P(Variants, tanh_is_accurate_and_exact_at_the_ends) {
 }
 
 TEST(SoftCap, that_no_score_comes_near_is_none) {
-  CallView call{};
-  call.set_scale(0.125f, 1e8f);
-  EXPECT_TRUE(call.capped());
-  EXPECT_EQ(call.scale_ln, 1e8f);
+  ScoreScale s = ScoreScale::of(0.125f, 1e8f);
+  EXPECT_TRUE(s.capped());
+  EXPECT_EQ(s.scale_ln, 1e8f);
   // The quotients are no normal numbers.
   for (const auto& [scale, cap] : {std::pair{0.125f, 3e37f}, {-1e-31f, 1e8f}, {1e-38f, 1e38f}}) {
-    call.set_scale(scale, cap);
-    EXPECT_FALSE(call.capped()) << scale << " " << cap;
-    EXPECT_EQ(call.scale_ln, std::abs(scale));
-    EXPECT_EQ(call.q_factor, scale < 0 ? -1.0f : 1.0f);
+    s = ScoreScale::of(scale, cap);
+    EXPECT_FALSE(s.capped()) << scale << " " << cap;
+    EXPECT_EQ(s.scale_ln, std::abs(scale));
+    EXPECT_EQ(s.q_factor, scale < 0 ? -1.0f : 1.0f);
   }
 }
 

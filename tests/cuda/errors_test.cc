@@ -113,6 +113,29 @@ TEST_F(CudaErrors, managed_memory_is_memory_of_the_device) {
   EXPECT_EQ(cudaFree(managed), cudaSuccess);
 }
 
+TEST_F(CudaErrors, scales_of_fp8_must_be_there_and_on_the_device) {
+  Case fp8 = device_case(prefix_shape(6, 64, 20));
+  fp8.spec.kv_dtype = DType::kE4M3;
+  fill_data(fp8, {.seed = 3});
+  const Plan made = plan(discover(fp8.tables.batch()), fp8.attention(), cuda_profile());
+  const DeviceCase inputs(fp8);
+  const auto refusal = [&](ErrorCode code, const std::function<void(AttendArgs&)>& spoil) {
+    AttendArgs a = args();
+    const AttendArgs from = inputs.inputs();
+    a.k = from.k;
+    a.v = from.v;
+    a.k_scale = from.k_scale;
+    a.v_scale = from.v_scale;
+    spoil(a);
+    return message_of(code, [&] { attend(made, a, executor()); });
+  };
+  EXPECT_EQ(refusal(ErrorCode::kInvalidArgument, [](AttendArgs& a) { a.k_scale = {}; }),
+            "k_scale: got 0 scales, want 1, or 2 for as many kv heads, since KV is fp8");
+  EXPECT_EQ(refusal(ErrorCode::kTypeMismatch, [&](AttendArgs& a) { a.v_scale = fp8.v_scale; })
+                .substr(0, 32),
+            "v_scale: got memory of the host,");
+}
+
 TEST_F(CudaErrors, plan_objects_are_checked) {
   message_of(ErrorCode::kInvalidArgument, [&] { CudaPlan none(executor(), 0); });
   CudaPlan fresh(executor(), 64);

@@ -158,6 +158,12 @@ TEST_F(CudaGraph, assign_refuses_what_the_captured_call_has_no_room_for) {
   EXPECT_NE(
       message_of(ErrorCode::kTypeMismatch, [&] { plan.assign(other_heads); }).find("heads 4/2"),
       std::string::npos);
+  other.spec.q_heads = 8;
+  other.spec.kv_dtype = DType::kE4M3;
+  Plan on_fp8;
+  runner_.planner(0).plan(discover(other.tables.batch()), other.attention(), {}, on_fp8);
+  EXPECT_NE(message_of(ErrorCode::kTypeMismatch, [&] { plan.assign(on_fp8); }).find("KV of fp8"),
+            std::string::npos);
   set(3);
   plan.assign(plans_[3]);
   plan.upload(stream.get());

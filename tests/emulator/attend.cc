@@ -12,9 +12,14 @@
 namespace pando::emulator {
 namespace {
 
-CUtensorMap tensor_map(const void* data, const KvLayout& kv, int32_t box_tokens) {
-  const cuda::TensorGeometry geometry(kv, box_tokens);
-  CUtensorMap map{.data = data, .sizes = {}, .stride_bytes = {}, .box = {}};
+CUtensorMap tensor_map(const void* data, const KvLayout& kv, DType kv_dtype, int32_t box_tokens) {
+  const cuda::TensorGeometry geometry(kv, kv_dtype, box_tokens);
+  CUtensorMap map{.data = data,
+                  .sizes = {},
+                  .stride_bytes = {},
+                  .box = {},
+                  .element_bytes = static_cast<int32_t>(dtype_bytes(kv_dtype)),
+                  .swizzled = kv_dtype != DType::kE4M3};
   std::ranges::copy(geometry.sizes, map.sizes);
   std::ranges::copy(geometry.stride_bytes, map.stride_bytes);
   std::ranges::copy(geometry.box, map.box);
@@ -45,19 +50,26 @@ void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
   const auto pages = cuda::PageShape::of(h.page_tokens);
   const int32_t big = pages.box_tokens();
   const int32_t small = pages.small_box_tokens();
-  const cuda::TensorMaps maps = {tensor_map(args.k, args.kv, big), tensor_map(args.v, args.kv, big),
-                                 tensor_map(args.k, args.kv, small),
-                                 tensor_map(args.v, args.kv, small)};
+  const auto map = [&](const void* data, int32_t box) {
+    return tensor_map(data, args.kv, h.kv_dtype, box);
+  };
+  const cuda::TensorMaps maps = {map(args.k, big), map(args.v, big), map(args.k, small),
+                                 map(args.v, small)};
   const bool bf16 = h.dtype == DType::kBF16;
   const auto run = [&]<class E>(E) {
-    const auto of_head_dim = [&]<bool kCapped>(std::bool_constant<kCapped>) {
+    const auto of_head_dim = [&]<bool kCapped, bool kFp8>(std::bool_constant<kCapped>,
+                                                          std::bool_constant<kFp8>) {
       switch (h.head_dim) {
-        case 64: return launch<cuda::Config<E, 64, kCapped>>(h.workers, params, maps, seed);
-        case 128: return launch<cuda::Config<E, 128, kCapped>>(h.workers, params, maps, seed);
+        case 64: return launch<cuda::Config<E, 64, kCapped, kFp8>>(h.workers, params, maps, seed);
+        case 128: return launch<cuda::Config<E, 128, kCapped, kFp8>>(h.workers, params, maps, seed);
         default: return launch<cuda::Config<E, 256, kCapped>>(h.workers, params, maps, seed);
       }
     };
-    params.into_cap > 0 ? of_head_dim(std::true_type{}) : of_head_dim(std::false_type{});
+    const auto of_cap = [&](auto fp8) {
+      params.into_cap > 0 ? of_head_dim(std::true_type{}, fp8)
+                          : of_head_dim(std::false_type{}, fp8);
+    };
+    h.kv_dtype == DType::kE4M3 ? of_cap(std::true_type{}) : of_cap(std::false_type{});
   };
   bf16 ? run(__nv_bfloat16{}) : run(__half{});
 }

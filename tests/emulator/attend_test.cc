@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 
 #include "cases/suites.h"
+#include "core/convert.h"
 #include "cuda/device_test.h"
 #include "cuda/invariance.h"
 #include "cuda/kernels/attend/params.h"
@@ -78,6 +80,74 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_for_every_shape_and_page_size) {
         expect_correct(problem, 2);
       }
     }
+  }
+}
+
+TEST_F(EmulatedAttend, fp8_agrees_with_the_oracle_for_every_shape_and_page_size) {
+  for (const CudaShape& shape : kCudaShapes) {
+    for (const int32_t page_tokens : kCudaPageTokens) {
+      if (!cuda_supports_fp8(shape.head_dim) ||
+          !cuda_supports_fp8_pages(shape.head_dim, page_tokens)) {
+        continue;
+      }
+      for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) {
+        SCOPED_TRACE(::testing::Message() << dtype_name(shape.dtype) << " " << shape.head_dim
+                                          << ", pages of " << page_tokens);
+        Case problem = device_case(tree_shape({1, 2, 4}, {150, 70, 33}), page_tokens, order);
+        problem.spec.dtype = shape.dtype;
+        problem.spec.head_dim = shape.head_dim;
+        problem.spec.kv_dtype = DType::kE4M3;
+        fill_data(problem, {.seed = 4});
+        expect_correct(problem, 2);
+      }
+    }
+  }
+}
+
+TEST_F(EmulatedAttend, every_code_of_fp8_is_converted_exactly) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    // One token: out is its V.
+    Case problem = device_case(prefix_shape(1, 0, 1));
+    problem.spec.dtype = dtype;
+    problem.spec.kv_dtype = DType::kE4M3;
+    fill_data(problem, {.seed = 4});
+    problem.v_scale = {1.0f};
+    const KvLayout kv = problem.kv();
+    for (int32_t code = 0; code < 256; ++code) {
+      const int64_t at = kv.offset(problem.tables.page_ids[0], code / 128, 0) + code % 128;
+      problem.v.data()[at] = static_cast<std::byte>(code);
+    }
+    const Output output = runner(1).attend(problem, {});
+    for (int32_t code = 0; code < 256; ++code) {
+      const float want = e4m3_to_float(static_cast<uint8_t>(code));
+      const float got = load_element(output.out.data(), code / 128 * 512 + code % 128, dtype);
+      EXPECT_TRUE(got == want || (std::isnan(got) && std::isnan(want))) << code << ": " << got;
+    }
+  }
+}
+
+/// K and V of one scale each, long lists of units, and the same bits in any order of threads.
+TEST_F(EmulatedAttend, fp8_agrees_with_the_oracle_in_any_order_of_threads) {
+  Case problem = device_case(tree_shape({1, 4, 32}, {300, 100, 40}), 16);
+  problem.spec.kv_dtype = DType::kE4M3;
+  fill_data(problem, {.seed = 5});
+  problem.k_scale = {0.07f};
+  problem.v_scale = {0.05f};
+  for (const int thread_blocks : {1, 4, 40}) expect_correct(problem, thread_blocks);
+  const Output want = runner(4).attend(problem, {});
+  for (const uint64_t seed : {1, 2, 3}) {
+    EXPECT_TRUE(same_bits(problem, want, runner(4, seed).attend(problem, {}))) << "seed " << seed;
+  }
+}
+
+TEST_F(EmulatedAttend, variants_agree_with_the_oracle_on_fp8) {
+  for (VariantCase& each : variant_cases(128)) {
+    if (!each.problem.tree_mask.empty()) continue;  // masks know nothing of elements
+    SCOPED_TRACE(each.name);
+    each.problem.spec.kv_dtype = DType::kE4M3;
+    fill_data(each.problem, {.seed = 3});
+    fill_unused(each.problem, Unused::kNan, true);
+    expect_correct(each.problem, 3);
   }
 }
 
@@ -237,6 +307,9 @@ TEST_F(EmulatedAttend, batch_invariant_plans_agree_with_the_oracle) {
 }
 
 TEST_F(EmulatedAttend, passes_the_seed_suite) { expect_passes(seed_suite({.quick = true})); }
+TEST_F(EmulatedAttend, passes_random_cases_on_fp8) {
+  expect_passes(random_suite({.random_cases = 8, .seed = 50, .kv_dtype = DType::kE4M3}));
+}
 TEST_F(EmulatedAttend, passes_random_cases) { expect_passes(random_suite({.random_cases = 12})); }
 
 /// Rows of the edges; not 8, 9 and 12, which take minutes, nor 14 and 15, which never reach the

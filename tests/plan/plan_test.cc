@@ -227,7 +227,9 @@ TEST(Plan, spoiled_bytes_are_refused) {
   refused([](PlanHeader& h) { h.kv_heads = 0; });
   refused([](PlanHeader& h) { h.partial_slots = 1; });
   refused([](PlanHeader& h) { h.page_table_len = 1; });
-  refused([](PlanHeader& h) { h.dtype = static_cast<DType>(3); });
+  refused([](PlanHeader& h) { h.dtype = static_cast<DType>(4); });
+  refused([](PlanHeader& h) { h.dtype = DType::kE4M3; });
+  refused([](PlanHeader& h) { h.kv_dtype = DType::kF16; });
   refused([](PlanHeader& h) { h.device.fill('x'); });
   refused([](PlanHeader& h) { h.cost.kv_bytes = -1; });
   refused([](PlanHeader& h) {  // a schedule too short for its header

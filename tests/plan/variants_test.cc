@@ -52,6 +52,25 @@ TEST(Variants, the_table_of_the_docs_is_that_of_the_code) {
   EXPECT_NE(text.find(variants_table()), std::string::npos) << variants_table();
 }
 
+TEST(Variants, fp8_at_256_or_in_pages_of_less_than_128_bytes_is_refused_for_cuda) {
+  OwnedBatch batch = small_batch();
+  batch.page_tokens = 1;
+  batch.pages = {{0, 1, 2}, {0, 3}};
+  batch.kv_len = {3, 2};
+  const Forest forest = discover(batch.view());
+  AttentionSpec spec = small_spec();
+  spec.kv_dtype = DType::kE4M3;
+  EXPECT_EQ(message_of(ErrorCode::kUnsupported, [&] { plan(forest, spec, h100_profile()); }),
+            "page_tokens: got 1 with fp8 KV of head_dim 64, the CUDA backend supports 2 or more");
+  spec.head_dim = 128;
+  EXPECT_EQ(plan(forest, spec, h100_profile()).header().kv_dtype, DType::kE4M3);
+  spec.head_dim = 256;
+  EXPECT_EQ(message_of(ErrorCode::kUnsupported, [&] { plan(forest, spec, h100_profile()); }),
+            "head_dim: got 256 with fp8 KV, of which the CUDA backend supports 64, 128");
+  spec.head_dim = 64;
+  EXPECT_EQ(plan(forest, spec, cpu_profile(1)).header().kv_dtype, DType::kE4M3);
+}
+
 TEST(Variants, soft_caps_that_are_no_positive_number_are_refused) {
   using Limits = std::numeric_limits<float>;
   AttentionSpec spec = small_spec();
@@ -120,7 +139,7 @@ TEST(Variants, what_the_table_does_not_have_is_refused_with_what_it_has) {
   EXPECT_EQ(message_of(ErrorCode::kUnsupported,
                        [] { check_variant(static_cast<Variant>(99), Backend::kCuda); }),
             "variant: not supported by the CUDA backend, which supports causal, window, visible, "
-            "tree_mask, soft_cap, sinks");
+            "tree_mask, soft_cap, sinks, kv_dtype=fp8");
 }
 
 TEST(Windows, a_prefix_is_shared_by_those_who_still_see_it) {

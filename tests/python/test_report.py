@@ -71,6 +71,11 @@ def test_a_record_that_proves_nothing_is_refused(tmp_path, changed, why):
     assert why in str(error.value)
 
 
+def test_runs_with_fp8_kv_stand_apart(tmp_path):
+    folder = folder_of(tmp_path, peer("pando", kv_dtype="bf16"), peer("pando", kv_dtype="fp8"))
+    assert [run.dtype for run in read(folder).runs] == ["bf16", "bf16+fp8"]
+
+
 def test_a_line_that_is_no_json_is_refused(tmp_path):
     (tmp_path / "x.jsonl").write_text("{}\nnothing\n")
     with pytest.raises(BadRecord, match=r"x\.jsonl:2: is no JSON"):

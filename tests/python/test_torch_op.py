@@ -266,3 +266,20 @@ def test_numpy_and_the_operator_agree():
     plan = batch.plan()
     want = pando_attn.attend(plan, batch.q, batch.k, batch.v)
     assert np.array_equal(attend(plan, *tensors(batch)).numpy(), want)
+
+
+def test_fp8_in_the_operator_and_outside():
+    batch = Batch([133, 140], [1, 2], prefix=8, dtype="bf16")
+    plan = batch.plan(kv_dtype=torch.float8_e4m3fn)
+    q = torch.from_numpy(batch.q.view(np.uint16)).view(torch.bfloat16)
+    k, v = (torch.from_numpy(x.astype(np.float32)) for x in (batch.k, batch.v))
+    (k, k_scale, _), (v, v_scale, _) = pando_attn.quantize_fp8(k), pando_attn.quantize_fp8(v)
+    assert k.dtype == v.dtype == torch.float8_e4m3fn
+    scales = {"k_scale": k_scale, "v_scale": v_scale}
+    want = pando_attn.attend(plan, q, k, v, **scales)
+    assert torch.equal(attend(plan, q, k, v, **scales), want)
+    assert torch.equal(attend(plan, q, k.view(torch.uint8), v, **scales), want)
+    program, _ = compiled(lambda q, k, v: attend(plan, q, k, v, **scales))
+    assert torch.equal(program(q, k, v), want)
+    with pytest.raises(ValueError, match="v_scale: got 0 scales"):
+        attend(plan, q, k, v, k_scale=k_scale)

@@ -214,6 +214,38 @@ TEST(Oracle, selected_rows_equal_those_of_all) {
   }
 }
 
+/// fp8 KV is nothing but other numbers for K and V: the products with their scales.
+TEST(Oracle, fp8_is_what_its_elements_stand_for) {
+  for (const bool by_head : {false, true}) {
+    Small s({3}, {21}, 4, 2, 16);
+    std::mt19937 random(8);
+    std::normal_distribution<float> normal;
+    for (float& x : s.q) x = normal(random);
+    std::vector<uint8_t> k(s.k.size()), v(s.v.size());
+    std::vector<float> k_scale{0.25f, 0.5f}, v_scale{2.0f, 0.125f};  // exact products
+    if (!by_head) k_scale.resize(1), v_scale.resize(1);
+    for (size_t i = 0; i < k.size(); ++i) {
+      const size_t head = by_head ? i / 16 % 2 : 0;
+      k[i] = float_to_e4m3(3 * normal(random));
+      v[i] = float_to_e4m3(100 * normal(random));
+      s.k[i] = k_scale[head] * e4m3_to_float(k[i]);
+      s.v[i] = v_scale[head] * e4m3_to_float(v[i]);
+    }
+    const ReferenceResult want = oracle(s.problem);
+    s.problem.spec.kv_dtype = DType::kE4M3;
+    s.problem.k = k.data();
+    s.problem.v = v.data();
+    s.problem.k_scale = k_scale;
+    s.problem.v_scale = v_scale;
+    const ReferenceResult got = oracle(s.problem);
+    for (size_t i = 0; i < want.out.size(); ++i) EXPECT_NEAR(got.out[i], want.out[i], 1e-12);
+    for (size_t i = 0; i < want.lse.size(); ++i) EXPECT_NEAR(got.lse[i], want.lse[i], 1e-12);
+    const ErrorStats rounded = error_stats(rounded_reference(s.problem), want);
+    EXPECT_GT(rounded.max_err_out, 0);
+    EXPECT_LT(rounded.max_err_out, 1e-5 * rounded.max_abs_out);
+  }
+}
+
 TEST(CheckResult, accepts_the_oracle_and_refuses_what_is_off) {
   Small s({2}, {40}, 4, 2, 64);
   s.problem.spec.dtype = DType::kF32;

@@ -41,4 +41,18 @@ __device__ __forceinline__ uint32_t cvt_pack(float low, float high, __half) {
   return packed;
 }
 
+/// cvt.rn.f16x2.e4m3x2: two fp8 to two fp16, exactly, the lower byte to the lower half.
+__device__ __forceinline__ uint32_t cvt_f16x2_e4m3x2(uint16_t two) {
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(two));
+  return halves;
+}
+
+/// cvt.f32.f16: exactly.
+__device__ __forceinline__ float cvt_f32_f16(uint16_t half) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(half));
+  return y;
+}
+
 }  // namespace pando::ptx

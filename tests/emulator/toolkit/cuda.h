@@ -8,4 +8,6 @@ struct CUtensorMap {
   int64_t sizes[5];
   int64_t stride_bytes[4];  ///< of all dimensions but the first
   int32_t box[5];
+  int32_t element_bytes = 2;
+  bool swizzled = true;  ///< in the 128-byte swizzle
 };

@@ -16,22 +16,37 @@ inline constexpr float kLn2 = 0.6931471805599453f;
 inline constexpr float kLog2E = 1.4426950408889634f;
 
 /// What one instance of the kernel is made for.
-template <class Element_, int HeadDim_, bool kCapped_ = false>
+template <class Element_, int HeadDim_, bool kCapped_ = false, bool kFp8_ = false>
 struct Config {
   using Element = Element_;
   static constexpr bool kCapped = kCapped_;  ///< scores have a soft cap
+  static constexpr bool kFp8 = kFp8_;        ///< K and V come as fp8: see convert.cuh
   static constexpr int kHeadDim = HeadDim_;
   static constexpr int kHalves = kHeadDim / 64;  ///< parts of 64 dimensions, two of 128
   static constexpr int kSlotTokens = tokens_at_once(kHeadDim);  ///< of K or V in a slot of the ring
   static constexpr int kParts = kTileTokens / kSlotTokens;  ///< slots of a tile's K, and of its V
-  static constexpr int kSlots = kHeadDim > 128 ? 4 : kHeadDim == 128 ? 5 : 10;
+  static constexpr int kSlots = kHeadDim > 128 ? 4 : (kFp8 ? 4 : 5) * 128 / kHeadDim;
   static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
   static constexpr int kConsumers = 2;
-  static constexpr int kThreads = (kConsumers + 1) * 128;
+  static constexpr int kConverters = kFp8 ? 1 : 0;
+  static constexpr int kThreads = (kConsumers + 1 + kConverters) * 128;
   static constexpr int kConsumerWarps = kConsumers * 4;
+  // A thread of each role has so many: 64 K together.
+  static constexpr int kProducerRegisters = 56;
+  static constexpr int kConverterRegisters = 40;
+  static constexpr int kConsumerRegisters = kFp8 ? 208 : 224;
+  /// Consumers that would keep more than fits: they look up or work out again what need not be
+  /// kept.
+  static constexpr bool kFewRegisters = kParts > 1 || (kFp8 && kHeadDim == 128);
   static constexpr int kHalfBytes = kSlotTokens * 128;
   static constexpr int kSlotBytes = kHalfBytes * kHalves;
   static constexpr int kRows = kConsumers * kBlockRows;
+  // What the loaders bring in: boxes as wide as a row of a half, or rows of fp8 as they are.
+  static constexpr int kLoadSlots = kFp8 ? 3 * 128 / kHeadDim : kSlots;
+  static constexpr int kLoadHalves = kFp8 ? 1 : kHalves;
+  static constexpr int kLoadRowBytes = kFp8 ? kHeadDim : 128;  ///< of a token, in a part
+  static constexpr int kKvBytes = kFp8 ? 1 : 2;                ///< of an element in memory
+  static_assert(!kFp8 || kParts == 1);
 };
 
 /// A warp's job: some rows of one merge, and its share of their sources.
@@ -52,6 +67,16 @@ struct FirstMerge {
 /// Positions that a row sees.
 struct alignas(8) RowSpan {
   int32_t begin, end;
+};
+
+/// Tiles of fp8, as they lie in memory: [token][head_dim]. Nothing where there are none.
+template <class C, bool kFp8 = C::kFp8>
+struct Fp8Tiles {};
+template <class C>
+struct Fp8Tiles<C, true> {
+  alignas(128) uint8_t slots[C::kLoadSlots][kTileTokens * C::kHeadDim];
+  RingBarriers<C::kLoadSlots> ring;
+  float into_cap[C::kConsumers];  ///< of each warpgroup's unit: with the scale of its K
 };
 
 /// The kernel's shared memory.
@@ -77,8 +102,19 @@ struct SharedPlan {
   TreeRow tree_rows[C::kConsumers]
                    [kBlockRows];  ///< of each warpgroup's rows, where some have holes
   /// The visible ranges of each warpgroup's rows, where their registers are wanted for the output.
-  RowSpan visible[C::kConsumers][C::kParts > 1 ? kBlockRows : 1];
+  RowSpan visible[C::kConsumers][C::kFewRegisters ? kBlockRows : 1];
+  Fp8Tiles<C> fp8;
 };
+
+/// Where the loaders bring K and V to: has slots and their ring.
+template <class C>
+__device__ __forceinline__ auto& landing(SharedPlan<C>& shared) {
+  if constexpr (C::kFp8) {
+    return shared.fp8;
+  } else {
+    return shared;
+  }
+}
 
 /// K and V as TMA sees them: boxes of up to 64 tokens of a page, and of 8.
 struct TensorMaps {
@@ -124,7 +160,7 @@ __device__ __forceinline__ void load_start(const AttendParams& params, SharedPla
 /// works out anew what follows from it, rather than keep it.
 template <class C>
 __device__ __forceinline__ uint32_t this_thread() {
-  if constexpr (C::kParts > 1) return ptx::tid_x();
+  if constexpr (C::kFewRegisters) return ptx::tid_x();
   return threadIdx.x;
 }
 

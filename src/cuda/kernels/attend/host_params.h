@@ -2,6 +2,7 @@
 // types: the tests run the kernel's source on the host, and hand over the same.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
@@ -13,24 +14,27 @@
 
 namespace pando::cuda {
 
-/// K or V as a tensor map describes it: [64 elements, tokens of a page, halves of head_dim, kv
-/// heads, pages], in boxes of `box_tokens` tokens of one half of one page at one kv head.
+/// K or V as a tensor map describes it: [elements of a row, tokens of a page, rows of head_dim, kv
+/// heads, pages], in boxes of `box_tokens` tokens of one row of one page at one kv head. A row has
+/// 128 bytes, or all of a head_dim that has less.
 struct TensorGeometry {
-  static constexpr int64_t kElementBytes = 2;
-
   int64_t sizes[5];
   int64_t stride_bytes[4];  ///< of all dimensions but the first
   int32_t box[5];
 
-  TensorGeometry(const KvLayout& kv, int32_t box_tokens)
-      : sizes{64, kv.page_tokens, kv.head_dim / 64, kv.kv_heads, kv.num_pages},
-        box{64, box_tokens, 1, 1, 1} {
+  TensorGeometry(const KvLayout& kv, DType kv_dtype, int32_t box_tokens) {
+    const int64_t element_bytes = dtype_bytes(kv_dtype);
+    const int64_t width = std::min<int64_t>(128 / element_bytes, kv.head_dim);
+    const int64_t all[] = {width, kv.page_tokens, kv.head_dim / width, kv.kv_heads, kv.num_pages};
+    std::ranges::copy(all, sizes);
+    const int32_t one_box[] = {static_cast<int32_t>(width), box_tokens, 1, 1, 1};
+    std::ranges::copy(one_box, box);
     // The stride of a dimension of one entry may be anything in KvLayout, but not in a tensor map.
     const auto bytes = [&](int64_t entries, int64_t stride) {
-      return kElementBytes * (entries > 1 ? stride : kv.head_dim);
+      return element_bytes * (entries > 1 ? stride : kv.head_dim);
     };
     stride_bytes[0] = bytes(kv.page_tokens, kv.token_stride);
-    stride_bytes[1] = kElementBytes * 64;
+    stride_bytes[1] = element_bytes * width;
     stride_bytes[2] = bytes(kv.kv_heads, kv.head_stride);
     stride_bytes[3] = bytes(kv.num_pages, kv.page_stride);
   }
@@ -73,7 +77,11 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
           .q_flip = h.scale < 0 ? kTwoSigns : 0,
           .schedule_bytes = h.schedule_bytes,
           .page_ids_bytes = static_cast<int64_t>(args.page_ids.size_bytes()),
-          .q_bytes = (q_rows_end + h.head_dim) * dtype_bytes(h.dtype)};
+          .q_bytes = (q_rows_end + h.head_dim) * dtype_bytes(h.dtype),
+          .k_scale = args.k_scale.data(),
+          .v_scale = args.v_scale.data(),
+          .k_scale_stride = args.k_scale.size() > 1 ? 1 : 0,
+          .v_scale_stride = args.v_scale.size() > 1 ? 1 : 0};
 }
 
 }  // namespace pando::cuda

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cuda/kernels/attend/config.cuh"
+#include "cuda/kernels/attend/convert.cuh"
 #include "cuda/kernels/attend/merge.cuh"
 #include "cuda/kernels/attend/producer.cuh"
 #include "cuda/kernels/attend/tiles.cuh"
@@ -80,7 +81,9 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     scale[i] = r.sum[i] == 0 ? 0.0f : ptx::rcp(r.sum[i]);
-    lse[i] = r.sum[i] == 0 ? -INFINITY : (r.top[i] * params.scale_log2 + ptx::lg2(r.sum[i])) * kLn2;
+    lse[i] =
+        r.sum[i] == 0 ? -INFINITY : (r.top[i] * scale_log2(params, r) + ptx::lg2(r.sum[i])) * kLn2;
+    if constexpr (C::kFp8) scale[i] *= __ldg(&params.v_scale[kv_head * params.v_scale_stride]);
   }
   if (params.sinks != nullptr) {
     // In two steps, as where partials are merged.
@@ -164,9 +167,10 @@ __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPl
   for (int i = 0; i < 2; ++i) {
     const float top = shared.handed_top[row + i * 8];
     const float both = fmaxf(r.top[i], top);
-    const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, params.scale_log2);
-    const float a = ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - base);
-    const float b = ptx::ex2(__fmul_rn(top, params.scale_log2) - base);
+    const float scale = scale_log2(params, r);
+    const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, scale);
+    const float a = ptx::ex2(__fmul_rn(r.top[i], scale) - base);
+    const float b = ptx::ex2(__fmul_rn(top, scale) - base);
     r.top[i] = both;
     r.sum[i] = r.sum[i] * a + shared.handed_sum[row + i * 8] * b;
 #pragma unroll
@@ -254,14 +258,15 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     ptx::prefetch_tensormap(&maps.v_small);
   }
   if (threadIdx.x == 0) {
-    shared.ring.init(1, C::kConsumers * 4);
+    shared.ring.init(C::kFp8 ? 4 : 1, C::kConsumers * 4);
+    if constexpr (C::kFp8) shared.fp8.ring.init(1, 4);
     shared.info_ring.init(1, C::kConsumers * 4 + 2);
     shared.merge_ring.init(1, 1);
     ::cuda::ptx::fence_mbarrier_init(::cuda::ptx::sem_release, ::cuda::ptx::scope_cluster);
   }
   __syncthreads();
   if (group == 0) {
-    ptx::setmaxnreg_dec<56>();
+    ptx::setmaxnreg_dec<C::kProducerRegisters>();
     switch (threadIdx.x / 32) {
       case 0: load_tiles<C>(params, &maps.k_big, &maps.k_small, 0, shared); break;
       case 1: Scout<C>(params, shared).run(); break;
@@ -271,8 +276,13 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         __syncwarp();
         fetch_first_merges<C>(params, shared);
     }
+  } else if (C::kFp8 && group == 1 + C::kConsumers) {
+    if constexpr (C::kFp8) {
+      ptx::setmaxnreg_dec<C::kConverterRegisters>();
+      convert_tiles<C>(shared);
+    }
   } else {
-    ptx::setmaxnreg_inc<224>();
+    ptx::setmaxnreg_inc<C::kConsumerRegisters>();
     consume<C>(params, shared, group - 1);
   }
 }

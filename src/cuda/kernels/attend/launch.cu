@@ -37,7 +37,7 @@ struct MapKey {
     const KvLayout& kv = launch.kv;
     return {launch.k,
             launch.v,
-            launch.shape.dtype,
+            launch.kv_dtype,
             {kv.num_pages, kv.page_tokens, kv.kv_heads, kv.head_dim, kv.page_stride, kv.head_stride,
              kv.token_stride}};
   }
@@ -48,16 +48,15 @@ TensorMaps encode_maps(const AttendLaunch& launch) {
   const int32_t big = pages.box_tokens();
   const int32_t small = pages.small_box_tokens();
   const auto map = [&](const void* data, int32_t box) {
-    const TensorGeometry geometry(launch.kv, box);
-    return tensor_map(data, launch.shape.dtype, geometry.sizes, geometry.stride_bytes,
-                      geometry.box);
+    const TensorGeometry geometry(launch.kv, launch.kv_dtype, box);
+    return tensor_map(data, launch.kv_dtype, geometry.sizes, geometry.stride_bytes, geometry.box);
   };
   return {map(launch.k, big), map(launch.v, big), map(launch.k, small), map(launch.v, small)};
 }
 
-template <CudaShape shape, bool kCapped>
+template <CudaShape shape, bool kCapped, bool kFp8>
 using ConfigOf = Config<std::conditional_t<shape.dtype == DType::kBF16, __nv_bfloat16, __half>,
-                        shape.head_dim, kCapped>;
+                        shape.head_dim, kCapped, kFp8>;
 
 template <class C>
 void launch_as(const AttendLaunch& launch, const TensorMaps& maps) {
@@ -76,31 +75,43 @@ void launch_as(const AttendLaunch& launch, const TensorMaps& maps) {
 }
 
 /// Calls `call` with the Config of `shape`; false when the table does not have it.
-template <size_t I = 0, class Call>
+template <bool kFp8, size_t I = 0, class Call>
 bool visit_shape(const CudaShape& shape, bool capped, Call&& call) {
   if constexpr (I < kCudaShapes.size()) {
-    if (kCudaShapes[I] != shape) return visit_shape<I + 1>(shape, capped, call);
-    if (capped) {
-      call.template operator()<ConfigOf<kCudaShapes[I], true>>();
-    } else {
-      call.template operator()<ConfigOf<kCudaShapes[I], false>>();
+    if (kCudaShapes[I] != shape) return visit_shape<kFp8, I + 1>(shape, capped, call);
+    if constexpr (!kFp8 || cuda_supports_fp8(kCudaShapes[I].head_dim)) {
+      if (capped) {
+        call.template operator()<ConfigOf<kCudaShapes[I], true, kFp8>>();
+      } else {
+        call.template operator()<ConfigOf<kCudaShapes[I], false, kFp8>>();
+      }
+      return true;
     }
-    return true;
   }
   return false;
 }
 
 template <class C>
 void prepare() {
+  static_assert(sizeof(SharedPlan<C>) <= 227 << 10, "more than a thread block may have");
   check(cudaFuncSetAttribute(attend_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              sizeof(SharedPlan<C>)),
         "attend: shared memory");
 }
 
+template <CudaShape shape>
+void prepare_shape() {
+  prepare<ConfigOf<shape, false, false>>();
+  prepare<ConfigOf<shape, true, false>>();
+  if constexpr (cuda_supports_fp8(shape.head_dim)) {
+    prepare<ConfigOf<shape, false, true>>();
+    prepare<ConfigOf<shape, true, true>>();
+  }
+}
+
 template <size_t... I>
 void prepare_shapes(std::index_sequence<I...>) {
-  (prepare<ConfigOf<kCudaShapes[I], false>>(), ...);
-  (prepare<ConfigOf<kCudaShapes[I], true>>(), ...);
+  (prepare_shape<kCudaShapes[I]>(), ...);
 }
 
 }  // namespace
@@ -148,7 +159,10 @@ TensorMapCache::~TensorMapCache() = default;
 void launch_attend(const AttendLaunch& launch, TensorMapCache& cache) {
   const TensorMaps maps = cache.state_->find(launch);
   const bool capped = launch.params.into_cap > 0;
-  if (!visit_shape(launch.shape, capped, [&]<class C>() { launch_as<C>(launch, maps); })) {
+  const auto run = [&]<class C>() { launch_as<C>(launch, maps); };
+  const bool fp8 = launch.kv_dtype == DType::kE4M3;
+  if (!(fp8 ? visit_shape<true>(launch.shape, capped, run)
+            : visit_shape<false>(launch.shape, capped, run))) {
     throw Error(ErrorCode::kUnsupported, "head_dim, dtype: there is no kernel for this shape");
   }
 }

@@ -32,6 +32,7 @@ class TensorMapCache {
 struct AttendLaunch {
   AttendParams params;
   CudaShape shape;
+  DType kv_dtype;
   const void* k;
   const void* v;
   KvLayout kv;

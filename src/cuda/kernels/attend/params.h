@@ -51,6 +51,9 @@ struct AttendParams {
   /// What is read first, one thing after another: schedule, page ids, q. Of the plan that was
   /// launched or captured; a later one may use less or more of them.
   int64_t schedule_bytes, page_ids_bytes, q_bytes;
+  /// Of fp8 K and V; of kv head h that at h * stride.
+  const float *k_scale, *v_scale;
+  int32_t k_scale_stride, v_scale_stride;
 };
 
 /// Thread blocks of a launch at most: more than any device has multiprocessors.

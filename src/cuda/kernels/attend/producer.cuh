@@ -17,24 +17,25 @@ namespace pando::cuda {
 template <class C>
 __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
                              const CUtensorMap* small, const TileInfo& info, const LaneTile& t,
-                             RingCursor<C::kSlots>& cursor, SharedPlan<C>& shared, int lane) {
+                             RingCursor<C::kLoadSlots>& cursor, SharedPlan<C>& shared, int lane) {
   [[maybe_unused]] int32_t tokens;
   if constexpr (C::kParts > 1) {
     tokens = __reduce_add_sync(~0u, lane % C::kHalves == 0 ? t.tokens(params.pages) : 0);
   }
   cursor.wait_empty();
   if constexpr (C::kParts == 1) tokens = info.tokens;
-  if (lane == 0) cursor.expect(tokens * C::kHeadDim * 2);
+  if (lane == 0) cursor.expect(tokens * C::kHeadDim * C::kKvBytes);
   __syncwarp();
-  uint8_t* const slot = shared.slots[cursor.stage()] + lane / C::kHalves * 1024;
+  uint8_t* const slot =
+      landing(shared).slots[cursor.stage()] + lane / C::kLoadHalves * kGranule * C::kLoadRowBytes;
   const int32_t page_tokens = params.pages.page_tokens();
   // The halves of a token's row lie side by side in memory and are asked for one after the other.
-  static_assert(kGranules / C::kParts * C::kHalves <= 32);
-  const int half = lane % C::kHalves;
+  static_assert(kGranules / C::kParts * C::kLoadHalves <= 32);
+  const int half = lane % C::kLoadHalves;
   const auto load_box = [&](int32_t page, int32_t into) {
     const int32_t coords[5] = {0, t.position & (page_tokens - 1), half, info.kv_head, page};
     ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
-                                      slot + half * C::kHalfBytes + into * 128,
+                                      slot + half * C::kHalfBytes + into * C::kLoadRowBytes,
                                       t.is(LaneTile::kBig) ? big : small, coords,
                                       cursor.full_barrier());
   };
@@ -57,7 +58,7 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
                            const CUtensorMap* small, int operand, SharedPlan<C>& shared) {
   constexpr int kFirstKeys = 7;  // barrier: they are asked for
   const int lane = threadIdx.x % 32;
-  RingCursor<C::kSlots> cursor(shared.ring);
+  RingCursor<C::kLoadSlots> cursor(landing(shared).ring);
   RingCursor<C::kInfos> infos(shared.info_ring);
   if (operand == 1) cursor.advance();
   const int32_t tiles = shared.start.tile_count;
@@ -67,9 +68,9 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
 #pragma unroll
     for (int part = 0; part < C::kParts; ++part) {
       constexpr int kPart = kGranules / C::kParts;
-      const int granule = part * kPart + lane / C::kHalves % kPart;
+      const int granule = part * kPart + lane / C::kLoadHalves % kPart;
       LaneTile t{{info.position[granule], info.page[granule],
-                  lane < kPart * C::kHalves ? info.rows[granule] : 0}};
+                  lane < kPart * C::kLoadHalves ? info.rows[granule] : 0}};
       if (tile < Start::kTiles) t.look_up(params);
       // All thread blocks ask at once: first for what is wanted first.
       if (tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);

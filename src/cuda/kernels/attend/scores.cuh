@@ -13,13 +13,32 @@
 
 namespace pando::cuda {
 
+/// AttendParams::scale_log2 times the scale of fp8 K at a unit's kv head; nothing where all units
+/// have the same.
+template <bool kOwn>
+struct UnitScale {};
+template <>
+struct UnitScale<true> {
+  float scale_log2;
+};
+
 /// A warpgroup's 64 rows. A thread holds rows `lane / 4` and `lane / 4 + 8` of its warp's 16.
 template <class C>
-struct RowState {
+struct RowState : UnitScale<C::kFp8 && !C::kCapped> {
   float o[C::kHeadDim / 2];
   float top[2], sum[2];
   int32_t visible_begin[2], visible_end[2];
 };
+
+/// AttendParams::scale_log2, at the unit's kv head.
+template <class C>
+__device__ __forceinline__ float scale_log2(const AttendParams& params, const RowState<C>& r) {
+  if constexpr (C::kFp8 && !C::kCapped) {
+    return r.scale_log2;
+  } else {
+    return params.scale_log2;
+  }
+}
 
 /// Scores of a thread against N slots: [4 * granule + 2 * i + e] is row lane / 4 + 8 * i.
 template <int N>
@@ -105,15 +124,18 @@ __device__ __forceinline__ float tanh_of(float x) {
 /// A soft cap, before the mask: what scores are scaled by afterwards is the cap. Few scores come
 /// near the cap; the others are spared the special function unit.
 template <class C, int N>
-__device__ __forceinline__ void cap_scores(const AttendParams& params, Scores<N>& s) {
+__device__ __forceinline__ void cap_scores(const AttendParams& params, const SharedPlan<C>& shared,
+                                           int consumer, Scores<N>& s) {
   constexpr int kAtOnce = 8;  // more would take more registers than there are
   if constexpr (C::kCapped) {
+    float into_cap = params.into_cap;
+    if constexpr (C::kFp8) into_cap = shared.fp8.into_cap[consumer];
 #pragma unroll
     for (int first = 0; first < N / 2; first += kAtOnce) {
       float most = 0;
 #pragma unroll
       for (int j = first; j < first + kAtOnce; ++j) {
-        s[j] = __fmul_rn(s[j], params.into_cap);
+        s[j] = __fmul_rn(s[j], into_cap);
         most = fmaxf(most, fabsf(s[j]));
       }
       if (__any_sync(~0u, most >= kTanhNear)) {
@@ -182,7 +204,7 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
       const auto two = [&](int i) {
         if (!in_rows(rows, i)) return 0u;
         const auto sees = [&](int e) {
-          if constexpr (C::kParts > 1) {
+          if constexpr (C::kFewRegisters) {
             const RowSpan visible = shared.visible[consumer][row - tile_row + i * 8];
             return position + e >= visible.begin && position + e < visible.end;
           }
@@ -225,6 +247,7 @@ template <class C, int N>
 __device__ __forceinline__ bool softmax(const AttendParams& params, Scores<N>& s, RowState<C>& r,
                                         float (&alpha)[2]) {
   constexpr float kSlack = 8;
+  const float scale = scale_log2(params, r);
   float tops[2][2], base[2];  // two chains of maxima for each row: one would wait for itself
 #pragma unroll
   for (int e = 0; e < 4; ++e) tops[e / 2][e % 2] = s[e];
@@ -237,7 +260,7 @@ __device__ __forceinline__ bool softmax(const AttendParams& params, Scores<N>& s
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     tops[i][0] = fmaxf(tops[i][0], tops[i][1]);
-    mine |= (tops[i][0] - r.top[i]) * params.scale_log2 > kSlack;
+    mine |= (tops[i][0] - r.top[i]) * scale > kSlack;
   }
   // Rare after the first tiles: the lanes of a row need not even agree on its largest score.
   const bool moved = __any_sync(~0u, mine);
@@ -248,20 +271,19 @@ __device__ __forceinline__ bool softmax(const AttendParams& params, Scores<N>& s
       float top = tops[i][0];
       top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
       top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-      const bool moves = (top - r.top[i]) * params.scale_log2 > kSlack;
+      const bool moves = (top - r.top[i]) * scale > kSlack;
       if (moves) {
         // Not contracted: where top stays, the factor must be exactly 1.
-        alpha[i] =
-            ptx::ex2(__fmul_rn(r.top[i], params.scale_log2) - __fmul_rn(top, params.scale_log2));
+        alpha[i] = ptx::ex2(__fmul_rn(r.top[i], scale) - __fmul_rn(top, scale));
         r.top[i] = top;
         r.sum[i] *= alpha[i];
       }
     }
-    base[i] = r.top[i] == -INFINITY ? 0.0f : __fmul_rn(r.top[i], params.scale_log2);
+    base[i] = r.top[i] == -INFINITY ? 0.0f : __fmul_rn(r.top[i], scale);
   }
 #pragma unroll
   for (int j = 0; j < N / 2; ++j) {
-    s[j] = ptx::ex2(s[j] * params.scale_log2 - base[j / 2 % 2]);
+    s[j] = ptx::ex2(s[j] * scale - base[j / 2 % 2]);
     r.sum[j / 2 % 2] += s[j];
   }
   return moved;

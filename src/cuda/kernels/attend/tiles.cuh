@@ -18,7 +18,7 @@ template <class C>
 __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t block,
                                           int32_t kv_head, bool first_unit, int consumer,
                                           SharedPlan<C>& shared, RowState<C>& r) {
-  if constexpr (C::kParts > 1) consumer = this_thread<C>() / 128 - 1;
+  if constexpr (C::kFewRegisters) consumer = this_thread<C>() / 128 - 1;
   const Start& start = shared.start;
   const Row* const rows = section<Row>(params, start.rows_at);
   const uint32_t thread = this_thread<C>();
@@ -59,15 +59,21 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
     r.top[i] = -INFINITY;
     r.sum[i] = 0;
   }
+  float k_scale = 1;
+  if constexpr (C::kFp8) k_scale = __ldg(&params.k_scale[kv_head * params.k_scale_stride]);
+  if constexpr (C::kFp8 && !C::kCapped) r.scale_log2 = params.scale_log2 * k_scale;
 #pragma unroll
   for (int d = 0; d < C::kHeadDim / 2; ++d) r.o[d] = 0;
   ptx::bar_sync(1 + consumer, 128);  // the scores of the unit before are done
+  if constexpr (C::kFp8 && C::kCapped) {
+    if (threadIdx.x % 128 == 0) shared.fp8.into_cap[consumer] = params.into_cap * k_scale;
+  }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
     if (lane % 4 == 0) {
       shared.q_rows[consumer][row] = q_rows[i];
-      if constexpr (C::kParts > 1) {
+      if constexpr (C::kFewRegisters) {
         shared.visible[consumer][row] = {r.visible_begin[i], r.visible_end[i]};
       }
       if (start.tree_rows_at != 0) {
@@ -175,7 +181,7 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
   mark(Stage::kScores, true);
-  cap_scores<C, N>(params, s);
+  cap_scores<C, N>(params, shared, consumer, s);
   Holes<N> holes =
       mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first, tile_row);
   cursor.template give_back_keys<kShares>(cursor.slot, more());
@@ -202,7 +208,7 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
     if constexpr (kWhole) Turns::pass(consumer);
     ptx::wgmma_wait_group<1>();
     if constexpr (kSteps > 1) first ^= N;
-    cap_scores<C, N>(params, s);
+    cap_scores<C, N>(params, shared, consumer, s);
     holes = mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first,
                               tile_row);
     cursor.template give_back_keys<kShares>(k, more());
