@@ -22,7 +22,8 @@ def build(folder: Path) -> tuple[list[Block], dict[str, Run | list[Planning]]]:
     plots: dict[str, Run | list[Planning]] = {}
     blocks: list[Block] = [Heading(TITLE, 1), Text(_introduction())]
     runs = sorted(records.runs, key=_order)
-    blocks += tables.in_short([run for run in runs if run.kind == "peers"])
+    beside = [run for run in runs if run.kind == "peers"]
+    blocks += tables.in_short(beside) + tables.clear_losses(folder, beside)
     for kind, title in (("peers", "Beside the peers"), ("bench", "With and without sharing")):
         of_kind = [run for run in runs if run.kind == kind]
         if of_kind:
@@ -99,7 +100,7 @@ def _planning(times: list[Planning], plots: dict[str, Run | list[Planning]]) -> 
 
 def _other_files(folder: Path, records: Records) -> list[Block]:
     used = {run.file for run in records.runs} | {t.line.file for t in records.planning}
-    generated = {"index.md", "index.html", "start-project.json"}
+    generated = {"index.md", "index.html", "start-project.json", "losses.json"}
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name not in generated)
     links = [f"[{name}]({name})" for name in names if name not in used]
     if not links:

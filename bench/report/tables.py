@@ -149,6 +149,28 @@ def in_short(runs: list[Run]) -> list[Block]:
     return [Heading("In short"), Text(about), Table(columns, rows, words=True)]
 
 
+def clear_losses(folder: Path, runs: list[Run]) -> list[Block]:
+    """Each shape on which a peer wins by more than 2 %, with what losses.json says of it."""
+    file = folder / "losses.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    rows = []
+    for run in runs:
+        for name, ratio in ratios(run).items():
+            if ratio < 0.98:
+                why = known.get(name, "")
+                rows.append([
+                    Cell(name),
+                    Cell(titled(run)),
+                    Cell(best_peer(run, name).who),
+                    Cell(times_text(ratio), "loss"),
+                    Cell(why or "not explained yet", "" if why else "loss"),
+                ])  # fmt: skip
+    if not rows:
+        return []
+    columns = ["shape", "run", "peer", "ratio", "why"]
+    return [Heading("Where a peer wins by more than 2 %", 3), Table(columns, rows, words=True)]
+
+
 def predictions(run: Run) -> str:
     """How many of the plan's predicted times are within 20 % of the measured ones."""
     mine = [time for time in run.times if time.who == "pando" and time.predicted is not None]

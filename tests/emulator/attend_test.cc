@@ -199,6 +199,16 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_over_whole_and_split_tiles) {
   }
 }
 
+/// A warpgroup that passed over the other's slots does not mistake an old phase for the one it
+/// waits for: units of few tiles, in which whole ones follow split ones.
+TEST_F(EmulatedAttend, whole_tiles_after_split_ones_are_waited_for) {
+  const Case problem = at_head_dim(256, device_case(prefix_shape(70, 128, 8)));
+  const Reference reference(problem);
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    EXPECT_TRUE(reference.check(runner(2, seed).attend(problem, {})).passed()) << "seed " << seed;
+  }
+}
+
 TEST_F(EmulatedAttend, strided_outputs_and_no_lse_are_written_and_nothing_else) {
   for (const int32_t head_dim : kHeadDims) {
     Case problem = device_case(prefix_shape(33, 200, 61));

@@ -93,7 +93,10 @@ bool Grid::run_round() {
   return progress;
 }
 
-void Grid::enqueue(std::function<void()> land) { copies_.push_back({std::move(land), draw(4)}); }
+/// Most land soon, some after many that were issued later.
+void Grid::enqueue(std::function<void()> land) {
+  copies_.push_back({std::move(land), draw(16) == 0 ? draw(200) : draw(4)});
+}
 
 /// Returns whether there were any.
 bool Grid::land_copies() {

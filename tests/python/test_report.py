@@ -134,6 +134,19 @@ def test_losses_by_more_than_two_percent_are_told_apart(tmp_path):
     assert "A peer wins on 2: l3-8, tp8. By more than 2 %: tp8." in text
 
 
+def test_a_clear_loss_is_explained_or_red(tmp_path):
+    for shape in ("tp8", "l3-1"):
+        folder_of(tmp_path, peer("pando", 10, shape=shape), peer("fa3", 9, shape=shape),
+                  name=f"h200-peers-{shape}-2026-11-29.jsonl")  # fmt: skip
+    (tmp_path / "losses.json").write_text('{"tp8": "that is [why](x.md)"}')
+    rows = [line for line in text_of(tmp_path).splitlines() if "| fa3 | 🔴 0.90× |" in line]
+    assert [row.split(" | ")[-1] for row in rows] == [
+        "🔴 not explained yet |",
+        "that is [why](x.md) |",
+    ]
+    assert "losses.json" not in text_of(tmp_path)
+
+
 def test_predictions_are_counted(tmp_path):
     good, bad = {"predicted_us": 12.0}, {"predicted_us": 7.9, "shape": "tp8"}
     text = text_of(folder_of(tmp_path, peer("pando", **good), peer("pando", **bad), peer("fa3")))
