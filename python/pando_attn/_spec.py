@@ -19,6 +19,7 @@ class HeadOptions(HeadsNeeded, total=False):
     """The named arguments of :meth:`Spec.of`, for functions that pass them on."""
 
     dtype: Any
+    kv_dtype: Any
     scale: float | None
     soft_cap: float
     causal: bool

@@ -85,7 +85,7 @@ class ContextParallel:
 
         Args:
             heads: ``q_heads``, ``kv_heads``, ``head_dim``, and where the defaults won't do
-                ``dtype``, ``scale``, ``causal``, ``window`` and ``soft_cap``.
+                ``dtype``, ``scale``, ``causal``, ``window`` and ``soft_cap``; not ``kv_dtype``.
             placement: of :func:`place`; made from the batch when absent.
 
         Returns:
@@ -102,6 +102,10 @@ class ContextParallel:
 
         def make() -> tuple[Spec, Plan]:
             spec = Spec.of(page_tokens, **heads)
+            if spec.kv_code is not None:
+                raise NotImplementedError(
+                    f"kv_dtype: got {spec.kv_dtype}, want that of q: ranks pass no scales on"
+                )
             self._captured = False  # a graph of the plan before is not replayed any more
             return spec, rank_plan(spec, self.head_parts, share, device, threads)
 
