@@ -165,7 +165,7 @@ TEST_F(Fp8Call, scales_without_fp8_are_refused_by_name) {
 }
 
 TEST_F(Fp8Call, a_plan_reads_half_the_bytes) {
-  const PlanHeader& fp8 = c.plan(cpu_profile(1)).header();
+  const PlanHeader fp8 = c.plan(cpu_profile(1)).header();
   const int64_t kv_bytes = fp8.cost.kv_bytes, io_bytes = fp8.cost.io_bytes;
   EXPECT_EQ(fp8.kv_dtype, DType::kE4M3);
   c.spec.kv_dtype = std::nullopt;
