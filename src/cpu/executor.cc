@@ -30,12 +30,11 @@ void attend(const Plan& plan, const AttendArgs& args, CpuExecutor& executor) {
 
 KernelSet best_kernels(DType dtype, DType kv_dtype) {
   KernelSet kernels = vector_kernels(dtype, kv_dtype);
-  if (kv_dtype != dtype) return kernels;
   if (dtype == DType::kBF16 && tiles_available()) {
     kernels.wide = attend_tiles;
     kernels.tiles = true;
   } else if (dtype == DType::kBF16 && dots_available()) {
-    kernels.narrow = attend_few_dots;
+    kernels.narrow = kv_dtype == dtype ? attend_few_dots : attend_few_dots_fp8;
     kernels.wide = attend_dots;
   }
   return kernels;

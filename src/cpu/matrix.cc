@@ -35,7 +35,7 @@ template <class Products>
 TilePrefetch prefetch_after(const Matrix& m, const TokenTile& t, int32_t end) {
   const int32_t tokens = fill_coming(m.u, end, Products::kTile, m.b.next_offsets);
   const auto tokens_of = [&](const std::byte* base) {
-    return TokenPrefetch(base, m.b.next_offsets, tokens, 2, m.head_dim);
+    return TokenPrefetch(base, m.b.next_offsets, tokens, m.u.kv_element_bytes(), m.head_dim);
   };
   const int64_t vector_steps = int64_t{t.last_block - t.first_block} * 8 * (m.row_blocks + 1);
   return {tokens_of(m.u.call->k), tokens_of(m.u.call->v),

@@ -16,6 +16,8 @@ void attend_tiles(const Unit& unit);
 void attend_dots(const Unit& unit);
 /// The same with head_dim in the lanes, for few rows.
 void attend_few_dots(const Unit& unit);
+/// The same of fp8 K and V.
+void attend_few_dots_fp8(const Unit& unit);
 
 /// Configures this thread's tiles for the length of its life, when `active`.
 class MatrixTiles {

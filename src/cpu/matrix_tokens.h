@@ -37,6 +37,11 @@ struct Matrix {
   uint32_t* p_pairs(int32_t row_block) const {
     return b.p_pairs + int64_t{row_block} * kPairStride;
   }
+  /// 32 elements of K or V as bf16 from element `at` on, or the first `count` and zeros.
+  PANDO_AVX512_INLINE __m512i load(const std::byte* tensor, int64_t at, int32_t count) const {
+    return is_fp8() ? load_fp8(tensor + at, count) : load_bf16(tensor + at * 2, count);
+  }
+  bool is_fp8() const { return u.call->kv_dtype == DType::kE4M3; }
   float* o(int32_t row_block) const { return b.o + int64_t{row_block} * dim_steps * 512; }
 };
 
@@ -77,7 +82,7 @@ PANDO_AVX512 inline void pack_queries(const Matrix& m) {
 /// Finds each block of 16 tokens: in its page when it lies there whole, else gathered.
 PANDO_AVX512 inline void open_keys(const Matrix& m, TokenTile& t) {
   const auto* const k = m.u.call->k;
-  const bool whole_pages = m.u.call->page_shift >= 4 && m.head_dim % 32 == 0;
+  const bool whole_pages = m.u.call->page_shift >= 4 && m.head_dim % 32 == 0 && !m.is_fp8();
   for (int32_t block = t.first_block; block < t.last_block; ++block) {
     const int32_t begin = std::max(t.base + block * 16, t.seen.any_begin);
     const int32_t end = std::min(t.base + block * 16 + 16, t.seen.any_end);
@@ -92,7 +97,7 @@ PANDO_AVX512 inline void open_keys(const Matrix& m, TokenTile& t) {
       const int32_t token = t.base + block * 16 + i;
       for (int32_t d = 0; d < m.padded_dim(); d += 32) {
         const __m512i row = token >= begin && token < end
-                                ? load_bf16(k + (offsets[token - begin] + d) * 2, m.head_dim - d)
+                                ? m.load(k, offsets[token - begin] + d, m.head_dim - d)
                                 : _mm512_setzero_si512();
         _mm512_store_si512(to + i * m.padded_dim() + d, row);
       }
@@ -107,7 +112,7 @@ PANDO_AVX512 inline void open_keys(const Matrix& m, TokenTile& t) {
 PANDO_AVX512_INLINE __m512i value_chunk(const Matrix& m, TokenTile& t, int32_t token, int32_t d) {
   if (token < t.seen.any_begin || token >= t.seen.any_end) return _mm512_setzero_si512();
   const int64_t at = m.b.offsets[token - t.seen.any_begin] + d;
-  const __m512i row = load_bf16(m.u.call->v + at * 2, m.head_dim - d);
+  const __m512i row = m.load(m.u.call->v, at, m.head_dim - d);
   if (token >= t.seen.full_begin && token < t.seen.full_end) return row;
   const __mmask32 finite = finite_bf16(row);
   t.reads_stale |= finite != 0xffffffffu;
@@ -130,10 +135,8 @@ PANDO_AVX512 inline void open_values(const Matrix& m, TokenTile& t, TilePrefetch
     coming.step();
     if (m.head_dim % 32 == 0 && token >= t.seen.full_begin && token + 1 < t.seen.full_end) {
       const int64_t* const at = m.b.offsets + (token - t.seen.any_begin);
-      const std::byte* const even = v + at[0] * 2;
-      const std::byte* const odd = v + at[1] * 2;
       for (int32_t d = 0; d < m.head_dim; d += 32) {
-        store_pairs(_mm512_loadu_si512(even + d * 2), _mm512_loadu_si512(odd + d * 2), to + d);
+        store_pairs(m.load(v, at[0] + d, 32), m.load(v, at[1] + d, 32), to + d);
       }
       continue;
     }
@@ -149,7 +152,6 @@ PANDO_AVX512 inline void add_stale(const Matrix& m, const TokenTile& t, int32_t 
   for (int32_t token = t.seen.any_begin; token < t.seen.any_end; ++token) {
     if (token >= t.seen.full_begin && token < t.seen.full_end) continue;
     const int64_t at = m.b.offsets[token - t.seen.any_begin];
-    const auto* const v = reinterpret_cast<const uint16_t*>(m.u.call->v) + at;
     const int32_t i = token - t.base;
     for (int32_t r = 0; r < 16; ++r) {
       const int32_t row = row_block * 16 + r;
@@ -157,7 +159,7 @@ PANDO_AVX512 inline void add_stale(const Matrix& m, const TokenTile& t, int32_t 
       const uint32_t pair = p_pairs[i / 32 * 256 + r * 16 + i % 32 / 2];
       const float p = bf16_to_float(static_cast<uint16_t>(i % 2 == 0 ? pair : pair >> 16));
       for (int32_t d = 0; d < m.head_dim; ++d) {
-        const float value = bf16_to_float(v[d]);
+        const float value = load_element(m.u.call->v, at + d, m.u.call->kv_dtype);
         if (std::isfinite(value)) continue;
         const int32_t in = d % 8 / 4;                   // which half of the interleaving
         const int32_t column = d % 32 / 8 * 4 + d % 4;  // and where in it

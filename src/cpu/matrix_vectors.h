@@ -24,6 +24,47 @@ PANDO_AVX512_INLINE __m512i load_bf16(const std::byte* from, int32_t count) {
   return _mm512_maskz_loadu_epi16((__mmask32{1} << count) - 1, from);
 }
 
+/// bf16 of the codes of fp8 without a sign.
+struct Fp8Table {
+  alignas(64) uint16_t bits[128];
+
+  constexpr Fp8Table() : bits{} {
+    for (int code = 0; code < 128; ++code) bits[code] = of(code);
+  }
+
+ private:
+  static constexpr uint16_t of(int code) {
+    const int mantissa = code & 7;
+    if (code == 0x7f) return 0x7fc0;  // NaN
+    if (code >= 8) return static_cast<uint16_t>((code << 4) + (120 << 7));
+    if (mantissa == 0) return 0;
+    const int top = mantissa >= 4 ? 2 : mantissa >= 2 ? 1 : 0;  // its leading one
+    return static_cast<uint16_t>((118 + top) << 7 | (mantissa << (7 - top) & 0x7f));
+  }
+};
+inline constexpr Fp8Table kFp8Table;
+
+/// 32 fp8 as bf16, exactly.
+PANDO_AVX512_INLINE __m512i bf16_of_fp8(__m256i codes) {
+  const __m512i wide = _mm512_cvtepu8_epi16(codes);
+  const uint16_t* const table = kFp8Table.bits;
+  // Six bits of an index choose among 64 entries.
+  const __m512i low =
+      _mm512_permutex2var_epi16(_mm512_load_si512(table), wide, _mm512_load_si512(table + 32));
+  const __m512i high =
+      _mm512_permutex2var_epi16(_mm512_load_si512(table + 64), wide, _mm512_load_si512(table + 96));
+  const __mmask32 is_high = _mm512_test_epi16_mask(wide, _mm512_set1_epi16(0x40));
+  const __m512i sign = _mm512_slli_epi16(_mm512_and_si512(wide, _mm512_set1_epi16(0x80)), 8);
+  return _mm512_or_si512(_mm512_mask_mov_epi16(low, is_high, high), sign);
+}
+
+/// 32 bf16 of fp8 at `from`, or the first `count` and zeros.
+PANDO_AVX512_INLINE __m512i load_fp8(const std::byte* from, int32_t count) {
+  const auto* const codes = reinterpret_cast<const __m256i*>(from);
+  if (count >= 32) return bf16_of_fp8(_mm256_loadu_si256(codes));
+  return bf16_of_fp8(_mm256_maskz_loadu_epi8((__mmask32{1} << count) - 1, codes));
+}
+
 /// Elements that are neither NaN nor infinite.
 PANDO_AVX512_INLINE __mmask32 finite_bf16(__m512i values) {
   const __m512i exponent = _mm512_set1_epi16(0x7f80);

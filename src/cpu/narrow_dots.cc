@@ -79,9 +79,27 @@ struct DotProducts : ElementBF16 {
   static HWY_INLINE void store_chunk(VF a, VF b, float* to) { store_natural(a.raw, b.raw, to); }
 };
 
+/// The same of fp8 K and V, converted where they are read.
+struct Fp8DotProducts : DotProducts {
+  using T = ElementE4M3::T;
+  static constexpr T kUnseen[256] = {};
+
+  static HWY_INLINE Chunk load_keys(const T* from) { return load_keys_tail(from, 32); }
+  static HWY_INLINE Chunk load_keys_tail(const T* from, int32_t count) {
+    return load_fp8(reinterpret_cast<const std::byte*>(from), count);
+  }
+  static HWY_INLINE Values load_values(const T* first, const T* last) {
+    return interleave(load_keys(first), load_keys(last));
+  }
+  static HWY_INLINE Values load_values_tail(const T* first, const T* last, int32_t count) {
+    return interleave(load_keys_tail(first, count), load_keys_tail(last, count));
+  }
+};
+
 }  // namespace
 
 void attend_few_dots(const Unit& unit) { attend_narrow<DotProducts>(unit); }
+void attend_few_dots_fp8(const Unit& unit) { attend_narrow<Fp8DotProducts>(unit); }
 
 }  // namespace pando::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -95,6 +113,13 @@ void attend_few_dots(const Unit& unit) {
   N_AVX3::attend_few_dots(unit);
 #else
   fail(ErrorCode::kUnsupported, "attend_few_dots: this processor has no bf16 dot products");
+#endif
+}
+void attend_few_dots_fp8(const Unit& unit) {
+#if HWY_ARCH_X86
+  N_AVX3::attend_few_dots_fp8(unit);
+#else
+  fail(ErrorCode::kUnsupported, "attend_few_dots_fp8: this processor has no bf16 dot products");
 #endif
 }
 

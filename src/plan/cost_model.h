@@ -14,10 +14,11 @@ inline int64_t token_head_bytes(const AttentionSpec& spec) {
   return 2 * int64_t{spec.head_dim} * dtype_bytes(spec.kv_dtype_or_default());
 }
 
-/// Whose rates in a profile count. On the CPU fp8 KV takes the vector kernels, which convert to
-/// fp32 as those of fp16 do.
+/// Whose rates in a profile count. On the CPU the kernels of fp32 convert fp8 KV as those of fp16
+/// do.
 inline DType rates_dtype(const AttentionSpec& spec, Backend backend) {
-  const bool converts = backend == Backend::kCpu && spec.kv_dtype_or_default() == DType::kE4M3;
+  const bool converts = backend == Backend::kCpu && spec.dtype == DType::kF32 &&
+                        spec.kv_dtype_or_default() == DType::kE4M3;
   return converts ? DType::kF16 : spec.dtype;
 }
 

@@ -1,4 +1,4 @@
-// fp8 KV in every vector kernel on every vector target.
+// fp8 KV in every kernel on every vector target.
 #include <bit>
 #include <cmath>
 #include <vector>
@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
+
+#include "cpu/matrix_vectors.h"
 #endif
 
 namespace pando::testing {
@@ -22,20 +24,11 @@ AttentionSpec fp8_spec(DType dtype, int32_t q_heads, int32_t kv_heads, int32_t h
   return spec;
 }
 
-/// Those of the vector kernels: the others have no fp8.
-std::vector<Target> vector_targets() {
-  std::vector<Target> all = targets();
-  std::erase_if(all,
-                [](const Target& t) { return t.path != Path::kNarrow && t.path != Path::kWide; });
-  return all;
-}
-
 class Fp8 : public Kernels {
  protected:
   Output run(const AttendCase& c, const PlanOptions& options = {}, int workers = 1) {
     ThreadPool pool(workers);
-    return c.run(c.plan(profile(workers), options), vector_kernels(c.spec.dtype, DType::kE4M3),
-                 pool);
+    return c.run(c.plan(profile(workers), options), kernels(c.spec.dtype, true), pool);
   }
 };
 
@@ -61,10 +54,18 @@ TEST_P(Fp8, also_where_subnormal_numbers_are_taken_for_0) {
   expect_all_codes();
   _mm_setcsr(mode);
 }
+
+TEST(Fp8Table, has_every_code_exactly) {
+  for (int code = 0; code < 128; ++code) {
+    const float want = e4m3_to_float(static_cast<uint8_t>(code));
+    const float got = bf16_to_float(kFp8Table.bits[code]);
+    EXPECT_TRUE(got == want || (std::isnan(got) && std::isnan(want))) << code << ": " << got;
+  }
+}
 #endif
 
 TEST_P(Fp8, is_right_for_all_head_dims_and_groups) {
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+  for (const DType dtype : dtypes()) {
     for (const int32_t head_dim : {8, 40, 64, 136, 256}) {
       expect_correct(AttendCase(fp8_spec(dtype, 6, 3, head_dim), 16,
                                 {{1, 200, 8}, {5, 159, 8}, {40, 150, 8}, {3, 1}}));
@@ -119,7 +120,7 @@ TEST_P(Fp8, unseen_nan_changes_no_bit_and_seen_nan_shows) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Targets, Fp8, ::testing::ValuesIn(vector_targets()),
+INSTANTIATE_TEST_SUITE_P(Targets, Fp8, ::testing::ValuesIn(targets()),
                          [](const auto& info) { return info.param.name; });
 
 class Fp8Call : public ::testing::Test {
@@ -164,7 +165,7 @@ TEST_F(Fp8Call, scales_without_fp8_are_refused_by_name) {
 }
 
 TEST_F(Fp8Call, a_plan_reads_half_the_bytes) {
-  const PlanHeader& fp8 = c.plan(cpu_profile(1)).header();
+  const PlanHeader fp8 = c.plan(cpu_profile(1)).header();
   const int64_t kv_bytes = fp8.cost.kv_bytes, io_bytes = fp8.cost.io_bytes;
   EXPECT_EQ(fp8.kv_dtype, DType::kE4M3);
   c.spec.kv_dtype = std::nullopt;

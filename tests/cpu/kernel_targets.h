@@ -56,14 +56,16 @@ class Kernels : public ::testing::TestWithParam<Target> {
     }
     return {DType::kF32, DType::kBF16, DType::kF16};
   }
-  KernelSet kernels(DType dtype) const {
-    KernelSet set = vector_kernels(dtype, dtype);
+  KernelSet kernels(DType dtype, bool fp8 = false) const {
+    KernelSet set = vector_kernels(dtype, fp8 ? DType::kE4M3 : dtype);
     if (GetParam().path == Path::kTiles) {
       set.wide = attend_tiles;
       set.tiles = true;
     }
     if (GetParam().path == Path::kDots) set.wide = attend_dots;
-    if (GetParam().path == Path::kFewDots) set.narrow = attend_few_dots;
+    if (GetParam().path == Path::kFewDots) {
+      set.narrow = fp8 ? attend_few_dots_fp8 : attend_few_dots;
+    }
     return set;
   }
   DeviceProfile profile(int workers = 1) const {
@@ -73,7 +75,7 @@ class Kernels : public ::testing::TestWithParam<Target> {
   void expect_correct(const AttendCase& c, const PlanOptions& options = {}, int workers = 1) {
     ThreadPool pool(workers);
     const bool fp8 = c.spec.kv_dtype_or_default() == DType::kE4M3;
-    const KernelSet set = fp8 ? vector_kernels(c.spec.dtype, DType::kE4M3) : kernels(c.spec.dtype);
+    const KernelSet set = kernels(c.spec.dtype, fp8);
     const Output output = c.run(c.plan(profile(workers), options), set, pool);
     const CheckResult result = c.check(output);
     EXPECT_TRUE(result.passed()) << fmt::format(
