@@ -9,10 +9,11 @@
 namespace pando::cuda {
 namespace {
 
-/// Where a run of `tokens` may start, so that most of its boxes are whole.
-int32_t run_alignment(int32_t tokens) {
-  if (tokens > 16) return kHalfTokens;
-  return tokens > kGranule ? 2 * kGranule : kGranule;
+/// Where a run of `tokens` may start, so that most of its boxes are whole: a long one with a half,
+/// a shorter one where a page may, and one that has no whole box next to the run before it.
+int32_t run_alignment(int32_t tokens, int32_t page_tokens) {
+  if (tokens >= kHalfTokens) return kHalfTokens;
+  return tokens >= page_tokens ? std::max(page_tokens, kGranule) : kGranule;
 }
 
 }  // namespace
@@ -121,7 +122,7 @@ void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& l
   const VisibleRange all =
       find_seen(p, run, first + row_begin, first + row_end, {run.token_begin, run.token_end});
   const auto add = [&](int32_t begin, int32_t end) {
-    slot = round_up(slot, run_alignment(end - begin));
+    slot = round_up(slot, run_alignment(end - begin, p.forest.page_tokens()));
     append_all(p, list, stream,
                {.slot_begin = static_cast<int32_t>(slot),
                 .token_begin = begin,

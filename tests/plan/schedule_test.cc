@@ -108,6 +108,19 @@ TEST(Schedule, tokens_that_all_rows_of_a_sequence_see_need_no_mask) {
   }
 }
 
+/// Short runs lie side by side in a tile, where no box of them is whole anyhow.
+TEST(Schedule, short_runs_leave_no_slots_between_them) {
+  std::vector<std::vector<int32_t>> pages(16);
+  for (int32_t i = 0; i < 16; ++i) pages[i] = {i};
+  OwnedBatch batch = OwnedBatch::of(std::move(pages), 64);
+  for (int32_t& tokens : batch.kv_len) tokens = 32;
+  const Plan p = h100_plan(batch, spec_of(8, 2));
+  EXPECT_EQ(plan_problem(batch.view(), spec_of(8, 2), p), "");
+  cuda::ScheduleHeader header;
+  std::memcpy(&header, p.schedule().data(), sizeof(header));
+  EXPECT_EQ(header.halves, 16 * 32 / cuda::kHalfTokens);
+}
+
 /// Thread blocks that read the same part of a prefix which L2 can't hold run side by side.
 TEST(Schedule, lists_on_a_long_prefix_are_cut_alike) {
   OwnedBatch batch = shared_prefix(64, 65536 / 16, 16);
