@@ -46,10 +46,6 @@ def _forms(library: Library, problem: Problem, contiguous: str) -> list[Config]:
     return forms + [{"form": "paged", "page_tokens": page} for page in pages]
 
 
-def _ints(x: np.ndarray, problem: Problem) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(x, np.int32)).to(problem.device)
-
-
 class FlashPlain(Peer):
     """``whole``: contiguous copies of whole contexts; ``paged``: shared pages are one page, which
     the L2 cache may give again."""
@@ -77,8 +73,8 @@ class FlashPlain(Peer):
         table, kv_len = None, None
         if config["form"] == "paged":
             paged = problem.paged(config["page_tokens"])
-            k, v, table = paged.k, paged.v, _ints(paged.table, problem)
-            kv_len = _ints(problem.kv_len, problem)
+            k, v, table = paged.k, paged.v, problem.ints(paged.table)
+            kv_len = problem.ints(problem.kv_len)
         else:
             k, v = problem.whole.k, problem.whole.v
         causal = shape.q_len > 1
@@ -143,6 +139,6 @@ class FlashLevels(Peer):
         pool, tables = problem.level_pages(config["page_tokens"])
         lengths = [np.full(level.nodes, level.tokens) for level in problem.levels]
         return [
-            (pool.k, pool.v, _ints(table, problem), _ints(length, problem))
+            (pool.k, pool.v, problem.ints(table), problem.ints(length))
             for table, length in zip(tables, lengths)
         ]

@@ -24,17 +24,13 @@ def _library() -> Any:
     return require_module("flashinfer-python", "flashinfer")
 
 
-def _ints(x: Any, problem: Problem) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(x, np.int32)).to(problem.device)
-
-
 def _table(
     problem: Problem, widths: np.ndarray, ids: np.ndarray, tokens: np.ndarray, page_tokens: int
 ) -> tuple[torch.Tensor, ...]:
     """indptr, page ids and tokens of the last pages, of rows of so many pages and tokens."""
     last = tokens - (widths - 1) * page_tokens
     made = (np.append(0, np.cumsum(widths)), ids, last)
-    return tuple(_ints(x, problem) for x in made)
+    return tuple(problem.ints(x) for x in made)
 
 
 class _FlashInfer(Peer):
@@ -83,7 +79,7 @@ class FlashInferDecode(_FlashInfer):
             wrapper = library.BatchPrefillWithPagedKVCacheWrapper(
                 _workspace(problem.device), "NHD", backend=config["backend"]
             )
-            q_indptr = _ints(problem.q_indptr, problem)
+            q_indptr = problem.ints(problem.q_indptr)
             self._timed(
                 problem.device,
                 lambda: wrapper.plan(q_indptr, *tables, *heads, causal=True, **types),
@@ -128,7 +124,7 @@ class FlashInferCascade(_FlashInfer):
             one._backend = config["backend"]
         rows = len(problem.q)
         q_indptr = [
-            _ints(np.arange(level.nodes + 1) * (rows // level.nodes), problem) for level in levels
+            problem.ints(np.arange(level.nodes + 1) * (rows // level.nodes)) for level in levels
         ]
         parts = [
             _table(

@@ -48,12 +48,7 @@ class Flex(Peer):
 
             return whole
         q = problem.q.transpose(0, 1)[None]
-        k, v = (
-            torch.cat([getattr(level, name).flatten(0, 1) for level in problem.levels])
-            .transpose(0, 1)
-            .contiguous()[None]
-            for name in "kv"
-        )
+        k, v = (x.transpose(0, 1).contiguous()[None] for x in problem.packed())
         mask = _under_own_nodes(problem)
 
         def call() -> torch.Tensor:

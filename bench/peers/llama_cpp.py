@@ -107,10 +107,7 @@ class _Call:
         streams = 1 if unified else shape.batch
         rows, heads, d = shape.batch // streams, shape.kv_heads, shape.head_dim
         if unified:
-            k, v = (
-                torch.cat([getattr(level, x).flatten(0, 1) for level in problem.levels])
-                for x in "kv"
-            )
+            k, v = problem.packed()
         else:
             k, v = problem.whole.k, problem.whole.v
         tokens = k.numel() // (streams * heads * d)

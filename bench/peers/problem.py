@@ -109,6 +109,19 @@ class Problem:
         """Which a peer that takes page tables tries."""
         return (self.shape.page_tokens,) if self.shape.page_tokens else (64, 16)
 
+    def ints(self, x: Any) -> torch.Tensor:
+        """Integers as peers take them: int32, on the device."""
+        return torch.from_numpy(np.ascontiguousarray(x, np.int32)).to(self.device)
+
+    def packed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V of all levels one after another, each shared token once, ``[tokens, kv_heads,
+        head_dim]``; copies."""
+        k, v = (
+            torch.cat([getattr(level, name).flatten(0, 1) for level in self.levels])
+            for name in "kv"
+        )
+        return k, v
+
     @functools.cached_property
     def q_indptr(self) -> np.ndarray:
         return np.arange(self.shape.batch + 1, dtype=np.int32) * np.int32(self.shape.q_len)

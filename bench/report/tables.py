@@ -12,6 +12,7 @@ from .records import Planning, Records, Run, Time
 from .shapes import described, heads, shares
 
 OWN = ("pando", "pando-unshared", "pando-invariant")
+CLEAR = 0.02  #: a part of Pando's time by which a peer wins clearly
 
 
 def us(value: float | None) -> str:
@@ -42,6 +43,16 @@ def ratios(run: Run) -> dict[str, float]:
         if mine and best:
             made[shape] = best.median / mine.median
     return made
+
+
+def lost_on(by_shape: dict[str, float], by: float = 0.0) -> list[str]:
+    """Shapes on which a peer wins, by more than such a part of Pando's time."""
+    return [name for name, ratio in by_shape.items() if ratio < 1 - by]
+
+
+def of_kind(run: Run, by_shape: dict[str, float], sharing: bool) -> list[float]:
+    """Ratios of the shapes that share tokens, or of those that share none."""
+    return [ratio for name, ratio in by_shape.items() if shares(run, name) == sharing]
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -106,18 +117,17 @@ def summary(run: Run) -> str:
         return "Nothing was measured beside a peer in this run."
     parts = []
     for sharing, word in ((True, "shared"), (False, "unshared")):
-        some = [ratio for name, ratio in all_ratios.items() if shares(run, name) == sharing]
+        some = of_kind(run, all_ratios, sharing)
         if some:
             parts.append(
                 f"{geometric_mean(some):.2f}× the best peer on {len(some)} {word} shapes"
                 f" (geometric mean; least {times_text(min(some))})"
             )
-    losses = [name for name, ratio in all_ratios.items() if ratio < 1]
-    lost = f"A peer wins on {len(losses)}: {', '.join(losses)}." if losses else "No peer wins."
-    clear = [name for name in losses if all_ratios[name] < 0.98]
+    losses, clear = lost_on(all_ratios), lost_on(all_ratios, CLEAR)
+    told = f"A peer wins on {len(losses)}: {', '.join(losses)}." if losses else "No peer wins."
     if losses:
-        lost += f" By more than 2 %: {', '.join(clear)}." if clear else " By more than 2 %: none."
-    return f"Pando is {', and '.join(parts)}. {lost} {predictions(run)}".rstrip()
+        told += f" By more than 2 %: {', '.join(clear)}." if clear else " By more than 2 %: none."
+    return f"Pando is {', and '.join(parts)}. {told} {predictions(run)}".rstrip()
 
 
 def in_short(runs: list[Run]) -> list[Block]:
@@ -129,18 +139,17 @@ def in_short(runs: list[Run]) -> list[Block]:
         by_shape = ratios(run)
         if not by_shape:
             continue
-        lost = [name for name, ratio in by_shape.items() if ratio < 1]
-        clear = [name for name in lost if by_shape[name] < 0.98]
+        losses, clear = lost_on(by_shape), lost_on(by_shape, CLEAR)
         means = []
         for sharing in (True, False):
-            some = [ratio for name, ratio in by_shape.items() if shares(run, name) == sharing]
+            some = of_kind(run, by_shape, sharing)
             means.append(f"{times_text(geometric_mean(some))} on {len(some)}" if some else "–")
         day = (run.values("date") or [""])[-1][:10]
         rows.append([
             Cell(f"[{titled(run)}](#{at}), {day}"),
             *map(Cell, means),
-            Cell(times_text(min(by_shape.values())), "loss" if lost else ""),
-            Cell(_few(lost, 8) or "none", "loss" if lost else ""),
+            Cell(times_text(min(by_shape.values())), "loss" if losses else ""),
+            Cell(_few(losses, 8) or "none", "loss" if losses else ""),
             Cell(_few(clear, 8) or "none", "loss" if clear else ""),
         ])  # fmt: skip
     if not rows:
@@ -155,16 +164,16 @@ def clear_losses(folder: Path, runs: list[Run]) -> list[Block]:
     known = json.loads(file.read_text()) if file.exists() else {}
     rows = []
     for run in runs:
-        for name, ratio in ratios(run).items():
-            if ratio < 0.98:
-                why = known.get(name, "")
-                rows.append([
-                    Cell(name),
-                    Cell(titled(run)),
-                    Cell(best_peer(run, name).who),
-                    Cell(times_text(ratio), "loss"),
-                    Cell(why or "not explained yet", "" if why else "loss"),
-                ])  # fmt: skip
+        by_shape = ratios(run)
+        for name in lost_on(by_shape, CLEAR):
+            why = known.get(name, "")
+            rows.append([
+                Cell(name),
+                Cell(titled(run)),
+                Cell(best_peer(run, name).who),
+                Cell(times_text(by_shape[name]), "loss"),
+                Cell(why or "not explained yet", "" if why else "loss"),
+            ])  # fmt: skip
     if not rows:
         return []
     columns = ["shape", "run", "peer", "ratio", "why"]

@@ -40,8 +40,7 @@ def of_block_table(
     size = _page_tokens(page_tokens)
     kv_len = _lengths("seq_lens", seq_lens)
     q_indptr = _indptr("query_start_loc", query_start_loc, kv_len.size)
-    if not hasattr(block_table, "shape"):
-        block_table = arguments.host_ints("block_table", block_table, ndim=2)
+    block_table = _table("block_table", block_table)
     if len(block_table.shape) != 2:
         raise ValueError(f"block_table: got {len(block_table.shape)} dimensions, want 2")
     rows, width = block_table.shape
@@ -52,8 +51,7 @@ def of_block_table(
             f"sequences of up to {kv_len.max(initial=0)} tokens"
         )
     ids = _ints("block_table", block_table[: kv_len.size, :used], ndim=2)
-    page_indptr = np.arange(kv_len.size + 1, dtype=np.int32) * np.int32(used)
-    return PageTables(q_indptr, kv_len, page_indptr, ids.reshape(-1))
+    return PageTables(q_indptr, kv_len, _even_indptr(kv_len.size, used), ids.reshape(-1))
 
 
 def of_page_indices(
@@ -80,8 +78,7 @@ def of_page_indices(
     size = _page_tokens(page_tokens)
     last = _ints("kv_last_page_len", kv_last_page_len)
     indptr = _indptr("kv_page_indptr", kv_page_indptr, last.size)
-    rows = np.arange(last.size + 1, dtype=np.int32)
-    q_indptr = rows if qo_indptr is None else _indptr("qo_indptr", qo_indptr, last.size)
+    q_indptr = _row_indptr(qo_indptr, last.size)
     pages = np.diff(indptr)
     wrong = (pages > 0) & ((last < 1) | (last > size))
     if wrong.any():
@@ -120,10 +117,8 @@ def of_token_slots(
     """
     size = _page_tokens(page_tokens)
     kv_len = _lengths("seq_lens", seq_lens)
-    rows = np.arange(kv_len.size + 1, dtype=np.int32)
-    q_indptr = rows if qo_indptr is None else _indptr("qo_indptr", qo_indptr, kv_len.size)
-    if not hasattr(req_to_token, "shape"):
-        req_to_token = arguments.host_ints("req_to_token", req_to_token, ndim=2)
+    q_indptr = _row_indptr(qo_indptr, kv_len.size)
+    req_to_token = _table("req_to_token", req_to_token)
     longest = int(kv_len.max(initial=0))
     if len(req_to_token.shape) != 2 or req_to_token.shape[1] < longest:
         raise ValueError(
@@ -147,7 +142,7 @@ def of_token_slots(
             f"req_to_token: got slot {slots[b, i]} at position {i * size} of sequence {b}, want "
             f"the first slot of a page of {size} tokens"
         )
-    page_indptr = np.arange(kv_len.size + 1, dtype=np.int32) * np.int32(slots.shape[1])
+    page_indptr = _even_indptr(kv_len.size, slots.shape[1])
     return PageTables(q_indptr, kv_len, page_indptr, np.where(held, slots // size, 0).reshape(-1))
 
 
@@ -162,11 +157,27 @@ def _ints(name: str, x: Any, ndim: int = 1) -> np.ndarray:
     return arguments.host_ints(name, _arrays.copied_to_host(x), ndim)
 
 
+def _table(name: str, x: Any) -> Any:
+    """Lists as an array; a tensor as it is, wherever it is."""
+    return x if hasattr(x, "shape") else arguments.host_ints(name, x, ndim=2)
+
+
 def _lengths(name: str, x: Any) -> np.ndarray:
     lengths = _ints(name, x)
     if lengths.min(initial=0) < 0:
         raise ValueError(f"{name}: got {lengths.min()}, want 0 or more")
     return lengths
+
+
+def _even_indptr(count: int, each: int) -> np.ndarray:
+    return np.arange(count + 1, dtype=np.int32) * np.int32(each)
+
+
+def _row_indptr(qo_indptr: Any, count: int) -> np.ndarray:
+    """Of decode, when it is None: each sequence has one row."""
+    if qo_indptr is None:
+        return _even_indptr(count, 1)
+    return _indptr("qo_indptr", qo_indptr, count)
 
 
 def _indptr(name: str, x: Any, count: int) -> np.ndarray:

@@ -3,6 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include "pando/error.h"
@@ -19,6 +23,14 @@ template <typename... Args>
 void require(bool ok, fmt::format_string<Args...> text, Args&&... args) {
   if (!ok) [[unlikely]] {
     fail(ErrorCode::kInvalidArgument, text, std::forward<Args>(args)...);
+  }
+}
+
+/// Throws kInvalidArgument unless all are finite and positive.
+inline void require_positive(std::string_view argument, std::span<const float> values) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    require(values[i] > 0 && std::isfinite(values[i]),
+            "{}[{}]: got {}, want a finite positive number", argument, i, values[i]);
   }
 }
 

@@ -70,6 +70,11 @@ inline uint8_t float_to_e4m3(float value) {
   return sign | static_cast<uint8_t>((rounded >> 20) - (120 << 3));
 }
 
+/// What q and out may be; fp8 is for k and v alone.
+constexpr bool is_query_dtype(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
+}
+
 /// Element `index` of an array of `dtype`.
 inline float load_element(const void* data, int64_t index, DType dtype) {
   switch (dtype) {

@@ -23,8 +23,7 @@ void check_layout(const char* argument, const void* data, const KvLayout& kv) {
 }
 
 void check_source(const void* from, DType dtype, const KvLayout& layout, size_t scales) {
-  require(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16,
-          "dtype: got {}, want fp32, bf16 or fp16", dtype_name(dtype));
+  require(is_query_dtype(dtype), "dtype: got {}, want fp32, bf16 or fp16", dtype_name(dtype));
   check_layout("from", from, layout);
   require(scales == 1 || scales == static_cast<size_t>(layout.kv_heads),
           "scales: got {}, want 1, or {} for as many kv heads", scales, layout.kv_heads);
@@ -68,10 +67,7 @@ QuantizeError quantize_fp8(const void* from, DType dtype, const KvLayout& layout
           "to_layout: got {} pages of {} tokens x {} heads x {}, want {} x {} x {} x {}, as layout",
           to_layout.num_pages, to_layout.page_tokens, to_layout.kv_heads, to_layout.head_dim,
           layout.num_pages, layout.page_tokens, layout.kv_heads, layout.head_dim);
-  for (size_t i = 0; i < scales.size(); ++i) {
-    require(scales[i] > 0 && std::isfinite(scales[i]),
-            "scales[{}]: got {}, want a finite positive number", i, scales[i]);
-  }
+  require_positive("scales", scales);
   auto* const bytes = static_cast<uint8_t*>(to);
   QuantizeError error;
   double squares = 0, element_squares = 0;

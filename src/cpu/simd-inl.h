@@ -200,8 +200,28 @@ struct ElementBF16 {
   }
 };
 
-struct ElementF16 {
-  using T = uint16_t;
+/// What follows from E::widen, fp32 of as many elements as a vector has lanes, in their order.
+template <class E, class Stored>
+struct WidenedElement {
+  using T = Stored;
+
+  static HWY_INLINE void load_chunk(const T* from, VF& a, VF& b) {
+    a = E::widen(DF(), from);
+    b = E::widen(DF(), from + kLanes);
+  }
+  static HWY_INLINE void load_tail(const T* from, int32_t count, VF& a, VF& b) {
+    const TailBuffer<T> buffer(from, count);
+    load_chunk(buffer.values, a, b);
+  }
+  static HWY_INLINE void store_chunk(VF a, VF b, float* to) { ElementF32::store_chunk(a, b, to); }
+  static HWY_INLINE void load_row(const T* from, int32_t count, float* to) {
+    int32_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) hn::StoreU(E::widen(DF(), from + i), DF(), to + i);
+    if (i < count) hn::StoreU(E::widen(DF8(), from + i), DF8(), to + i);
+  }
+};
+
+struct ElementF16 : WidenedElement<ElementF16, uint16_t> {
   static constexpr DType kDType = DType::kF16;
 
   template <class D>
@@ -222,20 +242,6 @@ struct ElementF16 {
     return hn::PromoteTo(d, hn::BitCast(df16, hn::LoadU(d16, from)));
 #endif
   }
-  static HWY_INLINE void load_chunk(const T* from, VF& a, VF& b) {
-    a = widen(DF(), from);
-    b = widen(DF(), from + kLanes);
-  }
-  static HWY_INLINE void load_tail(const T* from, int32_t count, VF& a, VF& b) {
-    const TailBuffer<T> buffer(from, count);
-    load_chunk(buffer.values, a, b);
-  }
-  static HWY_INLINE void store_chunk(VF a, VF b, float* to) { ElementF32::store_chunk(a, b, to); }
-  static HWY_INLINE void load_row(const T* from, int32_t count, float* to) {
-    int32_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) hn::StoreU(widen(DF(), from + i), DF(), to + i);
-    if (i < count) hn::StoreU(widen(DF8(), from + i), DF8(), to + i);
-  }
   static HWY_INLINE void store_row(const float* from, int32_t count, T* to) {
 #if PANDO_EMULATES_F16
     for (int32_t i = 0; i < count; ++i) to[i] = float_to_f16(from[i]);
@@ -253,8 +259,7 @@ struct ElementF16 {
 
 /// Of K and V alone. No step of the conversion has a subnormal number, which the processor may be
 /// told to take for 0.
-struct ElementE4M3 {
-  using T = uint8_t;
+struct ElementE4M3 : WidenedElement<ElementE4M3, uint8_t> {
   static constexpr DType kDType = DType::kE4M3;
 
   template <class D>
@@ -274,20 +279,6 @@ struct ElementE4M3 {
     const auto is_nan = hn::RebindMask(d, hn::Eq(magnitude, hn::Set(du, 0x7fu)));
     const auto nan = hn::BitCast(d, hn::Set(du, 0x7fc00000u));
     return hn::Or(hn::IfThenElse(is_nan, nan, value), hn::BitCast(d, sign));
-  }
-  static HWY_INLINE void load_chunk(const T* from, VF& a, VF& b) {
-    a = widen(DF(), from);
-    b = widen(DF(), from + kLanes);
-  }
-  static HWY_INLINE void load_tail(const T* from, int32_t count, VF& a, VF& b) {
-    const TailBuffer<T> buffer(from, count);
-    load_chunk(buffer.values, a, b);
-  }
-  static HWY_INLINE void store_chunk(VF a, VF b, float* to) { ElementF32::store_chunk(a, b, to); }
-  static HWY_INLINE void load_row(const T* from, int32_t count, float* to) {
-    int32_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) hn::StoreU(widen(DF(), from + i), DF(), to + i);
-    if (i < count) hn::StoreU(widen(DF8(), from + i), DF8(), to + i);
   }
 };
 

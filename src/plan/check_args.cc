@@ -127,10 +127,7 @@ void check_scales(std::string_view argument, std::span<const float> scales, cons
           scales.size(), h.kv_heads);
   check_pointer(argument, scales.data(), alignof(float));
   if (h.backend != Backend::kCpu) return;  // not host memory
-  for (size_t i = 0; i < scales.size(); ++i) {
-    require(scales[i] > 0 && scales[i] < std::numeric_limits<float>::infinity(),
-            "{}[{}]: got {}, want a finite positive number", argument, i, scales[i]);
-  }
+  require_positive(argument, scales);
 }
 
 /// A plan from bytes may say anything; the kernels rely on these.

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/convert.h"
 #include "core/mask.h"
 #include "plan/check_args.h"
 #include "plan/schedule_check.h"
@@ -46,8 +47,7 @@ bool heads_are_sane(const PlanHeader& h) {
          h.page_table_len >= 0 && h.partial_slots >= 0 && h.partial_rows >= 0 && h.units >= 0 &&
          h.partials_bytes >= 0 && h.scratch_bytes >= 0 && h.soft_cap >= 0 && h.tree_rows >= 0 &&
          h.partials_bytes <= kMostBytes && h.scratch_bytes <= kMostBytes / h.workers &&
-         (h.dtype == DType::kF32 || h.dtype == DType::kBF16 || h.dtype == DType::kF16) &&
-         (h.kv_dtype == h.dtype || h.kv_dtype == DType::kE4M3) &&
+         is_query_dtype(h.dtype) && (h.kv_dtype == h.dtype || h.kv_dtype == DType::kE4M3) &&
          (h.backend == Backend::kCpu || h.backend == Backend::kCuda) &&
          std::ranges::find(h.device, '\0') != h.device.end();
 }

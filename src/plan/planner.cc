@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "core/convert.h"
 #include "core/mask.h"
 #include "pando/plan.h"
 #include "plan/check_profile.h"
@@ -35,8 +36,8 @@ void check_heads(const AttentionSpec& spec, Backend backend) {
     fail(ErrorCode::kUnsupported, "q_heads: got {}, supported are up to {}", spec.q_heads,
          kMostQHeads);
   }
-  require(spec.dtype == DType::kF32 || spec.dtype == DType::kBF16 || spec.dtype == DType::kF16,
-          "dtype: got {}, want fp32, bf16 or fp16", dtype_text(spec.dtype));
+  require(is_query_dtype(spec.dtype), "dtype: got {}, want fp32, bf16 or fp16",
+          dtype_text(spec.dtype));
   const DType kv_dtype = spec.kv_dtype_or_default();
   require(kv_dtype == spec.dtype || kv_dtype == DType::kE4M3,
           "kv_dtype: got {}, want {}, as dtype, or fp8", dtype_text(kv_dtype),

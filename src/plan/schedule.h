@@ -40,6 +40,17 @@ inline double merging_us(const ScheduleCost& cost, double sources) {
          merge_lookups(sources) * cost.lookup_us;
 }
 
+/// Takes the tokens of `left` before `token_end` off it: as a run of their own, in the slots that
+/// they had.
+inline Run take_until(Run& left, int32_t token_end) {
+  Run part = left;
+  part.token_end = token_end;
+  left.slot_begin += token_end - left.token_begin;
+  left.token_begin = token_end;
+  left.rows &= ~Run::kEmpty;
+  return part;
+}
+
 /// Makes schedules and keeps its memory, so that replanning stops allocating.
 class Scheduler {
  public:

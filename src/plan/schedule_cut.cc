@@ -99,8 +99,8 @@ double Scheduler::cut_by_share(const Problem& p, Layout& out) {
   }
   const auto lists = static_cast<double>(std::max<size_t>(1, out.lists.size())) * p.kv_heads;
   const double sources = static_cast<double>(out.pieces.size()) / lists;
-  // More than predicted it takes where units end in the middle of a list: with 1.2 us, the best of
-  // a few values, no recorded shape is cut in the slower way.
+  // What its predictions lack, chosen by hand: enough for a shape whose times nearly tie and that
+  // took 6 us longer so cut (prefix-128 in docs/benchmarks/h200-memory-2026-11-29.txt).
   constexpr double kUnevenUs = 1.2;
   return std::max({most_us, share_us - left_us, out.apart_us}) + merging_us(p.cost, sources + 1) +
          kUnevenUs;

@@ -90,14 +90,11 @@ void Scheduler::append_all(const Problem& p, const List& list, int32_t stream, c
   const int32_t plain_end = until == tokens ? tokens : until / kHalfTokens * kHalfTokens;
   Run left = run;
   const auto append_until = [&](int32_t into, uint32_t flags) {
-    Run part = left;
-    part.token_end = run.token_begin + into;
-    if (part.token_end <= part.token_begin) return;
+    const int32_t token_end = run.token_begin + into;
+    if (token_end <= left.token_begin) return;
+    Run part = take_until(left, token_end);
     part.rows |= flags;
     append_exact(p, list, stream, part, own, out);
-    left.slot_begin += part.token_end - part.token_begin;
-    left.token_begin = part.token_end;
-    left.rows &= ~Run::kEmpty;
   };
   if (plain_begin < plain_end) {
     append_until(plain_begin, 0);
@@ -228,8 +225,7 @@ void Scheduler::weigh_steps(const Problem& p, Layout& out) {
   const double bytes = static_cast<double>(out.kv_tokens) * token_bytes;
   const bool cached = bytes - own_steps * tile_bytes <= static_cast<double>(p.cache_bytes);
   out.apart_us = (cached ? bytes : steps * tile_bytes) / p.memory_bytes_per_us;
-  const int64_t tokens = out.kv_tokens / std::max(1, p.kv_heads);
-  const double memory_us = static_cast<double>(tokens) * token_bytes / p.memory_bytes_per_us;
+  const double memory_us = bytes / std::max(1, p.kv_heads) / p.memory_bytes_per_us;
   const double l2_us = steps * kTileTokens * token_bytes / p.cost.l2_bytes_per_us;
   const double all_us = std::max(memory_us, l2_us) * p.thread_blocks;
   const bool bound = own_us > 0 && all_us > own_us + other_us;

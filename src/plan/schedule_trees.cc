@@ -50,12 +50,7 @@ void Scheduler::append_exact(const Problem& p, const List& list, int32_t stream,
   Run left = run;
   const auto append_until = [&](int32_t token_end) {
     if (token_end <= left.token_begin) return;
-    Run part = left;
-    part.token_end = token_end;
-    append_run(list, stream, part, own, out);
-    left.slot_begin += token_end - left.token_begin;
-    left.token_begin = token_end;
-    left.rows &= ~pando::cuda::Run::kEmpty;
+    append_run(list, stream, take_until(left, token_end), own, out);
   };
   for (size_t i = 0; i < holes_.size();) {
     const int32_t into = holes_[i].begin - left.token_begin;

@@ -92,6 +92,14 @@ class CudaGraph : public DeviceTest {
                                  << " of " << result.allowed.lse;
   }
 
+  DeviceGraph captured_with_upload(CudaPlan& plan) {
+    const DeviceStream& stream = runner_.cuda().stream;
+    return DeviceGraph(stream, [&] {
+      plan.upload(stream.get());
+      attend(plan, args(), runner_.cuda().executor, stream.get());
+    });
+  }
+
   static constexpr int64_t kRowBytes = 8 * 128 * 2;
   Runner runner_{0, Backend::kCuda};
   std::vector<Case> batches_;
@@ -105,10 +113,7 @@ TEST_F(CudaGraph, with_the_upload_is_replayed_for_other_plans) {
   const DeviceStream& stream = runner_.cuda().stream;
   CudaPlan plan(runner_.cuda().executor, static_cast<int64_t>(schedule_bytes_));
   plan.assign(plans_[0]);
-  const DeviceGraph graph(stream, [&] {
-    plan.upload(stream.get());
-    attend(plan, args(), runner_.cuda().executor, stream.get());
-  });
+  const DeviceGraph graph = captured_with_upload(plan);
   for (const size_t i : {0u, 1u, 2u, 3u, 4u, 5u, 6u, 7u, 0u, 4u}) {
     set(i);
     plan.assign(plans_[i]);
@@ -176,10 +181,7 @@ TEST_F(CudaGraph, assign_refuses_another_scoring_than_the_captured_one) {
   const DeviceStream& stream = runner_.cuda().stream;
   CudaPlan plan(runner_.cuda().executor, static_cast<int64_t>(schedule_bytes_));
   plan.assign(plans_[0]);
-  const DeviceGraph graph(stream, [&] {
-    plan.upload(stream.get());
-    attend(plan, args(), runner_.cuda().executor, stream.get());
-  });
+  const DeviceGraph graph = captured_with_upload(plan);
   const auto refusal = [&](float scale, float soft_cap) {
     AttentionSpec spec = batches_[0].attention();
     spec.scale = scale;

@@ -1,15 +1,21 @@
-// Soft caps, sinks and trees of draft tokens, for a GPU and for the emulator.
+// Every shape, fp8, soft caps, sinks and trees of draft tokens, for a GPU and for the emulator.
 #pragma once
 
+#include <fmt/format.h>
+
+#include <cmath>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "cases/generate.h"
+#include "core/convert.h"
 #include "cuda/device_test.h"
 #include "cuda/invariance.h"
+#include "plan/cuda_shapes.h"
 
 namespace pando::cases {
 
@@ -17,6 +23,54 @@ struct VariantCase {
   std::string name;
   Case problem;
 };
+
+/// A batch of `forest` for each dtype, head_dim, page size and layout; with a kv_dtype of those
+/// that support it.
+template <class Check>
+void for_each_cuda_shape(const ForestShape& forest, std::optional<DType> kv_dtype, Check&& check) {
+  for (const CudaShape& shape : kCudaShapes) {
+    for (const int32_t page_tokens : kCudaPageTokens) {
+      if (kv_dtype && (!cuda_supports_fp8(shape.head_dim) ||
+                       !cuda_supports_fp8_pages(shape.head_dim, page_tokens))) {
+        continue;
+      }
+      for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) {
+        SCOPED_TRACE(fmt::format("{} {}, pages of {}", dtype_name(shape.dtype), shape.head_dim,
+                                 page_tokens));
+        Case problem = device_case(forest, page_tokens, order);
+        problem.spec.dtype = shape.dtype;
+        problem.spec.head_dim = shape.head_dim;
+        problem.spec.kv_dtype = kv_dtype;
+        fill_data(problem, {.seed = 4});
+        check(problem);
+      }
+    }
+  }
+}
+
+/// Every code of fp8 comes out as the number that it stands for: `attend` gives the output.
+template <class Attend>
+void expect_exact_fp8(Attend&& attend) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    // One token: out is its V.
+    Case problem = device_case(prefix_shape(1, 0, 1));
+    problem.spec.dtype = dtype;
+    problem.spec.kv_dtype = DType::kE4M3;
+    fill_data(problem, {.seed = 4});
+    problem.v_scale = {1.0f};
+    const KvLayout kv = problem.kv();
+    for (int32_t code = 0; code < 256; ++code) {
+      const int64_t at = kv.offset(problem.tables.page_ids[0], code / 128, 0) + code % 128;
+      problem.v.data()[at] = static_cast<std::byte>(code);
+    }
+    const Output output = attend(problem);
+    for (int32_t code = 0; code < 256; ++code) {
+      const float want = e4m3_to_float(static_cast<uint8_t>(code));
+      const float got = load_element(output.out.data(), code / 128 * 512 + code % 128, dtype);
+      EXPECT_TRUE(got == want || (std::isnan(got) && std::isnan(want))) << code << ": " << got;
+    }
+  }
+}
 
 inline std::vector<float> some_sinks() {
   return {2, -std::numeric_limits<float>::infinity(), -9, 30, 0, 0.5f, -1, 4};

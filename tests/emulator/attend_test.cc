@@ -68,62 +68,17 @@ class EmulatedAttend : public ::testing::Test {
 };
 
 TEST_F(EmulatedAttend, agrees_with_the_oracle_for_every_shape_and_page_size) {
-  for (const CudaShape& shape : kCudaShapes) {
-    for (const int32_t page_tokens : kCudaPageTokens) {
-      for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) {
-        SCOPED_TRACE(::testing::Message() << dtype_name(shape.dtype) << " " << shape.head_dim
-                                          << ", pages of " << page_tokens);
-        Case problem = device_case(tree_shape({1, 2, 4}, {150, 70, 33}), page_tokens, order);
-        problem.spec.dtype = shape.dtype;
-        problem.spec.head_dim = shape.head_dim;
-        fill_data(problem, {.seed = 4});
-        expect_correct(problem, 2);
-      }
-    }
-  }
+  for_each_cuda_shape(tree_shape({1, 2, 4}, {150, 70, 33}), {},
+                      [](const Case& problem) { expect_correct(problem, 2); });
 }
 
 TEST_F(EmulatedAttend, fp8_agrees_with_the_oracle_for_every_shape_and_page_size) {
-  for (const CudaShape& shape : kCudaShapes) {
-    for (const int32_t page_tokens : kCudaPageTokens) {
-      if (!cuda_supports_fp8(shape.head_dim) ||
-          !cuda_supports_fp8_pages(shape.head_dim, page_tokens)) {
-        continue;
-      }
-      for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) {
-        SCOPED_TRACE(::testing::Message() << dtype_name(shape.dtype) << " " << shape.head_dim
-                                          << ", pages of " << page_tokens);
-        Case problem = device_case(tree_shape({1, 2, 4}, {150, 70, 33}), page_tokens, order);
-        problem.spec.dtype = shape.dtype;
-        problem.spec.head_dim = shape.head_dim;
-        problem.spec.kv_dtype = DType::kE4M3;
-        fill_data(problem, {.seed = 4});
-        expect_correct(problem, 2);
-      }
-    }
-  }
+  for_each_cuda_shape(tree_shape({1, 2, 4}, {150, 70, 33}), DType::kE4M3,
+                      [](const Case& problem) { expect_correct(problem, 2); });
 }
 
 TEST_F(EmulatedAttend, every_code_of_fp8_is_converted_exactly) {
-  for (const DType dtype : {DType::kBF16, DType::kF16}) {
-    // One token: out is its V.
-    Case problem = device_case(prefix_shape(1, 0, 1));
-    problem.spec.dtype = dtype;
-    problem.spec.kv_dtype = DType::kE4M3;
-    fill_data(problem, {.seed = 4});
-    problem.v_scale = {1.0f};
-    const KvLayout kv = problem.kv();
-    for (int32_t code = 0; code < 256; ++code) {
-      const int64_t at = kv.offset(problem.tables.page_ids[0], code / 128, 0) + code % 128;
-      problem.v.data()[at] = static_cast<std::byte>(code);
-    }
-    const Output output = runner(1).attend(problem, {});
-    for (int32_t code = 0; code < 256; ++code) {
-      const float want = e4m3_to_float(static_cast<uint8_t>(code));
-      const float got = load_element(output.out.data(), code / 128 * 512 + code % 128, dtype);
-      EXPECT_TRUE(got == want || (std::isnan(got) && std::isnan(want))) << code << ": " << got;
-    }
-  }
+  expect_exact_fp8([](const Case& problem) { return runner(1).attend(problem, {}); });
 }
 
 /// K and V of one scale each, long lists of units, and the same bits in any order of threads.

@@ -93,7 +93,6 @@ bool visit_shape(const CudaShape& shape, bool capped, Call&& call) {
 
 template <class C>
 void prepare() {
-  static_assert(sizeof(SharedPlan<C>) <= 227 << 10, "more than a thread block may have");
   check(cudaFuncSetAttribute(attend_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              sizeof(SharedPlan<C>)),
         "attend: shared memory");

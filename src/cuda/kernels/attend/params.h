@@ -62,8 +62,9 @@ inline constexpr int32_t kMostThreadBlocks = 512;
 /// Words of device memory that launches which may not overlap share between them. Every launch
 /// leaves them ready for the next, so that it needs no other node beside it.
 struct Control {
-  /// Each launch adds kLaunch in all to kLeft, a part with each consumer warp that leaves. Before
-  /// the last has left, kLeft / kLaunch is the number of launches that have finished: the epoch.
+  /// Each launch adds 1 << kLaunchShift in all, a part with each consumer warp that leaves. Before
+  /// the last has left, kLeft >> kLaunchShift is the number of launches that have finished: the
+  /// epoch.
   static constexpr int32_t kLeft = 0;
   static constexpr int32_t kLaunchShift = 16;
   /// By writer of a Source, each in a line of its own, since many wait for it: epoch << 32 |
