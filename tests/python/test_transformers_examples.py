@@ -38,7 +38,8 @@ def test_example_agrees(name, options, monkeypatch, capsys):
         assert "tokens identical" in said
 
 
-def test_example_says_when_tokens_are_wrong(monkeypatch, capsys):
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_example_says_when_tokens_are_wrong(dtype, monkeypatch, capsys):
     monkeypatch.syspath_prepend(FOLDER)
     module = importlib.import_module("few_shot")
     honest = module.of_generated
@@ -50,7 +51,7 @@ def test_example_says_when_tokens_are_wrong(monkeypatch, capsys):
 
     monkeypatch.setattr(module, "of_generated", wrong)
     with pytest.raises(SystemExit):
-        module.main([*SMALL["few_shot"], "--shape", "tiny"])
+        module.main([*SMALL["few_shot"], "--shape", "tiny", "--dtype", dtype])
     assert "WRONG" in capsys.readouterr().out
     for loaded in ("few_shot", "common"):
         sys.modules.pop(loaded, None)
