@@ -126,6 +126,16 @@ inline uint32_t __reduce_add_sync(uint32_t mask, uint32_t value) {
   }
   return sum;
 }
+inline int32_t __reduce_max_sync(uint32_t mask, int32_t value) {
+  const uint64_t* const values = ::pando::emulator::exchange(mask, "__reduce_max_sync", value);
+  int32_t most = value;
+  for (int lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1) != 0) most = std::max(most, static_cast<int32_t>(values[lane]));
+  }
+  return most;
+}
+inline int32_t __float_as_int(float value) { return std::bit_cast<int32_t>(value); }
+inline float __int_as_float(int32_t bits) { return std::bit_cast<float>(bits); }
 inline size_t __cvta_generic_to_shared(const void* generic) {
   return static_cast<const std::byte*>(generic) - ::pando::emulator::current().block->shared;
 }

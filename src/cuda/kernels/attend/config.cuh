@@ -64,6 +64,16 @@ struct FirstMerge {
   int4 sources[kSources];
 };
 
+/// A row's place in out and lse.
+struct alignas(16) RowPlace {
+  int64_t out, lse;
+
+  __device__ static RowPlace of(const AttendParams& params, int64_t q_row, int32_t head) {
+    return {q_row * params.out_row_stride + head * params.out_head_stride,
+            q_row * params.q_heads + head};
+  }
+};
+
 /// Positions that a row sees.
 struct alignas(8) RowSpan {
   int32_t begin, end;
@@ -83,17 +93,17 @@ struct Fp8Tiles<C, true> {
 template <class C>
 struct SharedPlan {
   alignas(1024) uint8_t slots[C::kSlots][C::kSlotBytes];
-  /// Each warpgroup's query rows, swizzled; at the end of a unit of one block, what the second
-  /// hands over to the first.
+  /// Each warpgroup's query rows, swizzled; at the end of a unit of one block, half of what the
+  /// second's threads hand over to the same threads of the first.
   union Queries {
     uint8_t rows[C::kHalves][kBlockRows * 128];
-    float handed[kBlockRows][C::kHeadDim / 2];
+    float4 handed[C::kHeadDim / 16][128];
   };
   alignas(1024) Queries q[C::kConsumers];
-  float handed_top[kBlockRows], handed_sum[kBlockRows];
-  Start start;                                ///< of this thread block; its tiles are in info
-  uint64_t epoch;                             ///< of this launch
-  int32_t q_rows[C::kConsumers][kBlockRows];  ///< of each warpgroup's rows
+  float4 handed_ends[128];                     ///< tops, sums
+  Start start;                                 ///< of this thread block; its tiles are in info
+  uint64_t epoch;                              ///< of this launch
+  RowPlace places[C::kConsumers][kBlockRows];  ///< of each warpgroup's rows
   TileInfo info[C::kInfos];
   FirstMerge first_merge[C::kConsumerWarps];
   RingBarriers<C::kSlots> ring;

@@ -14,6 +14,7 @@
 #include "cuda/kernels/attend/producer.cuh"
 #include "cuda/kernels/attend/tiles.cuh"
 #include "cuda/kernels/attend/timeline.cuh"
+#include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/setmaxnreg.cuh"
 #include "cuda/ptx/shared.cuh"
 #include "cuda/ptx/stmatrix.cuh"
@@ -31,39 +32,47 @@ struct RowRange {
 /// rows' place in shared memory, so that each row leaves in one piece.
 template <class C>
 __device__ __forceinline__ void write_rows(const AttendParams& params, SharedPlan<C>& shared,
-                                           const RowRange& direct, int32_t block, int32_t kv_head,
-                                           int consumer, const RowState<C>& r,
-                                           const float (&scale)[2]) {
+                                           const RowRange& direct, int consumer,
+                                           const RowState<C>& r, const float (&scale)[2]) {
   using E = typename C::Element;
   constexpr int kChunks = C::kHeadDim / 8;  // of 16 bytes, in a row
   constexpr int kRowsAtOnce = 32 / kChunks;
   const uint32_t thread = this_thread<C>();
   const int lane = thread % 32;
   const int warp_row = thread / 32 % 4 * 16;
-  const auto chunk_at = [&](int row, int chunk) {
-    return shared.q[consumer].rows[chunk / 8] + (warp_row + row) * 128 +
-           ((chunk % 8) ^ (row & 7)) * 16;
+  // Chunk `chunk | chunk_bits` of row `row | row_bits`: what no two have in common is known here,
+  // the rest is the lane's.
+  const auto chunk_at = [&](int row, int row_bits, int chunk, int chunk_bits) {
+    const int lanes = ((chunk_bits % 8) ^ (row_bits & 7)) * 16;
+    return shared.q[consumer].rows[chunk_bits / 8] + (warp_row + row_bits) * 128 +
+           chunk / 8 * int{sizeof(shared.q[consumer].rows[0])} + row * 128 +
+           (lanes ^ ((chunk % 8) ^ (row & 7)) * 16);
   };
   const auto two = [&](int j, int i) {
     return ptx::cvt_pack(r.o[j * 4 + i * 2] * scale[i], r.o[j * 4 + i * 2 + 1] * scale[i], E{});
   };
 #pragma unroll
   for (int j = 0; j < kChunks; j += 2) {
-    ptx::stmatrix_x4(chunk_at(lane % 16, j + lane / 16), two(j, 0), two(j, 1), two(j + 1, 0),
+    ptx::stmatrix_x4(chunk_at(0, lane % 16, j, lane / 16), two(j, 0), two(j, 1), two(j + 1, 0),
                      two(j + 1, 1));
   }
-  // Each lane knows the place of one row.
-  const int32_t mine = warp_row + lane % 16;
-  const RowPlace place =
-      place_of(params, shared.q_rows[consumer][mine], block * kBlockRows + mine, kv_head);
   __syncwarp();
+  // All reads first, then all writes: none waits for another.
+  constexpr int kTurns = 16 / kRowsAtOnce;
+  uint4 chunks[kTurns];
+  uint16_t* places[kTurns];
+  const int32_t first_row = warp_row + lane / kChunks;
+  auto* const out = static_cast<uint16_t*>(params.out) + lane % kChunks * 8;
 #pragma unroll
-  for (int first = 0; first < 16; first += kRowsAtOnce) {
-    const int row = first + lane / kChunks;
-    auto* const out = static_cast<uint16_t*>(params.out) + __shfl_sync(~0u, place.out, row);
-    if (!direct.has(warp_row + row)) continue;
-    reinterpret_cast<uint4*>(out)[lane % kChunks] =
-        *reinterpret_cast<const uint4*>(chunk_at(row, lane % kChunks));
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const int row = turn * kRowsAtOnce;
+    chunks[turn] =
+        *reinterpret_cast<const uint4*>(chunk_at(row, lane / kChunks, 0, lane % kChunks));
+    places[turn] = out + shared.places[consumer][first_row + row].out;
+  }
+#pragma unroll
+  for (int turn = 0; turn < kTurns; ++turn) {
+    ptx::st_if(direct.has(first_row + turn * kRowsAtOnce), places[turn], chunks[turn]);
   }
 }
 
@@ -92,13 +101,13 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int32_t row = warp * 16 + lane / 4 + i * 8;
-      const int32_t head = place_of(params, 0, block * kBlockRows + row, kv_head).head;
+      const int32_t head = head_of(params, block * kBlockRows + row, kv_head);
       scale[i] = direct.has(row) ? add_sink(params, head, lse[i]) : 1.0f;
     }
   }
   if (direct.begin < direct.end) {
     ptx::bar_sync(1 + consumer, 128);  // all its warps are done with the queries
-    write_rows<C>(params, shared, direct, block, kv_head, consumer, r, scale);
+    write_rows<C>(params, shared, direct, consumer, r, scale);
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -106,8 +115,7 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
     if (!touched.has(row)) continue;
     if (direct.has(row)) {
       if (lane % 4 != 0 || params.lse == nullptr) continue;
-      params.lse[place_of(params, shared.q_rows[consumer][row], block * kBlockRows + row, kv_head)
-                     .lse] = lse[i];
+      params.lse[shared.places[consumer][row].lse] = lse[i];
     } else {
       const int64_t slot = int64_t{ending.x} + row - touched.begin;
       auto* to = reinterpret_cast<float4*>(params.partials + slot * C::kHeadDim);
@@ -122,39 +130,25 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
   }
 }
 
-/// Both warpgroups attended the same rows to different tokens: the second hands its state over, by
-/// way of both warpgroups' query rows.
+/// Both warpgroups attended the same rows to different tokens: each thread of the second hands its
+/// state over to the same thread of the first, by way of both warpgroups' query rows.
 template <class C>
 __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPlan<C>& shared,
                             int consumer) {
   constexpr int kReady = 3, kFree = 4;
-  constexpr int kGroups = C::kHeadDim / 16;  // of 8 columns, in a half
-  const uint32_t thread = this_thread<C>();
-  const int lane = thread % 32;
-  const int row = thread / 32 % 4 * 16 + lane / 4;
-  const auto place = [&](int half, int i, int j) {
-    auto* const columns = reinterpret_cast<float2*>(shared.q[1 - half].handed[row + i * 8]);
-    return columns + ((j * 4 + lane % 4) ^ (row & 7) * 4 % (kGroups * 4));
-  };
+  constexpr int kFours = C::kHeadDim / 16;  // of a thread's output, in a half
+  const uint32_t thread = this_thread<C>() % 128;
   const auto hand = [&](int half) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < kGroups; ++j) {
-        const int at = (half * kGroups + j) * 4 + i * 2;
-        *place(half, i, j) = make_float2(r.o[at], r.o[at + 1]);
-      }
+    for (int j = 0; j < kFours; ++j) {
+      const float* const o = &r.o[(half * kFours + j) * 4];
+      shared.q[1 - half].handed[j][thread] = make_float4(o[0], o[1], o[2], o[3]);
     }
   };
   if (consumer == 1) {
     ptx::bar_sync(1 + consumer, 128);  // all its warps are done with the queries
     hand(0);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (lane % 4 != 0) continue;
-      shared.handed_top[row + i * 8] = r.top[i];
-      shared.handed_sum[row + i * 8] = r.sum[i];
-    }
+    shared.handed_ends[thread] = make_float4(r.top[0], r.top[1], r.sum[0], r.sum[1]);
     ptx::bar_sync(kFree, 256);  // so are those of the first
     hand(1);
     ptx::bar_arrive(kReady, 256);
@@ -163,26 +157,27 @@ __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPl
   }
   ptx::bar_arrive(kFree, 256);
   ptx::bar_sync(kReady, 256);
+  const float4 ends = shared.handed_ends[thread];
+  const float tops[2] = {ends.x, ends.y}, sums[2] = {ends.z, ends.w};
+  float a[2], b[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const float top = shared.handed_top[row + i * 8];
-    const float both = fmaxf(r.top[i], top);
+    const float both = fmaxf(r.top[i], tops[i]);
     const float scale = scale_log2(params, r);
     const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, scale);
-    const float a = ptx::ex2(__fmul_rn(r.top[i], scale) - base);
-    const float b = ptx::ex2(__fmul_rn(top, scale) - base);
+    a[i] = ptx::ex2(__fmul_rn(r.top[i], scale) - base);
+    b[i] = ptx::ex2(__fmul_rn(tops[i], scale) - base);
     r.top[i] = both;
-    r.sum[i] = r.sum[i] * a + shared.handed_sum[row + i * 8] * b;
+    r.sum[i] = r.sum[i] * a[i] + sums[i] * b[i];
+  }
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (int j = 0; j < kGroups; ++j) {
-        const int at = (half * kGroups + j) * 4 + i * 2;
-        const float2 o = *place(half, i, j);
-        r.o[at] = r.o[at] * a + o.x * b;
-        r.o[at + 1] = r.o[at + 1] * a + o.y * b;
-      }
-    }
+  for (int j = 0; j < 2 * kFours; ++j) {
+    const float4 theirs = shared.q[1 - j / kFours].handed[j % kFours][thread];
+    float* const o = &r.o[j * 4];
+    o[0] = o[0] * a[0] + theirs.x * b[0];
+    o[1] = o[1] * a[0] + theirs.y * b[0];
+    o[2] = o[2] * a[1] + theirs.z * b[1];
+    o[3] = o[3] * a[1] + theirs.w * b[1];
   }
   ptx::bar_arrive(kFree, 256);
 }
@@ -213,10 +208,12 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
 #pragma unroll 1
     for (int turn = 0; turn < 2; ++turn) {
       if (turn != unit.split_first) {
-        attend_tiles<C, kHalfTokens>(params, r, cursor, shared, unit.split_tiles, consumer,
+        attend_tiles<C, kHalfTokens>(params, r, cursor, shared, unit.split_tiles,
+                                     turn == 0 || unit.whole_tiles == 0, consumer,
                                      half * kBlockRows);
       } else {
-        attend_tiles<C, kTileTokens>(params, r, cursor, shared, unit.whole_tiles, consumer,
+        attend_tiles<C, kTileTokens>(params, r, cursor, shared, unit.whole_tiles,
+                                     turn == 0 || unit.split_tiles == 0, consumer,
                                      half * kBlockRows);
       }
     }

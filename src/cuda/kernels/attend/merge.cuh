@@ -127,7 +127,7 @@ __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_sh
   }
   if (lane == 0) {
     mine.top = merged.top;
-    mine.sum = merged.sum;
+    mine.sum = merged.sums[0];
   }
   ptx::bar_sync(kBarrier + (warp >> team_shift), 32 << team_shift);
   const int32_t team = 1 << team_shift;
@@ -136,21 +136,14 @@ __device__ __forceinline__ void join_team(SharedPlan<C>& shared, int32_t team_sh
     const bool counts = lane % kMostWarps < team;
     const TeamPart<C>& weighed = TeamPart<C>::of(shared, warp + (counts ? lane % kMostWarps : 0));
     const float top = counts ? weighed.top : -INFINITY;
-    float all_top = top;
-#pragma unroll
-    for (int step = 1; step < kMostWarps; step *= 2) {
-      all_top = fmaxf(all_top, __shfl_xor_sync(~0u, all_top, step));
-    }
-    const float weight = __expf(top - (all_top == -INFINITY ? 0.0f : all_top));
-    float sum = counts ? weighed.sum * weight : 0;
-#pragma unroll
-    for (int step = 1; step < kMostWarps; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
-    merged = {.top = all_top, .sum = sum, .o = {}};
+    merged = {.top = largest_of_row<1>(top), .sums = {}, .o = {}};
+    const float weight = __expf(top - (merged.top == -INFINITY ? 0.0f : merged.top));
 #pragma unroll
     for (int i = 0; i < kMostWarps; ++i) {
       if (i >= team) break;
       const TeamPart<C>& part = TeamPart<C>::of(shared, warp + i);
       const float part_weight = __shfl_sync(~0u, weight, i);
+      merged.sums[0] += part_weight * part.sum;
 #pragma unroll
       for (int read = 0; read < kMergeReads<C>; ++read) {
         merged.add(0, read, part_weight,
@@ -191,20 +184,22 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
         if ((warp & ((1 << shape.team_shift) - 1)) != 0) continue;
       }
     }
-    const RowPlace place = place_of(params, q_row, packed, job.merge.y);
-    float lse = merged.lse();
-    float scale = merged.scale();
+    const int32_t head = head_of(params, packed, job.merge.y);
+    const RowPlace place = RowPlace::of(params, q_row, head);
+    const float sum = merged.sum(lane);
+    float lse = sum == 0 ? -INFINITY : merged.top + ptx::lg2(sum) * kLn2;
+    float scale = sum == 0 ? 0.0f : ptx::rcp(sum);
     if (params.sinks != nullptr) {
       merged.scale_by(scale);
-      scale = add_sink(params, place.head, lse);
+      scale = add_sink(params, head, lse);
     }
     if (lane < R && (job.wanted >> lane & 1) != 0 && params.lse != nullptr) {
       params.lse[place.lse] = lse;
     }
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const float row_scale = __shfl_sync(~0u, scale, r);
-      auto* const out = static_cast<uint16_t*>(params.out) + __shfl_sync(~0u, place.out, r);
+      const float row_scale = of_row<R>(scale, r);
+      auto* const out = static_cast<uint16_t*>(params.out) + of_row<R>(place.out, r);
       if ((job.wanted >> r & 1) == 0) continue;
 #pragma unroll
       for (int c = 0; c < N; c += 2) {

@@ -11,17 +11,10 @@
 
 namespace pando::cuda {
 
-/// A row's place in out and lse, and its query head.
-struct RowPlace {
-  int64_t out, lse;
-  int32_t head;
-};
-__device__ __forceinline__ RowPlace place_of(const AttendParams& params, int64_t q_row,
-                                             int32_t packed, int32_t kv_head) {
-  const int32_t head =
-      kv_head * params.group + packed - params.by_group.quotient(packed) * params.group;
-  return {q_row * params.out_row_stride + head * params.out_head_stride,
-          q_row * params.q_heads + head, head};
+/// The query head of a packed row.
+__device__ __forceinline__ int32_t head_of(const AttendParams& params, int32_t packed,
+                                           int32_t kv_head) {
+  return kv_head * params.group + packed - params.by_group.quotient(packed) * params.group;
 }
 
 /// Merges the sink of a query head into a row's last result: returns what the row must be scaled
@@ -85,11 +78,33 @@ __device__ __forceinline__ int32_t merge_place(int lane, int c) {
   return (c / kAdjacent * 32 + lane) * kAdjacent + c % kAdjacent;
 }
 
-/// R rows, merged: of all of them N columns a lane, in the order of the partials, and what belongs
-/// to a whole row of row `lane` % R.
+/// What lane `row` of R rows holds, which every R-th does as well.
+template <int R, class T>
+__device__ __forceinline__ T of_row(T value, int row) {
+  return R == 1 ? value : __shfl_sync(~0u, value, row);
+}
+
+/// The largest of each row's values, of which every R-th lane has one.
+template <int R>
+__device__ __forceinline__ float largest_of_row(float value) {
+  if constexpr (R == 1) {
+    // Bits that are ordered as the numbers are, and their own inverse.
+    const auto ordered = [](int32_t bits) { return bits ^ (bits >> 31 & 0x7fffffff); };
+    return __int_as_float(ordered(__reduce_max_sync(~0u, ordered(__float_as_int(value)))));
+  } else {
+#pragma unroll
+    for (int step = R; step < 32; step *= 2) {
+      value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
+    }
+    return value;
+  }
+}
+
+/// R rows, merged: of all of them the sums and N columns a lane, in the order of the partials; the
+/// top of row `lane` % R.
 template <int R, int N>
 struct Merged {
-  float top, sum, o[R][N];
+  float top, sums[R], o[R][N];
 
   /// What read `i` of row `r` brought.
   __device__ void add(int r, int i, float weight, float4 v) {
@@ -113,13 +128,19 @@ struct Merged {
   __device__ void scale_by(float factor) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const float row_factor = __shfl_sync(~0u, factor, r);
+      const float row_factor = of_row<R>(factor, r);
+      sums[r] *= row_factor;
 #pragma unroll
       for (int c = 0; c < N; ++c) o[r][c] *= row_factor;
     }
   }
-  __device__ float scale() const { return sum == 0 ? 0.0f : ptx::rcp(sum); }
-  __device__ float lse() const { return sum == 0 ? -INFINITY : top + ptx::lg2(sum) * kLn2; }
+  /// Of row `lane` % R.
+  __device__ float sum(int lane) const {
+    float mine = sums[0];
+#pragma unroll
+    for (int r = 1; r < R; ++r) mine = lane % R == r ? sums[r] : mine;
+    return mine;
+  }
 };
 
 /// Sources of a merge that are yet to be visited, R lanes for each: lane i's bit says that row i %
@@ -192,20 +213,11 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
         asked.leave(there);
       }
       if (!weighed) {  // while the first rows are on their way
-        float next = fmaxf(merged.top, lse);
-#pragma unroll
-        for (int step = R; step < 32; step *= 2) {
-          next = fmaxf(next, __shfl_xor_sync(~0u, next, step));
-        }
+        const float next = largest_of_row<R>(fmaxf(merged.top, lse));
         const float base = next == -INFINITY ? 0.0f : next;
         weight = __expf(lse - base);
-        float added = weight;
-#pragma unroll
-        for (int step = R; step < 32; step *= 2) added += __shfl_xor_sync(~0u, added, step);
-        const float shrink = __expf(merged.top - base);
-        merged.sum = merged.sum * shrink + added;
+        merged.scale_by(__expf(merged.top - base));
         merged.top = next;
-        merged.scale_by(shrink);
         weighed = true;
       }
 #pragma unroll
@@ -217,6 +229,7 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
           const int at = next / R * R + r;
           const float w = __shfl_sync(~0u, weight, at);
           if (!left.has(at)) continue;
+          merged.sums[r] += w;
 #pragma unroll
           for (int i = 0; i < kReads; ++i) merged.add(r, i, w, theirs[u][r][i]);
         }

@@ -24,7 +24,7 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   const uint32_t thread = this_thread<C>();
   const int lane = thread % 32;
   uint4 words[2][C::kHeadDim / 32];
-  int32_t packed[2], index[2], q_rows[2];
+  int32_t packed[2], index[2], q_rows[2], heads[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     packed[i] = block * kBlockRows + thread / 32 % 4 * 16 + lane / 4 + i * 8;
@@ -42,10 +42,9 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const bool present = packed[i] < start.packed_rows;
-    const int32_t head =
-        kv_head * params.group + (present ? packed[i] - index[i] * params.group : 0);
+    heads[i] = kv_head * params.group + (present ? packed[i] - index[i] * params.group : 0);
     const auto* const q = static_cast<const uint16_t*>(params.q) + q_rows[i] * params.q_row_stride +
-                          head * params.q_head_stride;
+                          heads[i] * params.q_head_stride;
 #pragma unroll
     for (int k = 0; k < C::kHeadDim / 32; ++k) {
       words[i][k] = __ldg(reinterpret_cast<const uint4*>(q) + k * 4 + lane % 4);
@@ -72,7 +71,7 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   for (int i = 0; i < 2; ++i) {
     const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
     if (lane % 4 == 0) {
-      shared.q_rows[consumer][row] = q_rows[i];
+      shared.places[consumer][row] = RowPlace::of(params, q_rows[i], heads[i]);
       if constexpr (C::kFewRegisters) {
         shared.visible[consumer][row] = {r.visible_begin[i], r.visible_end[i]};
       }
@@ -151,11 +150,12 @@ struct Turns {
 };
 
 /// Tiles of a unit, of which this warpgroup takes kTaken slots, N at once. The output of these
-/// accumulates while the scores of the next become weights.
+/// accumulates while the scores of the next become weights. `fresh`: nothing was seen before them.
 template <class C, int kTaken>
 __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowState<C>& r,
                                              TileCursor<C>& cursor, SharedPlan<C>& shared,
-                                             int32_t left, int consumer, int32_t tile_row) {
+                                             int32_t left, bool fresh, int consumer,
+                                             int32_t tile_row) {
   constexpr bool kWhole = kTaken == kTileTokens;
   constexpr int N = kTaken < C::kSlotTokens ? kTaken : C::kSlotTokens;
   constexpr int kSteps = kTaken / N;  // of a tile
@@ -186,7 +186,7 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
       mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first, tile_row);
   cursor.template give_back_keys<kShares>(cursor.slot, more());
   cursor.slot.advance();
-  if (softmax<C, N>(params, s, r, alpha)) rescale<C>(r, alpha);
+  if (softmax<C, N>(params, s, r, alpha) && !fresh) rescale<C>(r, alpha);
   pack_weights<C, N>(s, p);
   mark(Stage::kWeights, true);
 #pragma unroll 1

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstring>
+
 #include "emulator/simt.h"
 
 namespace pando::ptx {
@@ -10,5 +12,8 @@ inline uint64_t ld_acquire(const uint64_t* from) {
   return *from;
 }
 inline void st_release(uint64_t* to, uint64_t value) { *to = value; }
+inline void st_if(bool wanted, void* to, uint4 value) {
+  if (wanted) std::memcpy(to, &value, sizeof(value));
+}
 
 }  // namespace pando::ptx
