@@ -51,8 +51,7 @@ class Shape(NamedTuple):
 def shape_of(
     query: torch.Tensor, kv_heads: int, scoring: Scoring, page_tokens: int, fp8: bool = False
 ) -> Shape:
-    """Of a layer whose ``query`` is ``[..., q_heads, rows, head_dim]``; K and V are of its dtype, or
-    fp8."""
+    """Of a layer with ``query`` ``[..., q_heads, rows, head_dim]``; K and V are fp8, or as that."""
     try:
         code = dtype_code(query.dtype)
     except ValueError:
