@@ -37,11 +37,16 @@ def plain_logits(model: Any, ids: list[int], implementation: str = "sdpa") -> to
         return model(torch.tensor([ids], device=model.device)).logits[0].float()
 
 
+def round_kv(k_scale: torch.Tensor, v_scale: torch.Tensor) -> None:
+    """Lets the attention NAME round K and V from now on; scales ``[layers, kv_heads]``."""
+    _other[:] = [lambda i, k, v: (rounded(k, k_scale[i]), rounded(v, v_scale[i]))]
+
+
 def rounded_logits(
     model: Any, ids: list[int], k_scale: torch.Tensor, v_scale: torch.Tensor
 ) -> torch.Tensor:
     """The same, with K and V rounded; scales ``[layers, kv_heads]``."""
-    _other[:] = [lambda i, k, v: (rounded(k, k_scale[i]), rounded(v, v_scale[i]))]
+    round_kv(k_scale, v_scale)
     return plain_logits(model, ids, NAME)
 
 

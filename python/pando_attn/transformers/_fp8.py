@@ -107,20 +107,12 @@ class Fp8Kv:
         return k, v
 
 
-def fp8_of(
-    kv_dtype: Any,
-    k_scale: Any,
-    v_scale: Any,
-    dtype: torch.dtype,
-    layers: int,
-    kv_heads: int,
-    device: torch.device,
-) -> Fp8Kv | None:
-    """None where K and V are of the model's ``dtype``; ValueError or TypeError that names the
-    argument when they can't be what ``kv_dtype`` says."""
+def wants_fp8(kv_dtype: Any, k_scale: Any, v_scale: Any, dtype: torch.dtype) -> bool:
+    """Whether K and V are to be fp8 rather than of the model's ``dtype``; ValueError or TypeError
+    that names the argument when they can't be what ``kv_dtype`` says."""
     code = None if kv_dtype is None else arguments.kv_dtype_code(kv_dtype, -1)
     if code == arguments.FP8:
-        return Fp8Kv(layers, kv_heads, device, k_scale, v_scale)
+        return True
     if code is not None and code != arguments.dtype_code(dtype):
         raise ValueError(
             f"kv_dtype: got {kv_dtype!r}, want fp8 or {dtype}, which is that of the model"
@@ -128,7 +120,7 @@ def fp8_of(
     for name, given in (("k_scale", k_scale), ("v_scale", v_scale)):
         if given is not None:
             raise ValueError(f"{name}: got one for KV of {dtype}, want none, or kv_dtype fp8")
-    return None
+    return False
 
 
 def _scale_for(new: torch.Tensor) -> torch.Tensor:

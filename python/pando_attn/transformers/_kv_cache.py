@@ -13,7 +13,7 @@ from .. import _arguments as arguments
 from .._attend import attend
 from .._prefix import KvPool, PageCopy, PrefixTree
 from .._step_plans import Scoring, StepPlans, Tables, shape_of
-from ._fp8 import fp8_of
+from ._fp8 import Fp8Kv, wants_fp8
 from ._model import model_shape
 
 
@@ -61,30 +61,25 @@ class KvCache:
             raise ValueError(f"num_tokens: got {num_tokens}, want 1 or more")
         if arguments.integer("page_tokens", page_tokens) < 1:
             raise ValueError(f"page_tokens: got {page_tokens}, want a power of two up to 256")
-        self.fp8 = fp8_of(
-            kv_dtype,
-            k_scale,
-            v_scale,
-            self.shape.dtype,
-            self.shape.layers,
-            self.shape.kv_heads,
-            self.shape.device,
-        )
+        layers, kv_heads, _, _, dtype, device = self.shape
+        self.fp8: Fp8Kv | None = None
+        if wants_fp8(kv_dtype, k_scale, v_scale, dtype):
+            self.fp8 = Fp8Kv(layers, kv_heads, device, k_scale, v_scale)
         self.pool = KvPool(-(-num_tokens // page_tokens) + 1, page_tokens)
         self.tree = PrefixTree(self.pool)
         # KV of tokens that are there already goes here when they are computed again.
         self._scratch = self.pool.allocate()
         self._kv = torch.empty(
             (
-                self.shape.layers,
+                layers,
                 2,
                 self.pool.num_pages,
                 page_tokens,
-                self.shape.kv_heads,
+                kv_heads,
                 self.shape.head_dim,
             ),
-            dtype=self.shape.dtype if self.fp8 is None else torch.uint8,
-            device=self.shape.device,
+            dtype=dtype if self.fp8 is None else torch.uint8,
+            device=device,
         )
         self.plans = StepPlans()
 
