@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from .. import _arguments as arguments
+from .._torch_fp8 import LARGEST, from_fp8, to_fp8
 
-_LARGEST = 448.0  # of fp8
 #: How many times as large as in the pass that fixes a scale, at the least, elements may get before
 #: they saturate. It costs nothing but range at the other end: only elements below 1/900 of the
 #: largest of that pass lose bits, and none of them more than 1/14000 of it.
@@ -88,11 +88,7 @@ class Fp8Kv:
                 scale.copy_(_scale_for(new[0, :, :tokens]))
             self._fixed[layer] = True
         k, v = (
-            (new.float() / scale[:, None, None])
-            .clamp_(-_LARGEST, _LARGEST)
-            .to(torch.float8_e4m3fn)
-            .view(torch.uint8)  # few operations of PyTorch know fp8
-            for scale, new in zip(self._of_layer[layer], both)
+            to_fp8(new, scale[:, None, None]) for scale, new in zip(self._of_layer[layer], both)
         )
         return k, v
 
@@ -101,7 +97,7 @@ class Fp8Kv:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the bytes of :meth:`quantize` stand for."""
         k, v = (
-            (codes.view(torch.float8_e4m3fn).float() * scale[:, None, None]).to(dtype)
+            from_fp8(codes, scale[:, None, None], dtype)
             for scale, codes in zip(self._of_layer[layer], (key, value))
         )
         return k, v
@@ -127,7 +123,7 @@ def _scale_for(new: torch.Tensor) -> torch.Tensor:
     """Powers of two ``[kv_heads]``, at least HEADROOM times what K or V of ``[kv_heads, tokens,
     head_dim]`` needs; 1 where it is no number or all zeros."""
     largest = new.abs().amax((1, 2)).float()
-    exponent = torch.frexp(largest * (HEADROOM / _LARGEST)).exponent
+    exponent = torch.frexp(largest * (HEADROOM / LARGEST)).exponent
     exponent = exponent.clamp(_LEAST_EXPONENT, _MOST_EXPONENT)
     power = torch.ldexp(torch.ones_like(largest), exponent)
     return torch.where(largest.isfinite() & (largest > 0), power, 1.0)
