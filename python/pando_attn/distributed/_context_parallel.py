@@ -241,8 +241,7 @@ class ContextParallel:
             out: where the result goes; new when absent.
             lse: where the LSEs go, fp32 ``[q_rows, q_heads]``, contiguous.
             return_lse: make ``lse`` when it is absent.
-            k_scale: with ``kv_dtype="fp8"``, of this rank's K: fp32 ``[1]`` or ``[kv_heads]``.
-            v_scale: the same of V.
+            k_scale, v_scale: of this rank's fp8 K and V: fp32 ``[1]`` or ``[kv_heads]``.
             layout: "NHD" or "HND", of K and V.
 
         Returns:
@@ -271,14 +270,8 @@ class ContextParallel:
         ):
             if parts > 1 and (x.ndim <= at or x.shape[at] != wanted):
                 raise ValueError(f"{name}: got shape {tuple(x.shape)}, want {wanted} heads")
-        by_heads = [
-            (
-                part_of(q, 1, i, parts),
-                part_of(k_cache, heads_at, i, parts),
-                part_of(v_cache, heads_at, i, parts),
-            )
-            for i in range(parts)
-        ]
+        cut = ((q, 1), (k_cache, heads_at), (v_cache, heads_at))
+        by_heads = [[part_of(x, at, i, parts) for x, at in cut] for i in range(parts)]
         given = {"k_scale": k_scale, "v_scale": v_scale}
         scales: list[dict[str, Any]] = [
             {name: scale_of_part(name, x, i, parts, kv_heads) for name, x in given.items()}
