@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _arrays, _native
+from ._arguments import FP8
 from ._merge import merge_parts
 from ._plan import Plan
 from ._spec import Spec
@@ -16,6 +17,10 @@ from ._spec import Spec
 _PLAIN = 2  # K and V are [sequences, tokens, kv_heads, head_dim]
 _MOST_PAGE_TOKENS = 64
 _HOST_DTYPES = (np.float32, np.uint16, np.float16)  # bf16 as bits
+
+
+#: (name of k_scale, k_scale, name of v_scale, v_scale) of a level whose K and V are fp8.
+LevelScales = tuple[str, Any, str, Any]
 
 
 class LevelsKey(NamedTuple):
@@ -30,6 +35,7 @@ class LevelsKey(NamedTuple):
     device: str
     shapes: tuple[tuple[int, int], ...]  # (groups, tokens) of each level
     groups: tuple[bytes, ...]
+    fp8: tuple[bool, ...]  # whether K and V of each level are
     has_own: bool
     causal: bool
     scale: float | None
@@ -45,10 +51,10 @@ class Levels:
         self._lens: list[np.ndarray] | None = None
         own = [np.arange(key.sequences + 1, dtype=np.int32)] if key.has_own else []
         self._bounds = [*groups, *own]
-        self._plans = [self._plan(tokens) for _, tokens in key.shapes]
+        self._plans = [self._plan(tokens, fp8) for (_, tokens), fp8 in zip(key.shapes, key.fp8)]
         self._parts: list[Any] = []
 
-    def _plan(self, tokens: int) -> Plan:
+    def _plan(self, tokens: int, fp8: bool) -> Plan:
         key = self._key
         spec = Spec(
             page_tokens(tokens),
@@ -58,6 +64,7 @@ class Levels:
             key.dtype_code,
             key.scale,
             causal=False,  # what rows see of a level comes as ranges
+            kv_code=FP8 if fp8 else None,
         )
         # Groups of a level have nothing in common.
         return Plan(spec, share="none", device=key.device, threads=key.threads)
@@ -100,6 +107,7 @@ class Levels:
         self,
         q: Any,
         kvs: list[tuple[str, Any, str, Any]],
+        scales: list[LevelScales | None],
         lens: list[np.ndarray],
         out: Any,
         lse: Any,
@@ -122,19 +130,19 @@ class Levels:
             result_lse = kind.lse_like(q)
             write_lse = kind.target(result_lse, 0)
         read = [
-            (a, _arrays.kind_of(a, x).read(a, x, code), b, _arrays.kind_of(b, y).read(b, y, code))
-            for a, x, b, y in kvs
+            (_read(kv, FP8 if fp8 else code), None if given is None else _read(given, 0))
+            for kv, fp8, given in zip(kvs, key.fp8, scales)
         ]
         read_q = kind.read("q", q, code)
         stream = kind.stream(q) if key.device != "cpu" else _arrays.FRAMEWORKS_STREAM
         with self._lock:
             self._update(lens)
             if len(self._plans) == 1:
-                self._run(0, read_q, read[0], write, write_lse, stream, kind.wait)
+                self._run(0, read_q, *read[0], write, write_lse, stream, kind.wait)
             else:
                 parts, lses = self._room(q)
                 for i, level in enumerate(read):
-                    self._run(i, read_q, level, parts[i], lses[i], stream, kind.wait)
+                    self._run(i, read_q, *level, parts[i], lses[i], stream, kind.wait)
                 merge_parts(parts, lses, write, write_lse, key.dtype_code, key.device, stream)
         if out is None:
             result = kind.give(result, q)
@@ -147,6 +155,7 @@ class Levels:
         i: int,
         q: Any,
         kv: tuple[str, Any, str, Any],
+        scales: LevelScales | None,
         out: Any,
         lse: Any,
         stream: int,
@@ -154,6 +163,7 @@ class Levels:
     ) -> None:
         plan = self._plans[i]
         k_name, k, v_name, v = kv
+        ks_name, k_scale, vs_name, v_scale = scales or ("k_scale", None, "v_scale", None)
         try:
             _native.attend(
                 plan._handle,
@@ -164,8 +174,8 @@ class Levels:
                 out,
                 lse,
                 None,  # no sinks
-                None,  # no scales
-                None,
+                k_scale,
+                v_scale,
                 _PLAIN,
                 k_name,
                 v_name,
@@ -174,7 +184,8 @@ class Levels:
                 wait,
             )
         except (BufferError, RuntimeError):
-            _arrays.check_exports({"q": q, k_name: k, v_name: v, "out": out, "lse": lse})
+            given = {"q": q, k_name: k, v_name: v, ks_name: k_scale, vs_name: v_scale}
+            _arrays.check_exports({**given, "out": out, "lse": lse})
             raise
 
     def _room(self, q: Any) -> tuple[Any, Any]:
@@ -197,6 +208,12 @@ class Levels:
                 np.empty(shape[:-1], "f4"),
             ]
         return self._parts[0], self._parts[1]
+
+
+def _read(pair: tuple[str, Any, str, Any], code: int) -> tuple[str, Any, str, Any]:
+    """K and V, or their scales, as the library reads them."""
+    a, x, b, y = pair
+    return a, _arrays.kind_of(a, x).read(a, x, code), b, _arrays.kind_of(b, y).read(b, y, code)
 
 
 def page_tokens(tokens: int) -> int:

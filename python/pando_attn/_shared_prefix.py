@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _arguments as arguments
 from . import _arrays
-from ._levels import Levels, LevelsKey
+from ._levels import Levels, LevelScales, LevelsKey
 
 _MOST_CACHED = 128
 
@@ -31,6 +31,10 @@ def shared_prefix_attention(
     group_sizes: Sequence[Any] | None = None,
     causal: bool = True,
     scale: float | None = None,
+    k_scale: Any = None,
+    v_scale: Any = None,
+    shared_k_scales: Sequence[Any] | None = None,
+    shared_v_scales: Sequence[Any] | None = None,
     out: Any = None,
     lse: Any = None,
     return_lse: bool = False,
@@ -56,6 +60,13 @@ def shared_prefix_attention(
         causal: the rows of a sequence are its last ``q_len`` tokens, and see what is before them;
             otherwise each row sees all.
         scale: of the scores; ``1 / sqrt(head_dim)`` by default.
+        k_scale: makes ``k`` and ``v`` fp8, as :func:`pando_attn.plan` takes it: fp32 and contiguous
+            ``[1]``, or ``[kv_heads]`` with one for each head, on q's device. An element of k stands
+            for ``k_scale * element``.
+        v_scale: the same of v, and wanted with it.
+        shared_k_scales: for each level the same of its K and V, or None where they are of the dtype
+            of q; None: there are no others.
+        shared_v_scales: the same of their V.
         out: where the result goes, of the shape of q; made by q's framework when absent.
         lse: where the natural logarithm of each row's sum of exponentials goes, fp32 and contiguous
             ``[B, q_len, q_heads]`` or ``[B, q_heads]``.
@@ -81,6 +92,7 @@ def shared_prefix_attention(
         lens += [_lens_of("kv_lens", kv_lens, *shapes[-1][:2])]
     elif kv_lens is not None:
         raise ValueError("kv_lens: got lengths, want None when k is None")
+    scales = _scales_of(kvs, shapes, k_scale, v_scale, shared_k_scales, shared_v_scales, has_own)
     key = LevelsKey(
         sequences=sequences,
         rows_each=rows_each,
@@ -91,12 +103,13 @@ def shared_prefix_attention(
         device=_arrays.device_of("q", q),
         shapes=tuple((shape[0], shape[1]) for shape in shapes),
         groups=tuple(bounds.tobytes() for bounds in groups),
+        fp8=tuple(pair is not None for pair in scales),
         has_own=has_own,
         causal=arguments.flag("causal", causal),
         scale=None if scale is None else arguments.number("scale", scale),
         threads=arguments.integer("threads", threads),
     )
-    return _levels(key, groups).attend(q, kvs, lens, out, lse, return_lse)
+    return _levels(key, groups).attend(q, kvs, scales, lens, out, lse, return_lse)
 
 
 def _levels(key: LevelsKey, groups: list[np.ndarray]) -> Levels:
@@ -133,6 +146,53 @@ def _levels_of(k: Any, v: Any, shared_ks: Any, shared_vs: Any) -> list[tuple[str
     return levels
 
 
+def _scales_of(
+    kvs: list[tuple[str, Any, str, Any]],
+    shapes: list[tuple[int, ...]],
+    k_scale: Any,
+    v_scale: Any,
+    shared_k_scales: Any,
+    shared_v_scales: Any,
+    has_own: bool,
+) -> list[LevelScales | None]:
+    """Of each level, the own tokens last; None where K and V are of the dtype of q."""
+    own = [("k_scale", k_scale, "v_scale", v_scale)]
+    if not has_own and (k_scale is not None or v_scale is not None):
+        raise ValueError("k_scale: got scales, want None when k is None")
+    count = len(kvs) - has_own
+    of_k, of_v = (
+        _entries(name, given, count)
+        for name, given in (
+            ("shared_k_scales", shared_k_scales),
+            ("shared_v_scales", shared_v_scales),
+        )
+    )
+    of_levels = [
+        (f"shared_k_scales[{i}]", of_k[i], f"shared_v_scales[{i}]", of_v[i]) for i in range(count)
+    ]
+    scales: list[LevelScales | None] = []
+    for kv, shape, pair in zip(kvs, shapes, of_levels + (own if has_own else [])):
+        for x_name, x, name, given in ((*kv[:2], *pair[:2]), (*kv[2:], *pair[2:])):
+            if given is None:
+                if "float8" in str(getattr(x, "dtype", "")) or pair[1] is not pair[3]:
+                    raise ValueError(
+                        f"{name}: got none for {x_name}, want fp32 (1,) or ({shape[2]},) of fp8"
+                    )
+                continue
+            if _shape(name, given, (1,)) not in ((1,), (shape[2],)):
+                got = tuple(given.shape)
+                raise ValueError(f"{name}: got shape {got}, want (1,) or ({shape[2]},)")
+        scales.append(None if pair[1] is None else pair)
+    return scales
+
+
+def _entries(name: str, given: Any, levels: int) -> Sequence[Any]:
+    entries = [None] * levels if given is None else given
+    if not isinstance(entries, (list, tuple)) or len(entries) != levels:
+        raise ValueError(f"{name}: got {given!r}, want an entry for each level")
+    return entries
+
+
 def _shape(name: str, x: Any, dims: tuple[int, ...]) -> tuple[int, ...]:
     _arrays.kind_of(name, x)
     shape = getattr(x, "shape", None)
@@ -148,9 +208,7 @@ def _boundaries(
     sequences: int, shapes: list[tuple[int, ...]], group_sizes: Sequence[Any] | None
 ) -> list[np.ndarray]:
     """Where the groups of each level begin, and the end: ``[groups + 1]``."""
-    sizes = [None] * len(shapes) if group_sizes is None else group_sizes
-    if not isinstance(sizes, (list, tuple)) or len(sizes) != len(shapes):
-        raise ValueError(f"group_sizes: got {group_sizes!r}, want an entry for each level")
+    sizes = _entries("group_sizes", group_sizes, len(shapes))
     bounds: list[np.ndarray] = []
     for i, (shape, given) in enumerate(zip(shapes, sizes)):
         groups = shape[0]
@@ -177,9 +235,7 @@ def _boundaries(
 
 
 def _lens(given: Any, name: str, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-    lens = [None] * len(shapes) if given is None else given
-    if not isinstance(lens, (list, tuple)) or len(lens) != len(shapes):
-        raise ValueError(f"{name}: got {given!r}, want an entry for each level")
+    lens = _entries(name, given, len(shapes))
     return [
         _lens_of(f"{name}[{i}]", one, *shape[:2])
         for i, (one, shape) in enumerate(zip(lens, shapes))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ._arguments import dtype_code
+from ._arguments import FP8, dtype_code
 from ._plan import Plan
 from ._spec import Spec
 
@@ -48,8 +48,10 @@ class Shape(NamedTuple):
         )
 
 
-def shape_of(query: torch.Tensor, kv_heads: int, scoring: Scoring, page_tokens: int) -> Shape:
-    """Of a layer whose ``query`` is ``[..., q_heads, rows, head_dim]``."""
+def shape_of(
+    query: torch.Tensor, kv_heads: int, scoring: Scoring, page_tokens: int, fp8: bool = False
+) -> Shape:
+    """Of a layer with ``query`` ``[..., q_heads, rows, head_dim]``; K and V are fp8, or as that."""
     try:
         code = dtype_code(query.dtype)
     except ValueError:
@@ -65,6 +67,7 @@ def shape_of(query: torch.Tensor, kv_heads: int, scoring: Scoring, page_tokens: 
         scoring.scale,
         scoring.soft_cap,
         window=scoring.window,
+        kv_code=FP8 if fp8 else None,
     )
     return Shape(spec, query.device)
 

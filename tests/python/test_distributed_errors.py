@@ -87,7 +87,7 @@ def test_ranks_that_disagree_are_named_with_their_hashes(two, changes):
         ({"order": 3}, "ValueError", "placement: got one of pages of 16 tokens on 3 ranks, want"),
         ({"page_tokens": 24}, "ValueError", "page_tokens: got 24"),
         ({"q_heads": None}, "TypeError", "q_heads: got NoneType"),
-        ({"kv_dtype": "fp8"}, "NotImplementedError", "kv_dtype: got fp8, want that of q"),
+        ({"kv_dtype": "fp4"}, "ValueError", "kv_dtype: got 'fp4', want one of"),
     ],
 )
 def test_a_rank_that_refuses_its_arguments_stops_the_others(two, changes, kind, text):

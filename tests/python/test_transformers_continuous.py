@@ -15,18 +15,16 @@ import pando_attn  # noqa: E402
 from pando_attn.transformers import _continuous, _engine  # noqa: E402
 
 
-def engine(model, prompts, tokens=30, **options):
+def engine(model, prompts, tokens=30, config=transformers.ContinuousBatchingConfig, **options):
     """Greedy tokens of continuous batching, in the order of the prompts."""
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
-    config = transformers.ContinuousBatchingConfig(
-        **{"num_blocks": 64, "max_batch_tokens": 24, page_size(): 16, **options}
-    )
+    made = config(**{"num_blocks": 64, "max_batch_tokens": 24, page_size(): 16, **options})
     results = model.generate_batch(
         prompts,
         generation_config=transformers.GenerationConfig(
             max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0
         ),
-        continuous_batching_config=config,
+        continuous_batching_config=made,
         progress_bar=False,
     )
     assert not [r.error for r in results.values() if r.error]

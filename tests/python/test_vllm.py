@@ -293,7 +293,7 @@ def test_what_vllm_is_told_before_it_chooses():
     for refused, words in (
         ({"head_size": 12}, "head_size not supported"),
         ({"head_size": 576}, "head_size not supported"),
-        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype not supported"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "kv_cache_dtype not supported"),
         ({"block_size": 24}, "block_size not supported"),
         ({"use_mla": True}, "MLA not supported"),
         ({"use_sparse": True}, "sparse not supported"),
@@ -316,7 +316,7 @@ def test_what_vllm_is_told_before_it_chooses():
     [
         ({"alibi_slopes": [1.0]}, "alibi_slopes: got some"),
         ({"attn_type": AttentionType.ENCODER}, "attn_type: got"),
-        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype: got fp8, want one of auto"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "kv_cache_dtype: got fp8_e5m2, want one of auto"),
     ],
 )
 def test_layers_that_are_refused(options, message):

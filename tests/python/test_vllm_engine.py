@@ -141,6 +141,45 @@ def test_ways_to_run_an_engine(way, on_cpu, engine):
         assert got["shared_by"] == 6
 
 
+def fp8_regret(model, outputs, device="cpu"):
+    """Under the same model with K and V that are rounded, with the scales of no checkpoint: 1."""
+    import torch
+    from rounded_models import NAME, round_kv
+
+    ones = torch.ones(model.config.num_hidden_layers, 2, device=device)
+    round_kv(ones, ones)
+    model = model.to(device)
+    return max(regret(model, ids, out, NAME) for ids, out in zip(PROMPTS, outputs))
+
+
+@pytest.mark.parametrize("style", ["llama", "gemma3"])
+def test_an_engine_on_the_cpu_with_fp8_kv(style, on_cpu, engine):
+    model = tiny(style, head_dim=64)
+    got = engine(model, PROMPTS, env=on_cpu, kv_cache_dtype="fp8")
+    assert got["backends"] == ["PandoBackend"]
+    assert got["shared_by"] == 6
+    for tokens in got["tokens"]:
+        assert fp8_regret(model, tokens) < 1e-2
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("style", ["llama", "gemma3"])
+def test_an_engine_on_cuda_with_fp8_kv(style, engine):
+    import torch
+
+    model = tiny(style, head_dim=64).to(torch.bfloat16)
+    got = engine(
+        model,
+        PROMPTS,
+        dtype="bfloat16",
+        attention_config={"backend": "CUSTOM"},
+        kv_cache_dtype="fp8",
+    )
+    assert got["backends"] == ["PandoBackend"]
+    for tokens in got["tokens"]:
+        assert fp8_regret(model, tokens, "cuda") < 0.05
+
+
 def test_the_benchmark_runs(on_cpu, installed):
     small = "--engine pando --samples 4 --prompt-tokens 300 --new-tokens 3 --hidden 128 --runs 1"
     path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])

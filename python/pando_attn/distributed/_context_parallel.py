@@ -14,7 +14,7 @@ from .._plan import Plan
 from .._spec import Spec
 from ._agreement import agree, digest_of
 from ._batch import RankBatch, WholeBatch
-from ._exchange import EXCHANGES, Rows, check_result, check_tensor, part_of
+from ._exchange import EXCHANGES, Rows, check_result, check_tensor, part_of, scale_of_part
 from ._placement import Placement, place
 from ._rank_plan import rank_plan
 
@@ -85,7 +85,7 @@ class ContextParallel:
 
         Args:
             heads: ``q_heads``, ``kv_heads``, ``head_dim``, and where the defaults won't do
-                ``dtype``, ``scale``, ``causal``, ``window`` and ``soft_cap``; not ``kv_dtype``.
+                ``dtype``, ``kv_dtype``, ``scale``, ``causal``, ``window`` and ``soft_cap``.
             placement: of :func:`place`; made from the batch when absent.
 
         Returns:
@@ -102,10 +102,6 @@ class ContextParallel:
 
         def make() -> tuple[Spec, Plan]:
             spec = Spec.of(page_tokens, **heads)
-            if spec.kv_code is not None:
-                raise NotImplementedError(
-                    f"kv_dtype: got {spec.kv_dtype}, want that of q: ranks pass no scales on"
-                )
             self._captured = False  # a graph of the plan before is not replayed any more
             return spec, rank_plan(spec, self.head_parts, share, device, threads)
 
@@ -226,6 +222,8 @@ class ContextParallel:
         out: torch.Tensor | None = None,
         lse: torch.Tensor | None = None,
         return_lse: bool = False,
+        k_scale: torch.Tensor | None = None,
+        v_scale: torch.Tensor | None = None,
         layout: str = "NHD",
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Attention of all rows over the KV of all ranks; on every rank.
@@ -243,6 +241,7 @@ class ContextParallel:
             out: where the result goes; new when absent.
             lse: where the LSEs go, fp32 ``[q_rows, q_heads]``, contiguous.
             return_lse: make ``lse`` when it is absent.
+            k_scale, v_scale: of this rank's fp8 K and V: fp32 ``[1]`` or ``[kv_heads]``.
             layout: "NHD" or "HND", of K and V.
 
         Returns:
@@ -271,27 +270,26 @@ class ContextParallel:
         ):
             if parts > 1 and (x.ndim <= at or x.shape[at] != wanted):
                 raise ValueError(f"{name}: got shape {tuple(x.shape)}, want {wanted} heads")
-        by_heads = [
-            (
-                part_of(q, 1, i, parts),
-                part_of(k_cache, heads_at, i, parts),
-                part_of(v_cache, heads_at, i, parts),
-            )
+        cut = ((q, 1), (k_cache, heads_at), (v_cache, heads_at))
+        by_heads = [[part_of(x, at, i, parts) for x, at in cut] for i in range(parts)]
+        given = {"k_scale": k_scale, "v_scale": v_scale}
+        scales: list[dict[str, Any]] = [
+            {name: scale_of_part(name, x, i, parts, kv_heads) for name, x in given.items()}
             for i in range(parts)
         ]
         if plan.q_rows == 0:
             return out if lse is None else (out, lse)
         self._captured |= q.is_cuda and torch.cuda.is_current_stream_capturing()
-        for tensors, exchange in zip(by_heads, self._exchanges):
+        for tensors, of_part, exchange in zip(by_heads, scales, self._exchanges):
             to, to_lse = exchange.targets()
-            attend(plan, *tensors, out=to, lse=to_lse, layout=layout)
+            attend(plan, *tensors, out=to, lse=to_lse, layout=layout, **of_part)
             exchange.start()
         for i, exchange in enumerate(self._exchanges):
             if parts == 1:
                 exchange.finish(out, lse)
                 continue
-            of_part = None if lse is None else torch.empty_like(exchange.targets()[1])
-            exchange.finish(part_of(out, 1, i, parts), of_part)
-            if lse is not None and of_part is not None:
-                part_of(lse, 1, i, parts).copy_(of_part)
+            part_lse = None if lse is None else torch.empty_like(exchange.targets()[1])
+            exchange.finish(part_of(out, 1, i, parts), part_lse)
+            if lse is not None and part_lse is not None:
+                part_of(lse, 1, i, parts).copy_(part_lse)
         return out if lse is None else (out, lse)

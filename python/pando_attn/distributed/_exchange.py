@@ -85,6 +85,17 @@ def part_of(x: torch.Tensor, dim: int, index: int, parts: int) -> torch.Tensor:
     return x.narrow(dim, index * size, size)
 
 
+def scale_of_part(
+    name: str, scale: torch.Tensor | None, part: int, parts: int, kv_heads: int
+) -> torch.Tensor | None:
+    """The scales of one of equal parts of the heads."""
+    if scale is None or parts == 1 or tuple(scale.shape) == (1,):
+        return scale
+    if tuple(scale.shape) != (kv_heads,):
+        raise ValueError(f"{name}: got shape {tuple(scale.shape)}, want (1,) or ({kv_heads},)")
+    return part_of(scale, 0, part, parts)
+
+
 class AllGather:
     """Every rank gets every rank's partial of every row, and merges them: one collective.
 

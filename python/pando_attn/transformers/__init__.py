@@ -27,11 +27,19 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ._attention import attention_forward
 from ._engine import paged_attention_forward, plug_in
+from ._engine_fp8 import ContinuousBatchingConfig
 from ._generate import Generated, generate
 from ._kv_cache import KvCache
 from ._masks import visible_ranges
 
-__all__ = ["Generated", "KvCache", "attention_forward", "generate", "visible_ranges"]
+__all__ = [
+    "ContinuousBatchingConfig",
+    "Generated",
+    "KvCache",
+    "attention_forward",
+    "generate",
+    "visible_ranges",
+]
 
 AttentionInterface.register("pando", attention_forward)
 AttentionInterface.register("paged|pando", paged_attention_forward)

@@ -11,6 +11,7 @@ import torch
 
 from .._attend import attend
 from .._step_plans import Scoring, StepPlans, Tables, shape_of
+from ._fp8 import Fp8Kv
 
 
 class LayerPages(NamedTuple):
@@ -87,6 +88,23 @@ class ContinuousStep:
         overwrite those that the first of them sees."""
         return self._pages(layer).slides and not self._decode
 
+    def gathered(
+        self,
+        layer: int,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        update: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the engine's ``update`` of its cache returns for new K and V, of their dtype."""
+        fp8 = self._fp8()
+        if fp8 is None:
+            return update(key, value)
+        codes = update(*fp8.quantize(layer, key, value, int(self._q_indptr[-1])))
+        return fp8.dequantize(layer, *codes, key.dtype)
+
+    def _fp8(self) -> Fp8Kv | None:
+        return getattr(self._cache(), "pando_fp8", None)
+
     def _pages(self, layer: int) -> LayerPages:
         return layer_pages(self._cache(), layer)
 
@@ -108,6 +126,9 @@ class ContinuousStep:
         if pages.slides and not self._decode:
             return self._attend_gathered(layer, pages, query, key, value, scoring)
         slots = self._write_index[pages.group]
+        fp8 = self._fp8()
+        if fp8 is not None:
+            key, value = fp8.quantize(layer, key, value, int(self._q_indptr[-1]))
         for target, new in ((pages.k, key), (pages.v, value)):
             target.view(-1, *target.shape[2:]).index_copy_(0, slots, new[0].transpose(0, 1))
         # In decode a ring holds just what the window lets its row see.
@@ -119,6 +140,7 @@ class ContinuousStep:
             pages.k,
             pages.v,
             scoring._replace(window=0) if pages.slides else scoring,
+            fp8,
         )
 
     def _attend_gathered(
@@ -153,11 +175,12 @@ class ContinuousStep:
         k: torch.Tensor,
         v: torch.Tensor,
         scoring: Scoring,
+        fp8: Fp8Kv | None = None,
     ) -> torch.Tensor:
         tables = self._tables.get(kind)
         if tables is None:
             tables = self._tables[kind] = make()
-        shape = shape_of(query, k.shape[2], scoring, tables.page_tokens)
+        shape = shape_of(query, k.shape[2], scoring, tables.page_tokens, fp8=fp8 is not None)
         plans = self._plans.setdefault(kind, TablePlans(layer, StepPlans())).plans
         plan = plans.plan(shape, tables)
         q = query[0].transpose(0, 1)
@@ -167,7 +190,8 @@ class ContinuousStep:
         else:
             out = query.new_empty(q.shape)
             out[rows:] = 0
-        attend(plan, q[:rows], k, v, out=out[:rows], sinks=scoring.sinks)
+        scales = {} if fp8 is None else fp8.scales(layer)
+        attend(plan, q[:rows], k, v, out=out[:rows], sinks=scoring.sinks, **scales)
         return out.unsqueeze(0)
 
     def _seen(self, pages: LayerPages) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from transformers.generation.continuous_batching.model_runner import ModelRunner
 
 from ._attention import attention_forward
 from ._continuous import ContinuousStep, TablePlans
+from ._engine_fp8 import plug_in_fp8
 
 #: Graphs that an engine keeps, those used last; with ``use_async_batching`` it has two such sets.
 #: Each has plans of its own, and these memory on the device. A batch that is padded to another size
@@ -64,6 +65,10 @@ class _Engines:
         """
         ios, cache = runner.inputs_and_outputs, runner.cache
         graph = ios.get_graph()
+        fp8 = getattr(cache, "pando_fp8", None)
+        if graph is not None and fp8 is not None and not fp8.fixed:
+            ios.set_graph(None)  # a replay fixes no scales
+            graph = None
         plans = {} if graph is None else self._plans_of_graph[graph]
         with torch.cuda.stream(ios.compute_stream):
             step = ContinuousStep(cache, plans, kwargs, in_graph=True)
@@ -121,8 +126,15 @@ def paged_attention_forward(
     step = _engines.step(cache, kwargs)
     layer: Any = module.layer_idx
     if step.gathers(layer):
-        gathered = cache.update(key, value, layer, kwargs["read_index"], kwargs["write_index"])
-        key, value = (x.transpose(0, 1).unsqueeze(0) for x in gathered)
+        key, value = step.gathered(
+            layer,
+            key,
+            value,
+            lambda k, v: tuple(
+                x.transpose(0, 1).unsqueeze(0)
+                for x in cache.update(k, v, layer, kwargs["read_index"], kwargs["write_index"])
+            ),
+        )
     return attention_forward(module, query, key, value, None, pando=step, **kwargs)
 
 
@@ -159,7 +171,12 @@ def plug_in() -> None:
             return update(self, key_states, value_states, layer_idx, kwargs)
         step = _engines.step(self, kwargs)
         if step.gathers(layer_idx):
-            key_states, value_states = update(self, key_states, value_states, layer_idx, kwargs)
+            key_states, value_states = step.gathered(
+                layer_idx,
+                key_states,
+                value_states,
+                lambda k, v: update(self, k, v, layer_idx, kwargs),
+            )
         kwargs["pando"] = step
         return key_states, value_states
 
@@ -174,6 +191,7 @@ def plug_in() -> None:
             return
         _engines.compute_in_graph(self, batch_data, lambda: compute(self, model, batch_data))
 
+    plug_in_fp8()
     runner.compute_batch = compute_with_pando
     manager.switch_to_cb_friendly_attn = switch_with_pando
     manager.switch_to_cb_friendly_attn.pando = True

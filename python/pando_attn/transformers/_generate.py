@@ -67,6 +67,9 @@ def generate(
     prefill_tokens: int = 2048,
     cache: KvCache | None = None,
     cuda_graph: bool = True,
+    kv_dtype: Any = None,
+    k_scale: Any = None,
+    v_scale: Any = None,
 ) -> Generated:
     """Samples continuations of prompts; KV of what they share is computed, kept and read once.
 
@@ -88,6 +91,10 @@ def generate(
         prefill_tokens: at most so many tokens of prompts in one forward pass.
         cache: keeps KV for later calls; by default there is one for this call alone.
         cuda_graph: on CUDA, capture the decode step of a batch once and replay it.
+        kv_dtype: "fp8" keeps K and V in one byte an element; by default they are of the model's
+            dtype. A ``cache`` has its own.
+        k_scale, v_scale: of fp8 K and V, as for :class:`KvCache`; by default the first pass over
+            the prompts fixes them. A ``cache`` has its own.
 
     Returns:
         A :class:`Generated`.
@@ -116,11 +123,20 @@ def generate(
         pages = max(
             pages_needed([ids[p] for p in batch], max_new_tokens, size) for batch in batches
         )
-        cache = KvCache(model, pages * size, page_tokens=size)
+        cache = KvCache(
+            model,
+            pages * size,
+            page_tokens=size,
+            kv_dtype=kv_dtype,
+            k_scale=k_scale,
+            v_scale=v_scale,
+        )
     elif not isinstance(cache, KvCache):
         raise TypeError(f"cache: got {arguments.kind_name(cache)}, want a KvCache")
     elif cache.shape != shape:
         raise ValueError(f"cache: got one of a model of {cache.shape}, want {shape}")
+    else:
+        cache.check_kv(kv_dtype, k_scale, v_scale)
     result = Generated(
         tokens=[[] for _ in ids],
         logprobs=[[] for _ in ids] if return_logprobs else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from .. import _arguments as arguments
 from .._attend import attend
 from .._prefix import KvPool, PageCopy, PrefixTree
 from .._step_plans import Scoring, StepPlans, Tables, shape_of
+from ._fp8 import Fp8Kv, wants_fp8
 from ._model import model_shape
 
 
@@ -35,32 +36,50 @@ class KvCache:
         model: whose KV it holds; see :func:`generate` for what is supported.
         num_tokens: room for so many; memory for all of them is taken now.
         page_tokens: tokens of a page, a power of two up to 256; sequences share whole pages.
+        kv_dtype: "fp8" keeps one byte an element; None: K and V of the model's dtype.
+        k_scale: what elements of fp8 K are multiplied by: a number, or ``[layers, kv_heads]`` where
+            either may be 1. By default the first pass of a layer fixes its scales, one for each
+            kv head.
+        v_scale: the same of V.
 
     Raises:
         ValueError, TypeError or NotImplementedError that names the argument.
     """
 
-    def __init__(self, model: PreTrainedModel, num_tokens: int, *, page_tokens: int = 16) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        num_tokens: int,
+        *,
+        page_tokens: int = 16,
+        kv_dtype: Any = None,
+        k_scale: Any = None,
+        v_scale: Any = None,
+    ) -> None:
         self.shape = model_shape(model)
         if arguments.integer("num_tokens", num_tokens) < 1:
             raise ValueError(f"num_tokens: got {num_tokens}, want 1 or more")
         if arguments.integer("page_tokens", page_tokens) < 1:
             raise ValueError(f"page_tokens: got {page_tokens}, want a power of two up to 256")
+        layers, kv_heads, _, _, dtype, device = self.shape
+        self.fp8: Fp8Kv | None = None
+        if wants_fp8(kv_dtype, k_scale, v_scale, dtype):
+            self.fp8 = Fp8Kv(layers, kv_heads, device, k_scale, v_scale)
         self.pool = KvPool(-(-num_tokens // page_tokens) + 1, page_tokens)
         self.tree = PrefixTree(self.pool)
         # KV of tokens that are there already goes here when they are computed again.
         self._scratch = self.pool.allocate()
         self._kv = torch.empty(
             (
-                self.shape.layers,
+                layers,
                 2,
                 self.pool.num_pages,
                 page_tokens,
-                self.shape.kv_heads,
+                kv_heads,
                 self.shape.head_dim,
             ),
-            dtype=self.shape.dtype,
-            device=self.shape.device,
+            dtype=dtype if self.fp8 is None else torch.uint8,
+            device=device,
         )
         self.plans = StepPlans()
 
@@ -70,15 +89,45 @@ class KvCache:
         return self.pool.page_tokens
 
     @property
+    def kv_dtype(self) -> str:
+        """Of K and V: "fp32", "bf16", "fp16" or "fp8"."""
+        if self.fp8 is not None:
+            return arguments.KV_DTYPES[arguments.FP8]
+        return arguments.DTYPES[arguments.dtype_code(self.shape.dtype)]
+
+    @property
+    def k_scale(self) -> torch.Tensor | None:
+        """fp32 ``[layers, kv_heads]``; None unless K is fp8 and its scales are fixed. What an
+        earlier cache has found may be given to another one."""
+        return self.fp8.k_scale if self.fp8 is not None and self.fp8.fixed else None
+
+    @property
+    def v_scale(self) -> torch.Tensor | None:
+        """The same of V."""
+        return self.fp8.v_scale if self.fp8 is not None and self.fp8.fixed else None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the memory that was taken."""
-        return self._kv.nbytes
+        return self._kv.nbytes + (0 if self.fp8 is None else self.fp8.nbytes)
 
     @property
     def used_bytes(self) -> int:
         """Bytes of the pages that sequences hold, and of those that are kept for later ones."""
         used = self.pool.num_pages - self.pool.free_pages - 1
-        return used * (self.nbytes // self.pool.num_pages)
+        return used * (self._kv.nbytes // self.pool.num_pages)
+
+    def check_kv(self, kv_dtype: Any, k_scale: Any, v_scale: Any) -> None:
+        """ValueError when what is asked of K and V is not what the cache holds."""
+        if kv_dtype is not None:
+            own = arguments.KV_DTYPES.index(self.kv_dtype)
+            if arguments.kv_dtype_code(kv_dtype, own) != own:
+                raise ValueError(
+                    f"kv_dtype: got {kv_dtype!r} with a cache of {self.kv_dtype}, want that or none"
+                )
+        for name, given in (("k_scale", k_scale), ("v_scale", v_scale)):
+            if given is not None:
+                raise ValueError(f"{name}: got one with a cache, which has its own; want none")
 
     def clear(self) -> None:
         """Forgets what no sequence holds."""
@@ -158,24 +207,30 @@ class KvStep:
         kv = self._cache._kv
         shape = self._cache.shape
         got = (key.shape[1], key.shape[3], key.dtype, key.device)
-        wanted = (shape.kv_heads, shape.head_dim, kv.dtype, kv.device)
+        wanted = (shape.kv_heads, shape.head_dim, shape.dtype, kv.device)
         if got != wanted:
             raise NotImplementedError(
                 f"model: got layer {layer} with (kv_heads, head_dim, dtype, device) of {got}, want "
                 f"{wanted} as its configuration says"
             )
+        fp8 = self._cache.fp8
+        scales = {}
+        if fp8 is not None:
+            key, value = fp8.quantize(layer, key, value)
+            scales = fp8.scales(layer)
         for target, new in zip(kv[layer], (key, value)):
             target.flatten(0, 1).index_copy_(0, self._slots, new[0].transpose(0, 1))
         k, v = kv[layer]
         plan = self._plans.plan(
-            shape_of(query, shape.kv_heads, scoring, self._tables.page_tokens), self._tables
+            shape_of(query, shape.kv_heads, scoring, self._tables.page_tokens, fp8=fp8 is not None),
+            self._tables,
         )
         q = query[0].transpose(0, 1)
         rows = plan.q_rows
         # Zeros, so that rows of no sequence are numbers: a layer that quantizes all rows by their
         # greatest would spread what else is there.
         out = query.new_zeros(q.shape) if self._in_graph else query.new_empty(q.shape)
-        attend(plan, q[:rows], k, v, out=out[:rows], sinks=scoring.sinks)
+        attend(plan, q[:rows], k, v, out=out[:rows], sinks=scoring.sinks, **scales)
         self._layers.add(layer)
         return out.unsqueeze(0)
 

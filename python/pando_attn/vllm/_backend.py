@@ -10,7 +10,7 @@ from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionBackend
 
 from .._planning import plan
-from ._impl import KV_CACHE_DTYPES, PandoImpl
+from ._impl import FP8_DTYPES, KV_CACHE_DTYPES, PandoImpl
 from ._metadata import PandoMetadataBuilder
 
 
@@ -46,9 +46,9 @@ class PandoBackend(AttentionBackend):  # type: ignore[misc]
 
     @classmethod
     def supports_combination(
-        cls, head_size: int, dtype: torch.dtype, *args: Any, **kwargs: Any
+        cls, head_size: int, dtype: torch.dtype, kv_cache_dtype: Any, *args: Any, **kwargs: Any
     ) -> str | None:
-        return why_not(head_size, dtype)
+        return why_not(head_size, dtype, kv_cache_dtype in FP8_DTYPES)
 
     @classmethod
     def supports_compute_capability(cls, capability: Any) -> bool:
@@ -63,6 +63,10 @@ class PandoBackend(AttentionBackend):  # type: ignore[misc]
         return True
 
     @classmethod
+    def supports_per_head_quant_scales(cls) -> bool:
+        return True
+
+    @classmethod
     def supports_batch_invariance(cls) -> bool:
         return True
 
@@ -73,7 +77,7 @@ class PandoBackend(AttentionBackend):  # type: ignore[misc]
 
 
 @functools.cache
-def why_not(head_size: int, dtype: torch.dtype) -> str | None:
+def why_not(head_size: int, dtype: torch.dtype, fp8: bool = False) -> str | None:
     """What Pando says against such heads on this platform, None when nothing; the same words that
     a plan would be refused with."""
     device = "cpu" if current_platform.is_cpu() else "h100"
@@ -88,6 +92,7 @@ def why_not(head_size: int, dtype: torch.dtype) -> str | None:
             kv_heads=1,
             head_dim=head_size,
             dtype=dtype,
+            kv_dtype="fp8" if fp8 else None,
             device=device,
         )
     except (NotImplementedError, ValueError) as error:

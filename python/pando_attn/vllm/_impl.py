@@ -10,17 +10,20 @@ from vllm.v1.attention.backend import AttentionImpl, AttentionType
 
 from .._attend import attend
 from .._step_plans import Scoring
+from .._torch_fp8 import to_fp8
 from ._metadata import PandoMetadata
 
-#: K and V are kept in the type of the model.
-KV_CACHE_DTYPES = ("auto", "float16", "bfloat16")
+#: E4M3, with the scales of the layer.
+FP8_DTYPES = ("fp8", "fp8_e4m3")
+#: The others: K and V are kept in the type of the model.
+KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", *FP8_DTYPES)
 
 
 class PandoImpl(AttentionImpl[PandoMetadata]):  # type: ignore[misc]
     """Attention of one layer, over K and V in vLLM's pages.
 
     Raises NotImplementedError that names what Pando does not compute: ALiBi, attention of encoders,
-    quantized KV, heads of K and V of different sizes.
+    quantized KV but for E4M3, heads of K and V of different sizes.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class PandoImpl(AttentionImpl[PandoMetadata]):  # type: ignore[misc]
         self.scale = float(scale)
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         self.kv_cache_dtype = kv_cache_dtype
+        self._fp8 = kv_cache_dtype in FP8_DTYPES
         self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
         self.sinks = sinks
         self._scoring = Scoring(self.scale, sliding_window or 0, float(logits_soft_cap or 0))
@@ -72,7 +76,8 @@ class PandoImpl(AttentionImpl[PandoMetadata]):  # type: ignore[misc]
         """Attention of the rows of a step, the new tokens of all requests.
 
         Args:
-            layer: the layer; not needed.
+            layer: the layer, whose ``_k_scale`` and ``_v_scale`` are those of fp8 K and V: one
+                number, or one for each kv head.
             query: ``[rows, q_heads, head_size]``, with rows of padding behind those of the step.
             key, value: not needed: they are in the cache already.
             kv_cache: ``[blocks, kv_heads, block_size, 2 * head_size]``, K first.
@@ -87,7 +92,10 @@ class PandoImpl(AttentionImpl[PandoMetadata]):  # type: ignore[misc]
         if self.sinks is not None and self._scoring.sinks is None:
             self.process_weights_after_loading(query.dtype)
         k, v = kv_cache.split(self.head_size, dim=-1)
-        plan = attn_metadata.plan(query, self.num_kv_heads, self._scoring)
+        plan = attn_metadata.plan(query, self.num_kv_heads, self._scoring, self._fp8)
+        scales = {}
+        if self._fp8:
+            scales = {"k_scale": layer._k_scale.view(-1), "v_scale": layer._v_scale.view(-1)}
         rows = plan.q_rows
         attend(
             plan,
@@ -97,6 +105,7 @@ class PandoImpl(AttentionImpl[PandoMetadata]):  # type: ignore[misc]
             out=output[:rows],
             sinks=self._scoring.sinks,
             layout="HND",
+            **scales,
         )
         return output
 
@@ -126,5 +135,9 @@ class PandoImpl(AttentionImpl[PandoMetadata]):  # type: ignore[misc]
         of_some = slot_mapping >= 0
         slots = slot_mapping[of_some]
         at = slots // k_cache.shape[1], slots % k_cache.shape[1]
-        k_cache[at] = key[: len(of_some)][of_some]
-        v_cache[at] = value[: len(of_some)][of_some]
+        for cache, new, scale in (
+            (k_cache, key, layer._k_scale),
+            (v_cache, value, layer._v_scale),
+        ):
+            kept = new[: len(of_some)][of_some]
+            cache[at] = to_fp8(kept, scale.view(-1, 1)) if self._fp8 else kept

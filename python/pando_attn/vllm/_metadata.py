@@ -20,9 +20,10 @@ class PandoMetadata(NamedTuple):
     plans: StepPlans  #: of all steps, each made anew by the first layer that needs it
     batch_invariant: bool
 
-    def plan(self, query: torch.Tensor, kv_heads: int, scoring: Scoring) -> Any:
+    def plan(self, query: torch.Tensor, kv_heads: int, scoring: Scoring, fp8: bool = False) -> Any:
         """The plan of a layer whose ``query`` is ``[rows, q_heads, head_dim]``."""
-        shape = shape_of(query.transpose(0, 1), kv_heads, scoring, self.tables.page_tokens)
+        size = self.tables.page_tokens
+        shape = shape_of(query.transpose(0, 1), kv_heads, scoring, size, fp8)
         return self.plans.plan(shape._replace(batch_invariant=self.batch_invariant), self.tables)
 
 
