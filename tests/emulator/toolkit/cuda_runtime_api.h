@@ -5,5 +5,6 @@
 
 using cudaStream_t = void*;
 struct dim3 {
-  uint32_t x = 1, y = 1, z = 1;
+  uint32_t x, y, z;
+  dim3(uint32_t x = 1, uint32_t y = 1, uint32_t z = 1) : x(x), y(y), z(z) {}
 };
