@@ -147,6 +147,7 @@ struct PlanHeader {
   int32_t kv_tile = 1;
   int32_t narrow_rows = 0;     ///< tiles of at most so many packed rows use the narrow kernel
   int32_t cut_tokens = 0;      ///< of a batch-invariant plan; 0 for others
+  int32_t reserved = 0;        ///< nothing here may be padding: equal plans are equal bytes
   int64_t page_table_len = 0;  ///< page_ids must hold at least so many ids
   int64_t partial_rows = 0;    ///< at all kv heads
   int64_t partials_bytes = 0;  ///< workspace: fp32 [partial_rows][head_dim], then lse

@@ -26,16 +26,17 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
   if constexpr (C::kParts == 1) tokens = info.tokens;
   if (lane == 0) cursor.expect(tokens * C::kHeadDim * C::kKvBytes);
   __syncwarp();
-  uint8_t* const slot =
-      landing(shared).slots[cursor.stage()] + lane / C::kLoadHalves * kGranule * C::kLoadRowBytes;
+  uint8_t* const slot = landing(shared).slots[cursor.stage()];
   const int32_t page_tokens = params.pages.page_tokens();
   // The halves of a token's row lie side by side in memory and are asked for one after the other.
   static_assert(kGranules / C::kParts * C::kLoadHalves <= 32);
   const int half = lane % C::kLoadHalves;
+  const int granule = lane / C::kLoadHalves;  // lanes beyond the last load nothing
   const auto load_box = [&](int32_t page, int32_t into) {
     const int32_t coords[5] = {0, t.position & (page_tokens - 1), half, info.kv_head, page};
     ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
-                                      slot + half * C::kHalfBytes + into * C::kLoadRowBytes,
+                                      slot + half * C::kHalfBytes +
+                                          (granule * kGranule + into) * C::kLoadRowBytes,
                                       t.is(LaneTile::kBig) ? big : small, coords,
                                       cursor.full_barrier());
   };
