@@ -34,11 +34,10 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
   const int granule = lane / C::kLoadHalves;  // lanes beyond the last load nothing
   const auto load_box = [&](int32_t page, int32_t into) {
     const int32_t coords[5] = {0, t.position & (page_tokens - 1), half, info.kv_head, page};
-    ::cuda::ptx::cp_async_bulk_tensor(::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
-                                      slot + half * C::kHalfBytes +
-                                          (granule * kGranule + into) * C::kLoadRowBytes,
-                                      t.is(LaneTile::kBig) ? big : small, coords,
-                                      cursor.full_barrier());
+    ::cuda::ptx::cp_async_bulk_tensor(
+        ::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
+        slot + half * C::kHalfBytes + (granule * kGranule + into) * C::kLoadRowBytes,
+        t.is(LaneTile::kBig) ? big : small, coords, cursor.full_barrier());
   };
   if (t.is(LaneTile::kBig | LaneTile::kSmall)) {
     if (page_tokens >= kGranule) {
