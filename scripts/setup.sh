@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a job needs and this machine lacks.
-# usage: scripts/setup.sh [ROLE ...]    roles: build (the default), python, format, tidy, fuzz
+# usage: scripts/setup.sh [ROLE ...]    roles: build (the default), cache, python, format, tidy, fuzz
 set -euo pipefail
 
 # What each role needs beyond a bare Debian 12.
 declare -A packages=(
   [build]="make g++ cmake ninja-build git libhwy-dev libfmt-dev libcli11-dev nlohmann-json3-dev
            libgtest-dev libbenchmark-dev librapidcheck-dev"
+  [cache]="ccache"
   [python]="python3 python3-venv"
   [format]="clang-format"
   [tidy]="clang-tidy"
