@@ -40,11 +40,11 @@ __device__ __forceinline__ void write_rows(const AttendParams& params, SharedPla
   const uint32_t thread = this_thread<C>();
   const int lane = thread % 32;
   const int warp_row = thread / 32 % 4 * 16;
-  // Chunk `chunk | chunk_bits` of row `row | row_bits`: what no two have in common is known here,
-  // the rest is the lane's.
-  const auto chunk_at = [&](int row, int row_bits, int chunk, int chunk_bits) {
-    const int lanes = ((chunk_bits % 8) ^ (row_bits & 7)) * 16;
-    return shared.q[consumer].rows[chunk_bits / 8] + (warp_row + row_bits) * 128 +
+  // Chunk `chunk` + `lane_chunk` of row `row` + `lane_row`, swizzled. Neither pair has a bit in
+  // common, so that what is known when compiled is one constant and what is the lane's another.
+  const auto chunk_at = [&](int row, int lane_row, int chunk, int lane_chunk) {
+    const int lanes = ((lane_chunk % 8) ^ (lane_row & 7)) * 16;
+    return shared.q[consumer].rows[lane_chunk / 8] + (warp_row + lane_row) * 128 +
            chunk / 8 * int{sizeof(shared.q[consumer].rows[0])} + row * 128 +
            (lanes ^ ((chunk % 8) ^ (row & 7)) * 16);
   };
