@@ -190,7 +190,13 @@ void Planner::State::lay_out(const AttentionSpec& spec, PlanHeader& h) const {
 
 void Planner::State::write(const PlanHeader& h, const cuda::Scheduler::Problem& schedule,
                            std::byte* bytes) const {
-  std::memset(bytes, 0, h.total_bytes);  // padding too: equal plans are equal bytes
+  // Equal plans are equal bytes: nothing between sections, nor in entries, may be left as it was.
+  static_assert(cuda::kHaveNoPadding<PlanRow, WorkItem, MergeGroup>);
+  static_assert(sizeof(Decision) == 8 * sizeof(int32_t) + 2 * sizeof(double));
+  static_assert(sizeof(PlanCost) == 3 * sizeof(double) + 7 * sizeof(int64_t));
+  static_assert(offsetof(PlanHeader, page_table_len) ==
+                offsetof(PlanHeader, reserved) + sizeof(PlanHeader::reserved));
+  std::memset(bytes, 0, h.total_bytes);
   std::memcpy(bytes, &h, sizeof(h));
   const auto copy = [bytes](int64_t offset, const auto& entries) {
     if (!entries.empty()) {

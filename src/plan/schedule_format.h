@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "plan/tile_format.h"
 
@@ -147,7 +148,14 @@ struct alignas(64) Start {
   int32_t merge_team_shift;  ///< log2 of the warps that merge one of merge_rows together
   int32_t reserved[3];
   TileInfo tiles[kTiles];  ///< the first
+  int32_t reserved_end[8];
 };
 static_assert(sizeof(Start) % 128 == 0, "what is read first begins with a line");
+
+/// Entries are copied as they lie in memory, where padding may hold anything.
+template <class... Entries>
+inline constexpr bool kHaveNoPadding = (std::has_unique_object_representations_v<Entries> && ...);
+static_assert(kHaveNoPadding<ScheduleHeader, Start, Unit, Half, Run, Row, Merge, Source, TreeRow>,
+              "equal schedules are equal bytes");
 
 }  // namespace pando::cuda

@@ -23,6 +23,7 @@ import pando_attn  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent
 PROMPTS = [prompt(100) + prompt(5 + i, 1 + i) for i in range(6)] + [prompt(7, 9)]
+ON_CUDA = {"dtype": "bfloat16", "attention_config": {"backend": "CUSTOM"}}
 
 
 @pytest.fixture(scope="session")
@@ -171,8 +172,7 @@ def test_an_engine_on_cuda_with_fp8_kv(style, engine):
     got = engine(
         model,
         PROMPTS,
-        dtype="bfloat16",
-        attention_config={"backend": "CUSTOM"},
+        **ON_CUDA,
         kv_cache_dtype="fp8",
     )
     assert got["backends"] == ["PandoBackend"]
@@ -211,8 +211,7 @@ def test_an_engine_on_cuda(style, enforce_eager, engine):
     got = engine(
         model,
         PROMPTS,
-        dtype="bfloat16",
-        attention_config={"backend": "CUSTOM"},
+        **ON_CUDA,
         enforce_eager=enforce_eager,
     )
     assert got["backends"] == ["PandoBackend"]

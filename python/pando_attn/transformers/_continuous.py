@@ -99,11 +99,17 @@ class ContinuousStep:
         fp8 = self._fp8()
         if fp8 is None:
             return update(key, value)
-        codes = update(*fp8.quantize(layer, key, value, int(self._q_indptr[-1])))
+        codes = update(*self._quantized(fp8, layer, key, value))
         return fp8.dequantize(layer, *codes, key.dtype)
 
     def _fp8(self) -> Fp8Kv | None:
         return getattr(self._cache(), "pando_fp8", None)
+
+    def _quantized(
+        self, fp8: Fp8Kv, layer: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """New K and V as the pages keep them; what pads the step fixes no scale."""
+        return fp8.quantize(layer, key, value, int(self._q_indptr[-1]))
 
     def _pages(self, layer: int) -> LayerPages:
         return layer_pages(self._cache(), layer)
@@ -128,7 +134,7 @@ class ContinuousStep:
         slots = self._write_index[pages.group]
         fp8 = self._fp8()
         if fp8 is not None:
-            key, value = fp8.quantize(layer, key, value, int(self._q_indptr[-1]))
+            key, value = self._quantized(fp8, layer, key, value)
         for target, new in ((pages.k, key), (pages.v, value)):
             target.view(-1, *target.shape[2:]).index_copy_(0, slots, new[0].transpose(0, 1))
         # In decode a ring holds just what the window lets its row see.
