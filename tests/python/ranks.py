@@ -27,13 +27,15 @@ class Failed(AssertionError):
 class Ranks:
     """``size`` processes, one group; started once, since importing PyTorch takes seconds."""
 
-    def __init__(self, size: int, folder: Any, backend: str = "gloo") -> None:
+    def __init__(
+        self, size: int, folder: Any, backend: str = "gloo", seconds: int = _SECONDS
+    ) -> None:
         context = torch.multiprocessing.get_context("spawn")
         self._pipes = []
         self.processes = []
         for rank in range(size):
             here, there = context.Pipe()
-            task = (rank, size, str(folder), backend, there)
+            task = (rank, size, str(folder), backend, seconds, there)
             process = context.Process(target=_serve, args=task, daemon=True)
             process.start()
             there.close()
@@ -71,7 +73,7 @@ class Ranks:
                 process.kill()
 
 
-def _serve(rank: int, size: int, folder: str, backend: str, pipe: Any) -> None:
+def _serve(rank: int, size: int, folder: str, backend: str, seconds: int, pipe: Any) -> None:
     torch.set_num_threads(1)
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     os.environ.update({name: str(value) for name, value in environment.items()})
@@ -82,7 +84,7 @@ def _serve(rank: int, size: int, folder: str, backend: str, pipe: Any) -> None:
         init_method=f"file://{folder}/ranks",
         rank=rank,
         world_size=size,
-        timeout=datetime.timedelta(seconds=_SECONDS),
+        timeout=datetime.timedelta(seconds=seconds),
     )
     while True:
         try:

@@ -1,5 +1,8 @@
 """Context parallelism of 2 GPUs over NCCL, in CUDA graphs too."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 from batch import Batch
@@ -95,3 +98,33 @@ def test_a_graph_holds_all_of_a_step(two, collective, head_parts):
     for first, second in two.run(replayed, batch, shorter, collective, head_parts):
         batch.answer().check(first, dtype="bf16", roundings=2)
         shorter.answer().check(second, dtype="bf16", roundings=2)
+
+
+SECONDS = 10  # the timeout of a group whose rank ends
+
+
+def ends(rank, batch):
+    """Rank 1 ends before it attends; what the other gets, and after how long."""
+    cp, (q, k, v) = planned(batch, "all_gather", 1)
+    cp.attend(q, k, v)
+    torch.cuda.synchronize()
+    if rank == 1:
+        os._exit(1)
+    begin = time.monotonic()
+    with pytest.raises(RuntimeError, match="group: the all-gather of partials failed on rank 0"):
+        while time.monotonic() < begin + 6 * SECONDS:
+            cp.attend(q, k, v)
+            torch.cuda.synchronize()
+    return time.monotonic() - begin
+
+
+def test_a_rank_that_ends_leaves_no_other_waiting(tmp_path):
+    from ranks import Failed, Ranks
+
+    group = Ranks(2, tmp_path, backend="nccl", seconds=SECONDS)
+    begin = time.monotonic()
+    outcome = group.outcomes(ends, BATCHES["ragged"])
+    group.close()
+    assert outcome[1] is None
+    assert not isinstance(outcome[0], Failed), outcome[0]  # an error, or NCCL has ended the process
+    assert time.monotonic() - begin < 9 * SECONDS

@@ -82,3 +82,48 @@ def test_kv_heads_that_ranks_do_not_divide_are_refused(rank_groups, tmp_path):
 
     tiny("llama", layers=2, num_key_value_heads=1).save_pretrained(tmp_path)
     rank_groups(2).run(refused, str(tmp_path))
+
+
+def generated_on_cuda(rank, path, ids, kv_dtype):
+    """Greedy tokens of decode steps in CUDA graphs, their collectives in them, and without."""
+    import os
+
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    import warnings
+
+    from transformers import AutoModelForCausalLM
+
+    import pando_attn
+
+    warnings.filterwarnings("error", "cuda_graph")  # that it was not captured
+    model = AutoModelForCausalLM.from_pretrained(
+        path, tp_plan="auto", attn_implementation="pando", dtype=torch.bfloat16
+    ).eval()
+    assert model.device == torch.device("cuda", rank)
+    options = {"num_samples": 6, "max_new_tokens": 40, "temperature": 0, "kv_dtype": kv_dtype}
+    return [
+        pando_attn.generate(model, ids, cuda_graph=graphs, **options).tokens[0]
+        for graphs in (True, False)
+    ]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs 2 GPUs")
+@pytest.mark.parametrize("kv_dtype", [None, "fp8"])
+@pytest.mark.parametrize("style", ["llama", "qwen3"])
+def test_heads_split_over_two_gpus(tmp_path, style, kv_dtype):
+    from ranks import Ranks
+    from tiny_models import prompt, regret, tiny
+
+    model = tiny(style, head_dim=64).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "model")
+    ids = prompt(100)
+    group = Ranks(2, tmp_path, backend="nccl")
+    try:
+        results = group.run(generated_on_cuda, str(tmp_path / "model"), ids, kv_dtype)
+    finally:
+        group.close()
+    for replayed, launched in results:
+        assert replayed == launched == results[0][0]
+        if kv_dtype is None:
+            assert regret(model.to("cuda"), ids, replayed[0]) < 0.02
