@@ -78,9 +78,12 @@ Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
   unit.block = list.block;
   unit.blocks = list.blocks;
   unit.kv_head = piece.kv_head;
-  // Half of the thread blocks begin with what must come from memory, the others with what keeps the
-  // tensor cores busy.
-  unit.split_first = piece.thread_block % 2;
+  // Of thread blocks with whole lists, half begin with what must come from memory, the others with
+  // what keeps the tensor cores busy; neighbours, which read the same tokens, with the same. Where
+  // lists are cut, other pieces are of one kind already.
+  constexpr int32_t kNeighbours = 8;
+  const bool whole_list = piece.begin == 0 && piece.end == list.steps();
+  unit.split_first = whole_list ? piece.thread_block / kNeighbours % 2 : 0;
   const int32_t whole_begin = std::min(piece.begin, list.whole_tiles);
   const int32_t whole_end = std::min(piece.end, list.whole_tiles);
   unit.whole_tiles = whole_end - whole_begin;

@@ -56,11 +56,12 @@ struct MergeJob {
   int32_t row;
 };
 
-/// A consumer warp's first merge job, fetched while there is something else to do.
-struct FirstMerge {
-  static constexpr int kSources = 64;
+/// A consumer warp's first merge jobs, fetched while there is something else to do.
+struct FirstMerges {
+  static constexpr int kJobs = 4;
+  static constexpr int kSources = 64;  ///< of all jobs
 
-  MergeJob job;
+  MergeJob jobs[kJobs];
   int4 sources[kSources];
 };
 
@@ -105,7 +106,7 @@ struct SharedPlan {
   uint64_t epoch;                              ///< of this launch
   RowPlace places[C::kConsumers][kBlockRows];  ///< of each warpgroup's rows
   TileInfo info[C::kInfos];
-  FirstMerge first_merge[C::kConsumerWarps];
+  FirstMerges first_merges[C::kConsumerWarps];
   RingBarriers<C::kSlots> ring;
   RingBarriers<C::kInfos> info_ring;
   RingBarriers<1> merge_ring;

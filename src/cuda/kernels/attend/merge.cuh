@@ -19,6 +19,9 @@ struct MergeShape {
   static constexpr int kRows = kSingle ? 1 : 4;
   /// In flight at once; of longer rows half as many, which take as many registers.
   static constexpr int kSources = (kSingle ? 16 : 4) / kMergeReads<C>;
+  /// A warp's jobs that are fetched ahead, and sources of each.
+  static constexpr int kFetched = kSingle ? 1 : FirstMerges::kJobs;
+  static constexpr int kAtHand = FirstMerges::kSources / kFetched;
 
   const Merge* merges;
   const MergeRow* rows;
@@ -59,29 +62,33 @@ struct MergeShape {
   }
 };
 
-/// Fetches the first job of each consumer warp, and its sources.
+/// Fetches the first jobs of each consumer warp, and their sources.
 template <class C, bool kSingle>
 __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, const Start& start,
                                                    SharedPlan<C>& shared) {
+  using Shape = MergeShape<C, kSingle>;
+  constexpr int kWarps = C::kConsumerWarps;
+  static_assert(kWarps * FirstMerges::kJobs <= 32);
   const int lane = threadIdx.x % 32;
-  const MergeShape<C, kSingle> shape(params, start);
+  const Shape shape(params, start);
   const Source* const sources = section<Source>(params, start.sources_at);
-  // Lane i, and the lanes that follow it in eights, for consumer warp i % 8.
-  const int32_t index = shape.first(lane % C::kConsumerWarps);
-  const MergeJob job = shape.open(index < shape.jobs ? index : 0, lane % C::kConsumerWarps);
+  // Lane i opens job i / 8 of consumer warp i % 8.
+  const int nth = lane / kWarps % Shape::kFetched;
+  const int32_t index = shape.first(lane % kWarps) + nth * shape.stride();
+  MergeJob job = shape.open(index < shape.jobs ? index : 0, lane % kWarps);
+  if (index >= shape.jobs) job.merge.w = 0;
 #pragma unroll 4
-  for (int warp = 0; warp < C::kConsumerWarps; ++warp) {
-    const int32_t begin = __shfl_sync(~0u, job.merge.z, warp);
-    const int32_t count = __shfl_sync(~0u, job.merge.w, warp);
+  for (int opener = 0; opener < kWarps * Shape::kFetched; ++opener) {
+    const int32_t begin = __shfl_sync(~0u, job.merge.z, opener);
+    const int32_t count = __shfl_sync(~0u, job.merge.w, opener);
+    int4* const to =
+        &shared.first_merges[opener % kWarps].sources[opener / kWarps * Shape::kAtHand];
 #pragma unroll
-    for (int at = lane; at < FirstMerge::kSources; at += 32) {
-      if (at < count) {
-        shared.first_merge[warp].sources[at] =
-            __ldg(reinterpret_cast<const int4*>(&sources[begin + at]));
-      }
+    for (int at = lane; at < Shape::kAtHand; at += 32) {
+      if (at < count) to[at] = __ldg(reinterpret_cast<const int4*>(&sources[begin + at]));
     }
   }
-  if (lane < C::kConsumerWarps) shared.first_merge[lane].job = job;
+  if (lane < kWarps * Shape::kFetched) shared.first_merges[lane % kWarps].jobs[nth] = job;
 }
 
 /// Fetches the consumer warps' first merge jobs; by one warp.
@@ -166,18 +173,20 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
   const Shape shape(params, start);
   const Source* const sources = section<Source>(params, start.sources_at);
   const Row* const rows = section<Row>(params, start.rows_at);
-  const FirstMerge& first = shared.first_merge[warp];
-  for (int32_t index = shape.first(warp); index < shape.jobs; index += shape.stride()) {
-    const bool is_first = index < shape.stride();
-    const MergeJob job = is_first ? first.job : shape.open(index, warp);
+  const FirstMerges& first = shared.first_merges[warp];
+  int nth = 0;
+  for (int32_t index = shape.first(warp); index < shape.jobs; index += shape.stride(), ++nth) {
+    const bool fetched = nth < Shape::kFetched;
+    const MergeJob job = fetched ? first.jobs[nth] : shape.open(index, warp);
     if (job.wanted == 0) continue;
     // Each lane looks up one of the rows while its sources are waited for.
     const int32_t packed =
         min(job.merge.x * kBlockRows + job.row + lane % R, start.packed_rows - 1);
     const int32_t q_row = __ldg(&rows[params.by_group.quotient(packed)].q_row);
     const auto* const all_sources = reinterpret_cast<const int4*>(&sources[job.merge.z]);
-    auto merged = merge_rows<C, R, Shape::kSources>(
-        params, start, is_first ? first.sources : all_sources, all_sources, job, shared.epoch);
+    const int4* const at_hand = fetched ? &first.sources[nth * Shape::kAtHand] : all_sources;
+    auto merged = merge_rows<C, R, Shape::kSources, Shape::kAtHand>(params, start, at_hand,
+                                                                    all_sources, job, shared.epoch);
     if constexpr (kSingle) {
       if (shape.team_shift > 0) {
         join_team<C>(shared, shape.team_shift, warp, merged);

@@ -160,11 +160,10 @@ struct SourcesLeft {
 
 /// Merges the job's share of R rows, by one warp: up to 32 / R sources at a time. Lane s * R + r
 /// waits for source s and weighs row r of it; then all lanes add up what is there, U sources in
-/// flight. `first_sources` are the merge's first, in shared or global memory.
-template <class C, int R, int U>
+/// flight. The first kAtHand sources are read at `at_hand`, in shared or global memory.
+template <class C, int R, int U, int kAtHand>
 __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
-    const AttendParams& params, const Start& start, const int4* first_sources,
-    const int4* all_sources, const MergeJob& job, uint64_t epoch) {
+    const AttendParams& params, const Start& start, const int4* at_hand, const int4* all_sources, const MergeJob& job, uint64_t epoch) {
   constexpr int N = kMergeColumns<C>;
   constexpr int kTogether = 4;  // sources between two looks whether there are more
   constexpr int kReads = kMergeReads<C>;
@@ -179,8 +178,7 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const int32_t listed = first + lane / R;
     LaneSource source;
     if (listed < job.merge.w) {
-      source = LaneSource(listed < FirstMerge::kSources ? first_sources[listed]
-                                                        : __ldg(&all_sources[listed]));
+      source = LaneSource(listed < kAtHand ? at_hand[listed] : __ldg(&all_sources[listed]));
     }
     if (source.holds(job.row, R)) source.wait(params, epoch);
     __syncwarp();

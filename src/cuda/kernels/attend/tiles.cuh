@@ -199,13 +199,13 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
     v.wait_full();
     fill_holes<C, N>(shared.slots[v.stage()], in_slot, holes, named_barrier);
     k.wait_full();
-    if constexpr (kWhole) Turns::take(consumer);
+    Turns::take(consumer);
     ptx::wgmma_fence();
     start_scores<C, N>(s, q, shared.slots[k.stage()], in_slot);
     ptx::wgmma_commit_group();
     start_output<C, N>(r, p, shared.slots[v.stage()], in_slot);
     ptx::wgmma_commit_group();
-    if constexpr (kWhole) Turns::pass(consumer);
+    Turns::pass(consumer);
     ptx::wgmma_wait_group<1>();
     if constexpr (kSteps > 1) first ^= N;
     cap_scores<C, N>(params, shared, consumer, s);
