@@ -163,7 +163,8 @@ struct SourcesLeft {
 /// flight. The first kAtHand sources are read at `at_hand`, in shared or global memory.
 template <class C, int R, int U, int kAtHand>
 __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
-    const AttendParams& params, const Start& start, const int4* at_hand, const int4* all_sources, const MergeJob& job, uint64_t epoch) {
+    const AttendParams& params, const Start& start, const int4* at_hand, const int4* all_sources,
+    const MergeJob& job, uint64_t epoch) {
   constexpr int N = kMergeColumns<C>;
   constexpr int kTogether = 4;  // sources between two looks whether there are more
   constexpr int kReads = kMergeReads<C>;
