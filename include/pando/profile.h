@@ -32,7 +32,8 @@ struct KernelRate {
 /// where tiles that memory delivers more slowly take longer, and those of a head_dim above 128 in
 /// proportion; then the rows of several sources take
 ///   merge_us + floor((sources - 1) / 16) * turn_us
-///       + max(0, floor((sources - 33) / 32)) * lookup_us.
+///       + max(0, floor((sources - 33) / 32)) * lookup_us
+///       + 2 * rows / workers * DeviceProfile::partial_row_us.
 struct ScheduleCost {
   double whole_tile_us = 0;    ///< 128 tokens for two blocks of 64 rows
   double split_tile_us = 0;    ///< 64 tokens for each of two blocks, or 128 for one

@@ -34,12 +34,6 @@ inline double merge_lookups(double sources) {
   return std::floor(std::max(0.0, std::ceil(sources) - 33) / 32);
 }
 
-/// From the last partial to the last row of out, for rows of so many partials, in microseconds.
-inline double merging_us(const ScheduleCost& cost, double sources) {
-  return cost.merge_us + merge_turns(sources) * cost.turn_us +
-         merge_lookups(sources) * cost.lookup_us;
-}
-
 /// Takes the tokens of `left` before `token_end` off it: as a run of their own, in the slots that
 /// they had.
 inline Run take_until(Run& left, int32_t token_end) {
@@ -64,6 +58,7 @@ class Scheduler {
     int64_t token_head_bytes;  ///< K and V of one token at one kv head
     int32_t thread_blocks;
     ScheduleCost cost;  ///< at the head_dim
+    double partial_row_us;
     double memory_bytes_per_us;
     int64_t cache_bytes;  ///< of L2
     /// Distance of the cuts of a batch-invariant schedule, a multiple of kTileTokens; 0: tokens are
@@ -73,6 +68,13 @@ class Scheduler {
 
     int32_t packed_rows() const { return static_cast<int32_t>(order.rows.size()) * group; }
     int32_t blocks() const;
+    /// From the last partial to the last row of out when all rows have so many partials, in
+    /// microseconds. Those of a row beyond two are read while others are waited for.
+    double merging_us(double sources) const {
+      const double partials = 2.0 * packed_rows() * kv_heads;
+      return cost.merge_us + merge_turns(sources) * cost.turn_us +
+             merge_lookups(sources) * cost.lookup_us + partials / thread_blocks * partial_row_us;
+    }
   };
 
   /// Lists over single blocks and over pairs of blocks are cut evenly, in several numbers of parts,
@@ -161,6 +163,8 @@ class Scheduler {
     std::vector<List> lists;
     std::vector<Step> steps;       ///< of all lists
     std::vector<double> until_us;  ///< by list: 0, then predicted time up to the end of each step
+    std::vector<double> own_until_us;  ///< the same of own steps, each by itself
+    double own_factor = 1;             ///< that own steps take longer when all thread blocks work
     std::vector<Piece> pieces;
     int64_t kv_tokens = 0;
     double apart_us = 0;  ///< time of memory when lists that share tokens are not side by side

@@ -1,6 +1,7 @@
 // Cutting lists into pieces for the thread blocks.
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <numeric>
 
 #include "plan/schedule.h"
@@ -42,6 +43,11 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
     }
   }
   const auto one_head = static_cast<int32_t>(out.pieces.size());
+  // The fewer thread blocks work, the more of memory's speed each has; how much more was measured
+  // with 16 to 128 of them (docs/benchmarks/h200-kernel-turns-2026-11-29.txt).
+  const double working = std::min(1.0, double(one_head) * p.kv_heads / p.thread_blocks);
+  const auto cube = [](double x) { return x * x * x; };
+  const double spared = out.own_factor - std::cbrt(1 + cube(working) * (cube(out.own_factor) - 1));
   int32_t thread_block = 0;
   for (int32_t head = 0; head < p.kv_heads; ++head) {
     for (int32_t i = 0; i < one_head; ++i) {
@@ -49,7 +55,9 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
       piece.kv_head = head;
       piece.thread_block = thread_block;
       const double* const until_us = out.until_us.data() + out.lists[piece.list].step_begin;
-      loads_[thread_block] += p.cost.unit_us + until_us[piece.end] - until_us[piece.begin];
+      const double* const own_us = out.own_until_us.data() + out.lists[piece.list].step_begin;
+      loads_[thread_block] += p.cost.unit_us + until_us[piece.end] - until_us[piece.begin] -
+                              spared * (own_us[piece.end] - own_us[piece.begin]);
       thread_block = thread_block + 1 == p.thread_blocks ? 0 : thread_block + 1;
       if (head == 0) {
         out.pieces[i] = piece;
@@ -58,7 +66,7 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
       }
     }
   }
-  const double merge_us = parts > 1 ? merging_us(p.cost, parts) : 0;
+  const double merge_us = parts > 1 ? p.merging_us(parts) : 0;
   return *std::ranges::max_element(loads_) + merge_us;
 }
 
@@ -99,10 +107,11 @@ double Scheduler::cut_by_share(const Problem& p, Layout& out) {
   }
   const auto lists = static_cast<double>(std::max<size_t>(1, out.lists.size())) * p.kv_heads;
   const double sources = static_cast<double>(out.pieces.size()) / lists;
-  // What its predictions lack, chosen by hand: enough for a shape whose times nearly tie and that
-  // took 6 us longer so cut (prefix-128 in docs/benchmarks/h200-memory-2026-11-29.txt).
-  constexpr double kUnevenUs = 1.2;
-  return std::max({most_us, share_us - left_us, out.apart_us}) + merging_us(p.cost, sources + 1) +
+  // What its predictions lack, chosen by hand: enough for shapes whose times nearly tie and that
+  // took 6 and 8 us longer so cut (prefix-128 in docs/benchmarks/h200-memory-2026-11-29.txt,
+  // prefix-8192 in h200-kernel-turns-2026-11-29.txt there).
+  constexpr double kUnevenUs = 2.0;
+  return std::max({most_us, share_us - left_us, out.apart_us}) + p.merging_us(sources + 1) +
          kUnevenUs;
 }
 

@@ -93,7 +93,7 @@ void Scheduler::deal_units(const Problem& p, Layout& out) {
   int32_t most_cuts = 0;
   for (const PlanRow& row : p.order.rows)
     most_cuts = std::max(most_cuts, cuts_of(row, p.cut_tokens));
-  out.predicted_us = last_us + (most_cuts > 1 ? merging_us(p.cost, most_cuts) : 0);
+  out.predicted_us = last_us + (most_cuts > 1 ? p.merging_us(most_cuts) : 0);
 }
 
 /// By row of a block, how many cuts it sees, and by touch, which rows see something in its cut: the

@@ -229,17 +229,21 @@ void Scheduler::weigh_steps(const Problem& p, Layout& out) {
   const double l2_us = steps * kTileTokens * token_bytes / p.cost.l2_bytes_per_us;
   const double all_us = std::max(memory_us, l2_us) * p.thread_blocks;
   const bool bound = own_us > 0 && all_us > own_us + other_us;
-  const double own_factor = bound ? (all_us - other_us) / own_us : 1;
+  out.own_factor = bound ? (all_us - other_us) / own_us : 1;
   out.until_us.clear();
+  out.own_until_us.clear();
   size_t next = 0;
   for (List& list : out.lists) {
     list.step_begin = static_cast<int32_t>(out.until_us.size());
-    double until_us = 0;
+    double until_us = 0, own_until_us = 0;
     out.until_us.push_back(until_us);
+    out.own_until_us.push_back(own_until_us);
     for (int32_t i = 0; i < list.steps(); ++i) {
       const Step& step = out.steps[next++];
-      until_us += step.own ? step.us * own_factor : step.us;
+      until_us += step.own ? step.us * out.own_factor : step.us;
+      own_until_us += step.own ? step.us : 0;
       out.until_us.push_back(until_us);
+      out.own_until_us.push_back(own_until_us);
     }
   }
 }
