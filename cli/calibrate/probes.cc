@@ -137,6 +137,11 @@ cases::Case case_of(const Probe& probe) {
 Plan plan_of(const Probe& probe, const cases::Case& problem, const DeviceProfile& base) {
   DeviceProfile profile = base;
   profile.workers = probe.thread_blocks;
+  // Lists are cut for all thread blocks, whatever it costs to merge them.
+  for (const Constant c : {Constant::kMerge, Constant::kTurn, Constant::kLookup}) {
+    field_of(profile, c) = 0;
+  }
+  profile.partial_row_us = 0;
   return plan(discover(problem.tables.batch()), problem.attention(), profile,
               {.sharing = Sharing::kAll});
 }
