@@ -126,6 +126,42 @@ TEST(Schedule, lists_on_a_long_prefix_are_cut_alike) {
   OwnedBatch batch = shared_prefix(64, 65536 / 16, 16);
   const Plan p = h100_plan(batch, spec_of(32, 8));
   EXPECT_EQ(p.header().units, 8 * 2 * 8);
+  DeviceProfile h200 = h100_profile();
+  h200.dram_bytes_per_us = 4.3e6;
+  batch = shared_prefix(64, 8192 / 16, 16);  // predicted times nearly tie
+  EXPECT_EQ(plan(discover(batch.view()), spec_of(32, 8), h200).header().units, 8 * 2 * 8);
+}
+
+/// 64 thread blocks have as much of memory's speed each as they can use, and nothing is merged.
+TEST(Schedule, a_cut_that_spares_less_than_its_merge_costs_is_not_made) {
+  OwnedBatch batch = shared_prefix(64, 1024 / 16, 0);
+  const Plan p = h100_plan(batch, spec_of(64, 64));
+  EXPECT_EQ(p.header().units, 64);
+  EXPECT_EQ(p.header().partial_rows, 0);
+}
+
+/// Whole lists begin with split tiles in every second eight thread blocks, others nowhere.
+TEST(Schedule, neighbours_begin_with_the_same_tiles) {
+  for (const bool whole : {true, false}) {
+    OwnedBatch batch = whole ? shared_prefix(1024, 2048 / 16, 4) : shared_prefix(256, 512, 8);
+    const Plan p = h100_plan(batch, spec_of(32, 8));
+    cuda::ScheduleHeader header;
+    std::memcpy(&header, p.schedule().data(), sizeof(header));
+    const int32_t lists = 8 * (whole ? 32 : 8);
+    ASSERT_EQ(header.units, whole ? lists : 2 * lists);
+    for (int32_t block = 0; block < header.thread_blocks; ++block) {
+      cuda::Start start;
+      std::memcpy(&start,
+                  p.schedule().data() + cuda::ScheduleHeader::kStartsOffset + block * sizeof(start),
+                  sizeof(start));
+      for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
+        cuda::Unit unit;
+        std::memcpy(&unit, p.schedule().data() + header.units_offset + u * sizeof(unit),
+                    sizeof(unit));
+        EXPECT_EQ(unit.split_first, whole ? block / 8 % 2 : 0) << block;
+      }
+    }
+  }
 }
 
 TEST(Schedule, positions_past_2_30_are_refused) {
