@@ -111,6 +111,7 @@ Reference::Reference(const Case& problem, std::vector<int32_t> q_rows) : problem
     result.q_rows = q_rows;
     result.out.resize(rows * row_out);
     result.lse.resize(rows * row_lse);
+    result.terms.resize(rows * row_lse);
   };
   ReferenceResult rounded;
   allocate(exact_);
@@ -122,6 +123,7 @@ Reference::Reference(const Case& problem, std::vector<int32_t> q_rows) : problem
     const auto place = [&](const ReferenceResult& part, ReferenceResult& whole) {
       std::copy(part.out.begin(), part.out.end(), whole.out.begin() + begin * row_out);
       std::copy(part.lse.begin(), part.lse.end(), whole.lse.begin() + begin * row_lse);
+      std::copy(part.terms.begin(), part.terms.end(), whole.terms.begin() + begin * row_lse);
     };
     place(oracle(inputs, some), exact_);
     place(rounded_reference(inputs, some), rounded);

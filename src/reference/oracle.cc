@@ -15,6 +15,7 @@ namespace {
 /// Where each version rounds. The oracle rounds nowhere.
 struct Exact {
   using Real = double;
+  static constexpr bool kTerms = true;
   static double weight(double p, DType) { return p; }
   static double output(double o, DType) { return o; }
 };
@@ -22,6 +23,7 @@ struct Exact {
 /// fp32 arithmetic, with P and the output rounded to the input type.
 struct Rounded {
   using Real = float;
+  static constexpr bool kTerms = false;
   static float weight(float p, DType dtype) { return round_to(p, dtype); }
   static float output(float o, DType dtype) { return round_to(o, dtype); }
 };
@@ -59,10 +61,11 @@ Real scale_of(std::span<const float> scales, int32_t kv_head) {
   return scales[scales.size() == 1 ? 0 : kv_head];
 }
 
-/// o and lse of one query row at one query head, straight from the definition.
+/// o and lse of one query row at one query head, straight from the definition; `moved`, where the
+/// policy has it, is the row's ReferenceResult::terms.
 template <class Policy>
 void attend_row(const Problem& problem, const SequenceRow& at, const void* q, int64_t q_offset,
-                int32_t q_head, double* out, double* lse) {
+                int32_t q_head, double* out, double* lse, double* moved) {
   using Real = typename Policy::Real;
   const AttentionSpec& spec = problem.spec;
   const int32_t kv_head = q_head / spec.group();
@@ -81,30 +84,41 @@ void attend_row(const Problem& problem, const SequenceRow& at, const void* q, in
   }
   const auto count = static_cast<int32_t>(seen.size());
   std::vector<Real> scores(count);
+  std::vector<double> terms(Policy::kTerms ? count : 0);
   constexpr Real kNone = -std::numeric_limits<Real>::infinity();
   const Real sink = problem.sinks == nullptr ? kNone : Real{problem.sinks[q_head]};
   Real top = sink;
   for (int32_t i = 0; i < count; ++i) {
     const int64_t offset = kv_offset(seen[i]);
+    const Real scale = k_scale * Real{spec.scale_or_default()};
     Real dot = 0;
+    double sizes = 0;
     for (int32_t d = 0; d < spec.head_dim; ++d) {
-      dot += Real{load_element(q, q_offset + d, spec.dtype)} *
-             Real{load_element(problem.k, offset + d, kv_dtype)};
+      const Real term = Real{load_element(q, q_offset + d, spec.dtype)} *
+                        Real{load_element(problem.k, offset + d, kv_dtype)};
+      dot += term;
+      if constexpr (Policy::kTerms) sizes += std::fabs(term);
     }
-    scores[i] = dot * (k_scale * Real{spec.scale_or_default()});
+    scores[i] = dot * scale;
+    Real slope = 1;  // of the cap
     if (spec.soft_cap > 0) {
-      scores[i] = Real{spec.soft_cap} * std::tanh(scores[i] / Real{spec.soft_cap});
+      const Real bent = std::tanh(scores[i] / Real{spec.soft_cap});
+      scores[i] = Real{spec.soft_cap} * bent;
+      slope = 1 - bent * bent;
     }
+    if constexpr (Policy::kTerms) terms[i] = slope * std::fabs(scale) * sizes;
     if (scores[i] > top || std::isnan(scores[i])) top = scores[i];  // a visible NaN must show
   }
 
   std::vector<Real> o(spec.head_dim, Real{0});
   const bool empty = top == kNone;  // nothing has any weight
   Real sum = empty ? Real{0} : std::exp(sink - top);
+  double all_terms = 0;
   for (int32_t i = 0; i < count && !empty; ++i) {
     const Real p = std::exp(scores[i] - top);
     const int64_t offset = kv_offset(seen[i]);
     sum += p;
+    if constexpr (Policy::kTerms) all_terms += p * terms[i];
     for (int32_t d = 0; d < spec.head_dim; ++d) {
       o[d] += Policy::weight(p, spec.dtype) * Real{load_element(problem.v, offset + d, kv_dtype)};
     }
@@ -113,6 +127,7 @@ void attend_row(const Problem& problem, const SequenceRow& at, const void* q, in
     out[d] = empty ? 0.0 : Policy::output(o[d] * (v_scale / sum), spec.dtype);
   }
   *lse = empty ? -std::numeric_limits<double>::infinity() : double{top + std::log(sum)};
+  if constexpr (Policy::kTerms) *moved = empty ? 0 : all_terms / sum;
 }
 
 template <class Policy>
@@ -127,6 +142,7 @@ ReferenceResult attend_rows(const Problem& problem, std::span<const int32_t> q_r
   const size_t states = result.q_rows.size() * spec.q_heads;
   result.out.resize(states * spec.head_dim);
   result.lse.resize(states);
+  result.terms.resize(states);
 
   const RowStrides strides(problem.q, spec);
   size_t state = 0;
@@ -134,7 +150,8 @@ ReferenceResult attend_rows(const Problem& problem, std::span<const int32_t> q_r
     const SequenceRow at = locate(problem, q_row);
     for (int32_t head = 0; head < spec.q_heads; ++head, ++state) {
       attend_row<Policy>(problem, at, problem.q.data, q_row * strides.row + head * strides.head,
-                         head, &result.out[state * spec.head_dim], &result.lse[state]);
+                         head, &result.out[state * spec.head_dim], &result.lse[state],
+                         &result.terms[state]);
     }
   }
   return result;
@@ -172,6 +189,9 @@ ErrorStats error_stats(const ReferenceResult& got, const ReferenceResult& oracle
   ErrorStats stats;
   track(got.out, oracle.out, stats.max_err_out, stats.max_abs_out);
   track(got.lse, oracle.lse, stats.max_err_lse, stats.max_abs_lse);
+  for (const double terms : oracle.terms) {
+    if (std::isfinite(terms)) stats.max_terms = std::max(stats.max_terms, terms);
+  }
   return stats;
 }
 

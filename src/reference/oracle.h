@@ -17,6 +17,8 @@ struct ReferenceResult {
   std::vector<int32_t> q_rows;
   std::vector<double> out;  ///< [q_rows, q_heads, head_dim]
   std::vector<double> lse;  ///< [q_rows, q_heads], natural log
+  /// [q_rows, q_heads], of the oracle: as ErrorStats::max_terms.
+  std::vector<double> terms = {};
 };
 
 /// Inputs of one attention problem in host memory; forest and plan are not involved.

@@ -38,6 +38,17 @@ TEST_P(ToleranceOf, scales_with_the_output_and_is_no_fixed_number) {
   EXPECT_LT(large, 0.1);
 }
 
+/// Scores of 1 that are sums of terms of 1000, each rounded once in fp32.
+TEST_P(ToleranceOf, allows_one_rounding_of_every_term) {
+  const DType dtype = GetParam();
+  const double epsilon = dtype_epsilon(DType::kF32);
+  const ErrorStats few{.max_abs_out = 1, .max_abs_lse = 1, .max_terms = 16};
+  const ErrorStats many{.max_abs_out = 1, .max_abs_lse = 1, .max_terms = 1000};
+  EXPECT_DOUBLE_EQ(tolerance(few, dtype).lse, 8 * epsilon);
+  EXPECT_DOUBLE_EQ(tolerance(many, dtype).lse, 500 * epsilon);
+  EXPECT_NEAR(tolerance(many, dtype).out - tolerance(few, dtype).out, 492 * epsilon, epsilon);
+}
+
 INSTANTIATE_TEST_SUITE_P(Dtypes, ToleranceOf,
                          testing::Values(DType::kF32, DType::kBF16, DType::kF16),
                          [](const auto& info) { return std::string(dtype_name(info.param)); });

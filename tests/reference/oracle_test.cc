@@ -313,6 +313,27 @@ TEST(CheckResult, allows_for_the_rounding_of_large_scores) {
   EXPECT_FALSE(check_result(s.problem, {out.data()}, nullptr).passed());
 }
 
+/// Two terms of 1000 that cancel to a score of 0: what they may move it by, with and without a cap
+/// whose slope there is 1, and at a score of 2 caps.
+TEST(ErrorStats, has_the_terms_of_scores) {
+  Small s({1}, {1}, 1, 1, 8);
+  s.q[0] = s.q[1] = 100;
+  s.k[0] = 10;
+  s.k[1] = -10;
+  s.problem.spec.scale = 1.0f;
+  const auto terms = [&] {
+    const ReferenceResult exact = oracle(s.problem);
+    return error_stats(exact, exact).max_terms;
+  };
+  EXPECT_DOUBLE_EQ(terms(), 2000);
+  s.problem.spec.soft_cap = 5;
+  EXPECT_DOUBLE_EQ(terms(), 2000);
+  s.k[0] = 10.125f;
+  s.k[1] = -10.0f;
+  const double bent = std::tanh(12.5 / 5);
+  EXPECT_NEAR(terms(), 2012.5 * (1 - bent * bent), 1e-9);
+}
+
 TEST(ErrorStats, refuses_other_rows) {
   ReferenceResult a{{0}, {1.0}, {0.0}};
   ReferenceResult b{{1}, {1.0}, {0.0}};
