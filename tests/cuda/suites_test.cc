@@ -33,6 +33,12 @@ class CudaSuites : public DeviceTest {
 TEST_F(CudaSuites, seed) { expect_passes(seed_suite({})); }
 TEST_F(CudaSuites, shapes) { expect_passes(shapes_suite({.quick = true})); }
 TEST_F(CudaSuites, random) { expect_passes(random_suite({.random_cases = 300})); }
+/// Terms of thousands that cancel under a soft cap.
+TEST_F(CudaSuites, soft_caps_over_terms_that_cancel) {
+  for (const uint64_t seed : {9042, 10404, 10480}) {
+    expect_passes(random_suite({.random_cases = 1, .seed = seed}));
+  }
+}
 
 /// One row of the edges suite: all kinds, but one kind where a case takes the oracle long.
 std::vector<SuiteCase> edges_row(int row) {

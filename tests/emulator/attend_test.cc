@@ -265,6 +265,12 @@ TEST_F(EmulatedAttend, passes_the_seed_suite) { expect_passes(seed_suite({.quick
 TEST_F(EmulatedAttend, passes_random_cases_on_fp8) {
   expect_passes(random_suite({.random_cases = 8, .seed = 50, .kv_dtype = DType::kE4M3}));
 }
+/// Terms of thousands that cancel under a soft cap.
+TEST_F(EmulatedAttend, soft_caps_over_terms_that_cancel) {
+  for (const uint64_t seed : {9042, 10404, 10480}) {
+    expect_passes(random_suite({.random_cases = 1, .seed = seed}));
+  }
+}
 TEST_F(EmulatedAttend, passes_random_cases) { expect_passes(random_suite({.random_cases = 12})); }
 
 /// Rows of the edges; not 8, 9 and 12, which take minutes, nor 14 and 15, which never reach the
