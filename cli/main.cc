@@ -156,24 +156,29 @@ void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
       ->excludes(shapes)
       ->excludes(trees)
       ->excludes(sweep);
-  command->add_option("--scale", o.scale, "Factor on all tokens: auto, or such as 1/4")
-      ->capture_default_str();
+  auto* scale =
+      command->add_option("--scale", o.scale, "Factor on all tokens: auto, or such as 1/4")
+          ->capture_default_str();
   command->add_option("--head-dim", o.head_dim, "Elements of a head")->capture_default_str();
   command->add_option("--dtype", o.dtype, "fp32, bf16 or fp16")->capture_default_str();
   command->add_option("--kv-dtype", o.kv_dtype, "Of K and V: fp8; else as --dtype");
   command->add_option("--layout", o.layout, "hnd or nhd")->capture_default_str();
   command->add_option("--page-tokens", o.page_tokens, "Tokens of a page")->capture_default_str();
   command->add_option("--reps", o.reps, "Timed runs of each kind; 10, on CUDA 25");
-  command->add_flag("--warm", o.warm, "Leave the caches as the run before left them");
+  auto* warm = command->add_flag("--warm", o.warm, "Leave the caches as the run before left them");
   command->add_flag("--batch-invariant", o.batch_invariant,
                     "Plans whose bits do not depend on who else is in the batch");
+  command->add_option("--cut-tokens", o.cut_tokens, "Distance of the cuts of --batch-invariant")
+      ->capture_default_str();
   command->add_option("--out", o.out, "Also write the JSON lines to a file");
   auto* against = command->add_option(
       "--against", o.against, "Fail where a time is over 5 % above that of an earlier --out");
   command
       ->add_flag("--plan-only", o.plan_only,
                  "Time discover, update and plan on the host, at full size")
-      ->excludes(against);
+      ->excludes(against)
+      ->excludes(scale)
+      ->excludes(warm);
   add_profile(command, o.profile);
 }
 

@@ -86,7 +86,8 @@ Timing summarise(std::vector<double> us) {
   return {median, us.front(), static_cast<int>(us.size())};
 }
 
-PlanningTimes measure_planning(const Case& problem, int reps, Planner& planner, Plan& plan) {
+PlanningTimes measure_planning(const Case& problem, const PlanOptions& options, int reps,
+                               Planner& planner, Plan& plan) {
   const BatchView batch = problem.tables.batch();
   // The step before: every sequence has one token fewer.
   std::vector<int32_t> before = problem.tables.kv_len;
@@ -103,7 +104,7 @@ PlanningTimes measure_planning(const Case& problem, int reps, Planner& planner, 
     forest.discover(batch_before);
     const double updated = microseconds([&] { forest.update(batch); });
     const double planned =
-        microseconds([&] { planner.plan(forest, problem.attention(), {}, plan); });
+        microseconds([&] { planner.plan(forest, problem.attention(), options, plan); });
     if (i < 0) continue;  // memory grows: not counted
     discover_us.push_back(discovered);
     update_us.push_back(updated);

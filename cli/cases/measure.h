@@ -59,7 +59,8 @@ struct PlanningTimes {
 };
 
 /// Of a case without data; `plan` is the one that was made last.
-PlanningTimes measure_planning(const Case& problem, int reps, Planner& planner, Plan& plan);
+PlanningTimes measure_planning(const Case& problem, const PlanOptions& options, int reps,
+                               Planner& planner, Plan& plan);
 
 /// Median, least and count.
 Timing summarise(std::vector<double> us);

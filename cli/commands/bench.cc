@@ -100,11 +100,8 @@ Row run_shape(const cases::Shape& shape, const Bench& bench, const BenchOptions&
   if (!bench.backend.is_cuda()) {
     cases::fill_data(problem, {.unused = cases::Unused::kZero, .seed = 1});
   }
-  row.m = cases::measure(problem,
-                         {.reps = bench.reps,
-                          .cold = !options.warm,
-                          .plan = {.batch_invariant = options.batch_invariant}},
-                         runner);
+  row.m = cases::measure(
+      problem, {.reps = bench.reps, .cold = !options.warm, .plan = plan_options(options)}, runner);
   const double bytes_us = static_cast<double>(row.m.bytes) / bench.ceilings.dram_bytes_per_us;
   const double flops_us = static_cast<double>(row.m.flops) / peak_flops_per_us(bench);
   row.bandwidth_bound = bytes_us >= flops_us;
@@ -120,6 +117,7 @@ Json row_json(const Row& row, const Bench& bench, const BenchOptions& options) {
   json.update(bench.backend.device_json(bench.ceilings.workers));
   json.update(Json{{"cold", !options.warm},
                    {"batch_invariant", options.batch_invariant},
+                   {"cut_tokens", options.batch_invariant ? options.cut_tokens : 0},
                    {"date", now_utc()},
                    {"version", version()},
                    {"commit", bench.commit},
@@ -185,6 +183,10 @@ void print_head(const Bench& bench, const term::Style& style) {
 }
 
 }  // namespace
+
+PlanOptions plan_options(const BenchOptions& options) {
+  return {.batch_invariant = options.batch_invariant, .cut_tokens = options.cut_tokens};
+}
 
 std::vector<cases::Shape> chosen_shapes(const BenchOptions& options) {
   require(options.head_dim >= 1 && options.head_dim <= 1 << 16,

@@ -19,7 +19,9 @@ std::string key_of(const Json& record) {
         "page_tokens", "backend", "device", "threads", "thread_blocks", "cold"}) {
     key.push_back(record.contains(field) ? record[field] : Json());
   }
-  // Older records have none: K and V were as q.
+  // Older records have none: there was one distance of cuts, and K and V were as q.
+  const bool batch_invariant = record.value("batch_invariant", false);
+  key.push_back(record.value("cut_tokens", batch_invariant ? PlanOptions{}.cut_tokens : 0));
   for (const char* field : {"kv_dtype", "dtype"}) {
     if (!record.contains(field)) continue;
     key.push_back(record[field]);

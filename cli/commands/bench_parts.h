@@ -19,6 +19,8 @@ std::vector<cases::Shape> chosen_shapes(const BenchOptions& options);
 /// What a record says of the case.
 Json shape_json(const cases::Shape& shape, const BenchOptions& options);
 Json timing_json(const cases::Timing& timing);
+/// How the shapes are planned.
+PlanOptions plan_options(const BenchOptions& options);
 
 /// `pando bench --plan-only`: host times of discover, update and plan, for any profile.
 int run_plan_bench(const BenchOptions& options);

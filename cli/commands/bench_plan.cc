@@ -46,7 +46,8 @@ int run_plan_bench(const BenchOptions& options) {
     const cases::Case problem = cases::shape_tables(shape, dtype, order_from_name(options.layout),
                                                     options.page_tokens, 0, kv_dtype);
     Plan plan;
-    const cases::PlanningTimes t = cases::measure_planning(problem, reps, planner, plan);
+    const cases::PlanningTimes t =
+        cases::measure_planning(problem, plan_options(options), reps, planner, plan);
     Json record = shape_json(shape, options);
     record.update(Json{{"planned_for", planned_for}, {"host", cpu_name()}});
     if (const double mhz = cpu_clock_mhz(); mhz > 0) record["clock_mhz"] = mhz;
@@ -54,6 +55,8 @@ int run_plan_bench(const BenchOptions& options) {
                        {"version", version()},
                        {"commit", commit()},
                        {"command", options.command},
+                       {"batch_invariant", options.batch_invariant},
+                       {"cut_tokens", plan.header().cut_tokens},
                        {"page_ids", t.page_ids},
                        {"discover_us", timing_json(t.discover)},
                        {"update_us", timing_json(t.update)},

@@ -90,6 +90,7 @@ struct BenchOptions : CommonOptions {
   std::optional<int> reps;  ///< absent: as many as the backend needs
   bool warm = false;
   bool batch_invariant = false;
+  int32_t cut_tokens = 512;
   bool plan_only = false;
   std::string profile;  ///< empty: of the backend; with --plan-only cpu
   std::string against;

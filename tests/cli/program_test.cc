@@ -254,6 +254,21 @@ TEST_F(Program, bench_times_shapes_at_another_head_dim) {
   EXPECT_GT(at_256["predicted_us"], 1.5 * at_128["predicted_us"].get<double>());
 }
 
+TEST_F(Program, bench_makes_batch_invariant_plans) {
+  const std::string planned = "bench --plan-only --profile h100 --shapes l3-64 --reps 1 --json";
+  const nlohmann::json whole = json(planned), at_512 = json(planned + " --batch-invariant");
+  const nlohmann::json at_1024 = json(planned + " --batch-invariant --cut-tokens 1024");
+  EXPECT_EQ(whole["cut_tokens"], 0);
+  EXPECT_EQ(at_512["cut_tokens"], 512);
+  EXPECT_EQ(at_1024["cut_tokens"], 1024);
+  EXPECT_LT(at_1024["plan_bytes"], at_512["plan_bytes"]);
+  const nlohmann::json record = json(
+      "bench --shapes l3-8 --scale 1/4 --batch-invariant --cut-tokens 64 --reps 1 --threads 1 "
+      "--json");
+  EXPECT_EQ(record["cut_tokens"], 64);
+  EXPECT_LE(record["max_err"], record["tolerance"]);
+}
+
 TEST_F(Program, bench_refuses_bad_options_and_writes_nothing) {
   const std::string out = " --out " + (dir_ / "bench.jsonl");
   expect_refused("bench --shapes l3-9" + out, "l3-9");
@@ -271,6 +286,10 @@ TEST_F(Program, bench_refuses_bad_options_and_writes_nothing) {
   expect_refused("bench --scale-axes --trees" + out, "--scale-axes");
   expect_refused("bench --profile h100" + out, "profile: got \"h100\", which is for CUDA, but");
   expect_refused("bench --plan-only --against x" + out, "--plan-only");
+  expect_refused("bench --plan-only --warm" + out, "--plan-only");
+  expect_refused("bench --plan-only --scale 1" + out, "--plan-only");
+  expect_refused("bench --shapes l3-8 --batch-invariant --cut-tokens 100 --json" + out,
+                 "cut_tokens: got 100");
   expect_refused("bench --plan-only --profile v100" + out, "profile: got \"v100\"");
   expect_refused("bench --plan-only --profile h100 --threads 2" + out, "threads: got 2");
   expect_refused("bench --plan-only --reps 0" + out, "reps: got 0");
@@ -318,6 +337,7 @@ TEST_F(BenchAgainst, only_the_same_case_on_the_same_device_counts) {
                                      {"dtype", "fp32"},
                                      {"threads", 77},
                                      {"cold", false},
+                                     {"cut_tokens", 512},
                                      {"tokens", {32, 5}}}) {
     nlohmann::json record = json(bench_);
     record[field] = other;
