@@ -101,9 +101,9 @@ Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
   }
   std::array<int32_t, 2> begin{kBlockRows, kBlockRows};  // of the rows that it touches
   std::array<int32_t, 2> end{0, 0};
-  const auto touch = [&](int32_t half_begin, int32_t half_end) {
+  const auto touch = [&](int32_t half_begin, int32_t half_end, int32_t stride) {
     if (half_begin >= half_end) return;
-    const Half& last = layout.halves[half_end - 1];
+    const Half& last = layout.halves[half_begin + (half_end - 1 - half_begin) / stride * stride];
     for (int32_t r = layout.halves[half_begin].run_begin; r < last.run_begin + last.runs; ++r) {
       const auto row_begin = static_cast<int32_t>(layout.runs[r].rows & 255);
       const auto row_end = static_cast<int32_t>(layout.runs[r].rows >> 8 & 255);
@@ -116,8 +116,10 @@ Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
       }
     }
   };
-  touch(unit.whole_begin, unit.whole_end);
-  for (int32_t side = 0; side < 2; ++side) touch(unit.split_begin[side], unit.split_end[side]);
+  touch(unit.whole_begin, unit.whole_end, 1);
+  for (int32_t side = 0; side < 2; ++side) {
+    touch(unit.split_begin[side], unit.split_end[side], stride);
+  }
   for (int32_t side = 0; side < 2; ++side) {
     const bool touched = begin[side] < end[side];
     unit.ending[side] = {-1, touched ? begin[side] | static_cast<uint32_t>(end[side]) << 8 : 0, 0,

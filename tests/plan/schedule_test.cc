@@ -140,6 +140,15 @@ TEST(Schedule, a_cut_that_spares_less_than_its_merge_costs_is_not_made) {
   EXPECT_EQ(p.header().partial_rows, 0);
 }
 
+/// 16 sequences of equal length in 16 parts: each thread block has all of one, and none of another.
+TEST(Schedule, units_touch_only_rows_that_they_read) {
+  OwnedBatch batch = shared_prefix(16, 0, 8192 / 16);
+  const Plan p = h100_plan(batch, spec_of(32, 8));
+  EXPECT_EQ(plan_problem(batch.view(), spec_of(32, 8), p), "");
+  EXPECT_EQ(p.header().units, 8 * 16);
+  EXPECT_EQ(p.header().partial_rows, 0);
+}
+
 /// Whole lists begin with split tiles in every second eight thread blocks, others nowhere.
 TEST(Schedule, neighbours_begin_with_the_same_tiles) {
   for (const bool whole : {true, false}) {
