@@ -162,6 +162,7 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   // Of a split tile in parts, one is for this warpgroup alone: it gives back for both.
   constexpr bool kOwnPart = C::kParts > 1 && !kWhole;
   constexpr int kShares = kOwnPart ? 2 : 1;
+  constexpr bool kInTurns = !kOwnPart;                  // which has no register left for it
   int32_t first = kWhole ? 0 : consumer * kHalfTokens;  // in the tile
   const int32_t in_slot = C::kParts > 1 ? 0 : first;
   const auto more = [&] { return kSteps > 1 && first + N < kTaken; };
@@ -199,13 +200,13 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
     v.wait_full();
     fill_holes<C, N>(shared.slots[v.stage()], in_slot, holes, named_barrier);
     k.wait_full();
-    Turns::take(consumer);
+    if constexpr (kInTurns) Turns::take(consumer);
     ptx::wgmma_fence();
     start_scores<C, N>(s, q, shared.slots[k.stage()], in_slot);
     ptx::wgmma_commit_group();
     start_output<C, N>(r, p, shared.slots[v.stage()], in_slot);
     ptx::wgmma_commit_group();
-    Turns::pass(consumer);
+    if constexpr (kInTurns) Turns::pass(consumer);
     ptx::wgmma_wait_group<1>();
     if constexpr (kSteps > 1) first ^= N;
     cap_scores<C, N>(params, shared, consumer, s);
