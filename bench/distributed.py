@@ -253,7 +253,7 @@ def main() -> int:
         "versions": {"pando": pando_attn.__version__, "torch": torch.__version__},
         "reps": options.reps,
         "commit": options.commit or records.commit_of_tree(),
-        "command": " ".join(["torchrun bench/distributed.py", *sys.argv[1:]]),
+        "command": records.command_text("torchrun bench/distributed.py", sys.argv[1:]),
     }
     lines, failed = [], 0
     for name in options.parts.split(","):

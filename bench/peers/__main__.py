@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from . import catalog, traces, workloads
+from . import catalog, records, traces, workloads
 from .supervisor import Supervisor, Task
 
 
@@ -32,14 +32,12 @@ def main() -> int:
         return 2
     if options.scale != 1:
         shapes = [shape.scaled(options.scale) for shape in shapes]
-    from .records import commit_of_tree
-
     settings = {
         "device": options.device,
         "dtype": options.dtype,
         "reps": options.reps,
-        "commit": options.commit or commit_of_tree(),
-        "command": command_text(sys.argv[1:]),
+        "commit": options.commit or records.commit_of_tree(),
+        "command": records.command_text("python -m peers", sys.argv[1:]),
         "deadline": time.time() + options.budget,
         "seconds_a_config": options.config_seconds,
         "hopeless_gb": options.hopeless,
@@ -52,17 +50,6 @@ def main() -> int:
     output = Output(options.out)
     Supervisor(settings, output.write, options.task_seconds).run(tasks)
     return output.close()
-
-
-def command_text(words: list[str]) -> str:
-    """What a reader types for the same record; where it went is not part of it."""
-    kept = ["python -m peers"]
-    for before, word in zip(["", *words], words):
-        if before == "--trace":
-            word = word.rpartition("/")[2]
-        if before != "--out" and not word.startswith("--out"):
-            kept.append(word)
-    return " ".join(kept)
 
 
 class Output:

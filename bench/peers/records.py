@@ -32,6 +32,17 @@ def commit_of_tree() -> str:
     return done.stdout.strip()
 
 
+def command_text(program: str, words: list[str]) -> str:
+    """What a reader types for the same record; where it went is not part of it."""
+    kept = [program]
+    for before, word in zip(["", *words], words):
+        if before == "--trace":
+            word = word.rpartition("/")[2]
+        if before != "--out" and not word.startswith("--out"):
+            kept.append(word)
+    return " ".join(kept)
+
+
 def shape_fields(shape: Shape, dtype: str) -> dict[str, Any]:
     return {**shape.fields(), "dtype": dtype, "layout": "nhd"}
 

@@ -71,6 +71,7 @@ void attend_row(const Problem& problem, const SequenceRow& at, const void* q, in
   const int32_t kv_head = q_head / spec.group();
   const DType kv_dtype = spec.kv_dtype_or_default();
   const Real k_scale = scale_of<Real>(problem.k_scale, kv_head);
+  const Real scale = k_scale * Real{spec.scale_or_default()};
   const Real v_scale = scale_of<Real>(problem.v_scale, kv_head);
   const int32_t* pages = problem.batch.page_ids.data() + problem.batch.page_indptr[at.sequence];
   const auto kv_offset = [&](int32_t token) {
@@ -90,7 +91,6 @@ void attend_row(const Problem& problem, const SequenceRow& at, const void* q, in
   Real top = sink;
   for (int32_t i = 0; i < count; ++i) {
     const int64_t offset = kv_offset(seen[i]);
-    const Real scale = k_scale * Real{spec.scale_or_default()};
     Real dot = 0;
     double sizes = 0;
     for (int32_t d = 0; d < spec.head_dim; ++d) {

@@ -40,8 +40,14 @@ struct ScheduledMerge {
   std::vector<int64_t> partials;
 };
 
+struct ScheduledUnit {
+  int32_t thread_block;
+  bool split_first;
+};
+
 struct DecodedSchedule {
   std::vector<PlanRow> rows;
+  std::vector<ScheduledUnit> units;
   std::vector<ScheduledRead> reads;
   std::vector<ScheduledWrite> writes;
   std::vector<ScheduledMerge> merges;
@@ -86,11 +92,14 @@ class ScheduleReader {
     const auto units = section<cuda::Unit>(header_.units_offset, header_.units);
     int32_t next = 0;
     for (const auto& start : starts) {
-      if (start.unit_begin != next || start.unit_end < next) {
+      if (start.unit_begin != next || start.unit_end < next || start.unit_end > header_.units) {
         decoded_.problem = "the thread blocks do not share out the units";
         return;
       }
-      next = start.unit_end;
+      const auto thread_block = static_cast<int32_t>(&start - starts.data());
+      for (; next < start.unit_end; ++next) {
+        decoded_.units.push_back({thread_block, units[next].split_first != 0});
+      }
     }
     if (next != header_.units) decoded_.problem = "units without a thread block";
     for (const auto& unit : units) {

@@ -154,21 +154,11 @@ TEST(Schedule, neighbours_begin_with_the_same_tiles) {
   for (const bool whole : {true, false}) {
     OwnedBatch batch = whole ? shared_prefix(1024, 2048 / 16, 4) : shared_prefix(256, 512, 8);
     const Plan p = h100_plan(batch, spec_of(32, 8));
-    cuda::ScheduleHeader header;
-    std::memcpy(&header, p.schedule().data(), sizeof(header));
-    const int32_t lists = 8 * (whole ? 32 : 8);
-    ASSERT_EQ(header.units, whole ? lists : 2 * lists);
-    for (int32_t block = 0; block < header.thread_blocks; ++block) {
-      cuda::Start start;
-      std::memcpy(&start,
-                  p.schedule().data() + cuda::ScheduleHeader::kStartsOffset + block * sizeof(start),
-                  sizeof(start));
-      for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
-        cuda::Unit unit;
-        std::memcpy(&unit, p.schedule().data() + header.units_offset + u * sizeof(unit),
-                    sizeof(unit));
-        EXPECT_EQ(unit.split_first, whole ? block / 8 % 2 : 0) << block;
-      }
+    const auto units = testing::ScheduleReader(p).decoded().units;
+    const size_t lists = 8 * (whole ? 32 : 8);
+    ASSERT_EQ(units.size(), whole ? lists : 2 * lists);
+    for (const testing::ScheduledUnit& unit : units) {
+      EXPECT_EQ(unit.split_first, whole && unit.thread_block / 8 % 2 == 1) << unit.thread_block;
     }
   }
 }

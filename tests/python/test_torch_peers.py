@@ -365,10 +365,10 @@ def test_unknown_names_are_refused():
 
 
 def test_the_command_says_nothing_of_where_the_record_went():
-    from peers.__main__ import command_text
+    from peers.records import command_text
 
     words = ["--shapes", "l3-8", "--out", "/somewhere/x.jsonl", "--reps", "3", "--out=y"]
-    assert command_text(words) == "python -m peers --shapes l3-8 --reps 3"
+    assert command_text("python -m peers", words) == "python -m peers --shapes l3-8 --reps 3"
 
 
 def test_names_and_lists_of_shapes():

@@ -162,7 +162,8 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   // Of a split tile in parts, one is for this warpgroup alone: it gives back for both.
   constexpr bool kOwnPart = C::kParts > 1 && !kWhole;
   constexpr int kShares = kOwnPart ? 2 : 1;
-  constexpr bool kInTurns = !kOwnPart;                  // which has no register left for it
+  // Split tiles in parts have no register left for turns.
+  constexpr bool kInTurns = !kOwnPart;
   int32_t first = kWhole ? 0 : consumer * kHalfTokens;  // in the tile
   const int32_t in_slot = C::kParts > 1 ? 0 : first;
   const auto more = [&] { return kSteps > 1 && first + N < kTaken; };
