@@ -94,6 +94,7 @@ def generated_on_cuda(rank, path, ids, kv_dtype):
     from transformers import AutoModelForCausalLM
 
     import pando_attn
+    import pando_attn.transformers
 
     warnings.filterwarnings("error", "cuda_graph")  # that it was not captured
     model = AutoModelForCausalLM.from_pretrained(
