@@ -243,7 +243,7 @@ template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     attend_kernel(const __grid_constant__ AttendParams params,
                   const __grid_constant__ TensorMaps maps) {
-  static_assert(sizeof(SharedPlan<C>) <= 227 << 10, "what a thread block can have on Hopper");
+  static_assert(sizeof(SharedPlan<C>) <= kMostSharedBytes);
   auto& shared = ptx::dynamic_shared<SharedPlan<C>>();
   const int group = threadIdx.x / 128;
   mark(Stage::kBegin);

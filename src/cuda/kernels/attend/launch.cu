@@ -58,6 +58,14 @@ template <CudaShape shape, bool kCapped, bool kFp8>
 using ConfigOf = Config<std::conditional_t<shape.dtype == DType::kBF16, __nv_bfloat16, __half>,
                         shape.head_dim, kCapped, kFp8>;
 
+#if defined(PANDO_TIMELINE)
+template <class C>
+constexpr int32_t kSharedBytes = kMostSharedBytes;  // see timeline.cuh
+#else
+template <class C>
+constexpr int32_t kSharedBytes = sizeof(SharedPlan<C>);
+#endif
+
 template <class C>
 void launch_as(const AttendLaunch& launch, const TensorMaps& maps) {
   // Cooperative: the thread blocks wait for each other, so none may start unless all can.
@@ -67,7 +75,7 @@ void launch_as(const AttendLaunch& launch, const TensorMaps& maps) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(launch.thread_blocks);
   config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes = sizeof(SharedPlan<C>);
+  config.dynamicSmemBytes = kSharedBytes<C>;
   config.stream = launch.stream;
   config.attrs = &cooperative;
   config.numAttrs = 1;
@@ -94,7 +102,7 @@ bool visit_shape(const CudaShape& shape, bool capped, Call&& call) {
 template <class C>
 void prepare() {
   check(cudaFuncSetAttribute(attend_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             sizeof(SharedPlan<C>)),
+                             kSharedBytes<C>),
         "attend: shared memory");
 }
 

@@ -59,6 +59,9 @@ struct AttendParams {
 /// Thread blocks of a launch at most: more than any device has multiprocessors.
 inline constexpr int32_t kMostThreadBlocks = 512;
 
+/// Shared memory that a thread block can have on Hopper.
+inline constexpr int32_t kMostSharedBytes = 227 << 10;
+
 /// Words of device memory that launches which may not overlap share between them. Every launch
 /// leaves them ready for the next, so that it needs no other node beside it.
 struct Control {

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/kernels/attend/timeline.h"
+#include "cuda/ptx/shared.cuh"
 
 namespace pando::cuda {
 
@@ -12,10 +13,12 @@ namespace pando::cuda {
 
 static __device__ int64_t g_timeline[kMostThreadBlocks][2][kStages];
 
-/// Where a launch keeps them until its end: what is marked must not wait for memory.
-__device__ __forceinline__ int64_t (&timeline())[2][kStages] {
-  __shared__ int64_t times[2][kStages];
-  return times;
+/// Where a launch keeps them until its end, as what is marked must not wait for memory: the last
+/// bytes that a thread block can have, which a SharedPlan leaves free.
+using Times = int64_t[2][kStages];
+__device__ __forceinline__ Times& timeline() {
+  return *reinterpret_cast<Times*>(&ptx::dynamic_shared<uint8_t>() + kMostSharedBytes -
+                                   sizeof(Times));
 }
 
 /// Keeps the last time that the warpgroup came by; `once`, the first.
