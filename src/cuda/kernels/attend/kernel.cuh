@@ -248,6 +248,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const int group = threadIdx.x / 128;
   mark(Stage::kBegin);
   if (threadIdx.x / 32 == 3) load_start<C>(params, shared);
+  if (threadIdx.x == 64) prefetch_plan(params);
   if (threadIdx.x == 32) {
     ptx::prefetch_tensormap(&maps.k_big);
     ptx::prefetch_tensormap(&maps.v_big);
@@ -268,10 +269,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       case 0: load_tiles<C>(params, &maps.k_big, &maps.k_small, 0, shared); break;
       case 1: Scout<C>(params, shared).run(); break;
       case 2: load_tiles<C>(params, &maps.v_big, &maps.v_small, 1, shared); break;
-      default:
-        if (threadIdx.x % 32 == 0) prefetch_plan(params);
-        __syncwarp();
-        fetch_first_merges<C>(params, shared);
+      default: fetch_first_merges<C>(params, shared);
     }
   } else if (C::kFp8 && group == 1 + C::kConsumers) {
     if constexpr (C::kFp8) {

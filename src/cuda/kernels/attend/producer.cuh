@@ -91,14 +91,15 @@ __device__ __forceinline__ void prefetch_area(const void* area, int64_t bytes) {
   constexpr int64_t kLine = 128, kMost = 32 << 10;
   const auto begin = (reinterpret_cast<uintptr_t>(area) + 15) & ~uintptr_t{15};
   const auto end = (reinterpret_cast<uintptr_t>(area) + bytes) & ~uintptr_t{15};
-  const int64_t share = (bytes / gridDim.x / kLine + 1) * kLine;
+  const int64_t lines = static_cast<uint32_t>(bytes / kLine) / gridDim.x + 1;
+  const int64_t share = lines * kLine;
   const int64_t left = int64_t(end - begin) - share * blockIdx.x;
   if (left <= 0) return;
   ptx::cp_async_bulk_prefetch_l2(reinterpret_cast<const void*>(begin + share * blockIdx.x),
                                  static_cast<uint32_t>(min(left, min(share, kMost))));
 }
 
-/// Brings what all units are made of into L2 while the first reads are on their way; by one thread.
+/// Brings what all units are made of into L2 while the start record is on its way; by one thread.
 __device__ __forceinline__ void prefetch_plan(const AttendParams& params) {
   prefetch_area(params.page_ids, params.page_ids_bytes);
   prefetch_area(params.schedule, params.schedule_bytes);
