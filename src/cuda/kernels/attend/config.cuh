@@ -26,6 +26,11 @@ struct Config {
   static constexpr int kSlotTokens = tokens_at_once(kHeadDim);  ///< of K or V in a slot of the ring
   static constexpr int kParts = kTileTokens / kSlotTokens;  ///< slots of a tile's K, and of its V
   static constexpr int kSlots = kHeadDim > 128 ? 4 : (kFp8 ? 4 : 5) * 128 / kHeadDim;
+  /// Slots are taken in the order K0 K1 V0 K2 V1 ...: a tile's V beside the next one's K, which it
+  /// is multiplied with. K is given back first, so each slot is asked for more than one tile's time
+  /// before it is wanted; with five slots of K0 V0 K1 V1 ... it would be one. Tiles in parts have
+  /// that order, in which a slot holds the same part of each.
+  static constexpr bool kKeysAhead = kParts == 1;
   static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
   static constexpr int kConsumers = 2;
   static constexpr int kConverters = kFp8 ? 1 : 0;

@@ -62,12 +62,17 @@ __device__ __forceinline__ void convert_tile(const uint8_t* from, uint8_t* to) {
   }
 }
 
-/// All tiles of the thread block, K and V in turns, as the loaders bring them.
+/// All tiles of the thread block, K and V in the ring's order, as the loaders bring them.
 template <class C>
 __device__ void convert_tiles(SharedPlan<C>& shared) {
   RingCursor<C::kLoadSlots> from(shared.fp8.ring);
   RingCursor<C::kSlots> to(shared.ring);
+  static_assert(C::kKeysAhead);
   for (int32_t left = 2 * shared.start.tile_count; left > 0; --left) {
+    if (left == 1) {  // there is no K beside the last V
+      from.advance();
+      to.advance();
+    }
     from.wait_full();
     to.wait_empty();
     convert_tile<C>(shared.fp8.slots[from.stage()], shared.slots[to.stage()]);

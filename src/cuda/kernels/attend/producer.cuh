@@ -51,8 +51,8 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
   cursor.advance();
 }
 
-/// Loads K of all tiles or V, `operand` 0 or 1, which take every other slot of the ring. Short runs
-/// make many small copies, of which one warp alone could not issue enough.
+/// Loads K of all tiles or V, `operand` 0 or 1, in the ring's order (see Config::kKeysAhead). Short
+/// runs make many small copies, of which one warp alone could not issue enough.
 template <class C>
 __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
                            const CUtensorMap* small, int operand, SharedPlan<C>& shared) {
@@ -61,6 +61,7 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
   RingCursor<C::kLoadSlots> cursor(landing(shared).ring);
   RingCursor<C::kInfos> infos(shared.info_ring);
   if (operand == 1) cursor.advance();
+  if (operand == 1 && C::kKeysAhead) cursor.advance();
   const int32_t tiles = shared.start.tile_count;
   for (int32_t tile = 0; tile < tiles; ++tile) {
     if (tile >= Start::kTiles) infos.wait_full();
@@ -77,7 +78,7 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
       load_operand<C>(params, big, small, info, t, cursor, shared, lane);
       if (tile == 0 && part == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
       mark_producer(Stage::kIssued);
-      cursor.advance();
+      if (!C::kKeysAhead || operand == 1 || tile > 0) cursor.advance();
     }
     __syncwarp();
     if (lane == 0) infos.release();

@@ -95,15 +95,45 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   ptx::bar_sync(1 + consumer, 128);
 }
 
-/// A consumer warp's places: the next slot to be waited for, and the next tile's description, which
-/// is there when the tile's K is.
+/// A consumer warp's places: the next slot to be waited for, that of a K where keys are ahead, and
+/// the next tile's description, which is there when the tile's K is.
 template <class C>
 struct TileCursor {
   RingCursor<C::kSlots> slot;
   RingCursor<C::kInfos> info;
+  bool begun = false;  ///< past the first K of all
 
   __device__ explicit TileCursor(SharedPlan<C>& shared)
       : slot(shared.ring), info(shared.info_ring) {}
+
+  /// Where the V of the last tile is whose K was taken.
+  __device__ __forceinline__ RingCursor<C::kSlots> values() const {
+    RingCursor<C::kSlots> v = slot;
+    if constexpr (C::kKeysAhead) v.advance();
+    return v;
+  }
+  /// Past a K that is multiplied with no V: beside it is what was the last V before, if anything.
+  __device__ __forceinline__ void pass_first_keys() {
+    slot.advance();
+    if constexpr (C::kKeysAhead) {
+      if (begun) slot.advance();
+      begun = true;
+    }
+  }
+  /// Past that V, to the K which is multiplied beside it; returns this, and goes past both.
+  template <bool kOwnPart>
+  __device__ __forceinline__ RingCursor<C::kSlots> next_keys() {
+    if constexpr (!C::kKeysAhead) slot.advance();
+    if constexpr (kOwnPart) pass_over(true);
+    const RingCursor<C::kSlots> k = slot;
+    slot.advance();
+    if constexpr (C::kKeysAhead) slot.advance();
+    return k;
+  }
+  /// Past the last V of a unit's tiles of one kind.
+  __device__ __forceinline__ void pass_last_values() {
+    if constexpr (!C::kKeysAhead) slot.advance();
+  }
 
   /// Gives back the K in slot `k` and, unless more of the tile is to come, its description.
   template <int kShares>
@@ -187,17 +217,14 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   Holes<N> holes =
       mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first, tile_row);
   cursor.template give_back_keys<kShares>(cursor.slot, more());
-  cursor.slot.advance();
+  cursor.pass_first_keys();
   if (softmax<C, N>(params, s, r, alpha) && !fresh) rescale<C>(r, alpha);
   pack_weights<C, N>(s, p);
   mark(Stage::kWeights, true);
 #pragma unroll 1
   while (--left > 0) {
-    const RingCursor<C::kSlots> v = cursor.slot;
-    cursor.slot.advance();
-    if constexpr (kOwnPart) cursor.pass_over(true);
-    const RingCursor<C::kSlots> k = cursor.slot;
-    cursor.slot.advance();
+    const RingCursor<C::kSlots> v = cursor.values();
+    const RingCursor<C::kSlots> k = cursor.template next_keys<kOwnPart>();
     v.wait_full();
     fill_holes<C, N>(shared.slots[v.stage()], in_slot, holes, named_barrier);
     k.wait_full();
@@ -221,14 +248,15 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
     if (moved) rescale<C>(r, alpha);
     pack_weights<C, N>(s, p);
   }
-  cursor.slot.wait_full();
-  fill_holes<C, N>(shared.slots[cursor.slot.stage()], in_slot, holes, named_barrier);
+  const RingCursor<C::kSlots> v = cursor.values();
+  v.wait_full();
+  fill_holes<C, N>(shared.slots[v.stage()], in_slot, holes, named_barrier);
   ptx::wgmma_fence();
-  start_output<C, N>(r, p, shared.slots[cursor.slot.stage()], in_slot);
+  start_output<C, N>(r, p, shared.slots[v.stage()], in_slot);
   ptx::wgmma_commit_group();
   ptx::wgmma_wait_group<0>();
-  cursor.template give_back_values<kShares>(cursor.slot);
-  cursor.slot.advance();
+  cursor.template give_back_values<kShares>(v);
+  cursor.pass_last_values();
   if constexpr (kOwnPart) cursor.pass_over(consumer == 0);
 }
 
