@@ -46,7 +46,6 @@ void Scheduler::build(const Problem& p) {
   }
   list_units(p);
   merges_.clear();
-  merge_rows_.clear();
   sources_.clear();
   int64_t partial_rows = 0;
   for (int32_t block = 0; block < p.blocks(); ++block) {
@@ -65,9 +64,9 @@ void Scheduler::build(const Problem& p) {
   if (partial_rows > std::numeric_limits<int32_t>::max()) {
     fail(ErrorCode::kUnsupported, "batch: the plan needs more than 2^31 - 1 partial rows");
   }
-  header_.merge_team_shift = invariant && !merges_.empty() ? -1 : find_merge_team(p);
   // By fours always where the order of sums must be the same.
-  if (header_.merge_team_shift < 0) merge_rows_.clear();
+  header_.merge_team_shift = invariant && !merges_.empty() ? -1 : find_merge_team(p);
+  list_merge_rows();
   lay_out(p, partial_rows);
 }
 
@@ -184,7 +183,8 @@ void Scheduler::lay_out(const Problem& p, int64_t partial_rows) {
   header_.total_bytes = at;
 }
 
-Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
+/// All of a start but what follows from its units' tiles and rows.
+Start Scheduler::make_start(int32_t thread_block) const {
   const auto at = [](int64_t offset) { return static_cast<int32_t>(offset / 16); };
   Start start{};
   start.unit_begin = unit_begin_[thread_block];
@@ -206,23 +206,49 @@ Start Scheduler::make_start(const Problem& p, int32_t thread_block) const {
   for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
     start.tile_count += units_[u].whole_tiles + units_[u].split_tiles;
   }
-  if (start.unit_begin == start.unit_end) return start;
-  start.unit = units_[start.unit_begin];
-  const auto count = static_cast<size_t>(start.unit_end - start.unit_begin);
-  describe_first_tiles({&units_[start.unit_begin], count}, chosen_->halves, chosen_->runs,
-                       PageShape::of(p.forest.page_tokens()), start.tiles);
-  start.q_row = first_q_row(start.unit, std::span(p.order.rows), p.group);
+  if (start.unit_begin < start.unit_end) start.unit = units_[start.unit_begin];
   return start;
+}
+
+/// Writes the starts of all thread blocks. Where first units differ in their kv head alone, as most
+/// do, their first tiles and rows are described once.
+void Scheduler::write_starts(const Problem& p, std::byte* to) const {
+  std::array<int32_t, 64> described;  // thread blocks, by a hash of their first unit
+  described.fill(-1);
+  const auto place = [to](int32_t thread_block) {
+    return to + ScheduleHeader::kStartsOffset + int64_t{sizeof(Start)} * thread_block;
+  };
+  for (int32_t i = 0; i < p.thread_blocks; ++i) {
+    Start start = make_start(i);
+    if (start.unit_begin < start.unit_end) {
+      const Unit& unit = start.unit;
+      const int32_t tiles = unit.whole_tiles + unit.split_tiles;
+      const bool has_all = tiles == start.tile_count || tiles >= Start::kTiles;
+      int32_t& like = described[(unit.block + unit.whole_begin + unit.split_begin[0]) % 64];
+      if (has_all && like >= 0 && unit.alike(units_[unit_begin_[like]])) {
+        Start other;
+        std::memcpy(&other, place(like), sizeof(other));
+        start.q_row = other.q_row;
+        std::ranges::copy(other.tiles, start.tiles);
+        for (int32_t t = 0; t < std::min(tiles, Start::kTiles); ++t) {
+          start.tiles[t].kv_head = unit.kv_head;
+        }
+      } else {
+        const auto count = static_cast<size_t>(start.unit_end - start.unit_begin);
+        describe_first_tiles({&units_[start.unit_begin], count}, chosen_->halves, chosen_->runs,
+                             PageShape::of(p.forest.page_tokens()), start.tiles);
+        start.q_row = first_q_row(unit, std::span(p.order.rows), p.group);
+        if (has_all) like = i;
+      }
+    }
+    std::memcpy(place(i), &start, sizeof(start));
+  }
 }
 
 void Scheduler::write(const Problem& p, std::byte* to) const {
   std::memset(to, 0, header_.total_bytes);
   std::memcpy(to, &header_, sizeof(header_));
-  for (int32_t i = 0; i < p.thread_blocks; ++i) {
-    const Start start = make_start(p, i);
-    std::memcpy(to + ScheduleHeader::kStartsOffset + int64_t{sizeof(Start)} * i, &start,
-                sizeof(start));
-  }
+  write_starts(p, to);
   const auto copy = [to](int64_t offset, const auto& entries) {
     if (!entries.empty()) {
       std::memcpy(to + offset, entries.data(), entries.size() * sizeof(entries[0]));

@@ -187,6 +187,7 @@ class Scheduler {
   static void weigh_steps(const Problem& p, Layout& out);
   void cut(const Problem& p, Layout& out);
   double cut_evenly(const Problem& p, int32_t parts, Layout& out);
+  static void deal_evenly(const Problem& p, Layout& out);
   static double cut_by_share(const Problem& p, Layout& out);
   int64_t deal_to_pairs(const Problem& p);
   void make_invariant_layout(const Problem& p, Layout& out);
@@ -201,10 +202,12 @@ class Scheduler {
   void list_units(const Problem& p);
   void end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   int32_t find_merge_team(const Problem& p) const;
+  void list_merge_rows();
   void find_sources(const Problem& p, int32_t block);
   void end_block_in_cuts(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   void lay_out(const Problem& p, int64_t partial_rows);
-  Start make_start(const Problem& p, int32_t thread_block) const;
+  Start make_start(int32_t thread_block) const;
+  void write_starts(const Problem& p, std::byte* to) const;
 
   Layout layouts_[2];
   const Layout* chosen_ = nullptr;

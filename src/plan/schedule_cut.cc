@@ -24,11 +24,10 @@ int32_t steps_before(const double* until_us, int32_t begin, int32_t end, double 
 
 }  // namespace
 
-/// Every list into `parts` parts of equal weight; the same parts of lists that read the same tokens
-/// lie side by side, so that L2 serves them together. Returns the predicted time.
+/// Every list into `parts` parts of equal weight, at the first kv head: see deal_evenly. Returns
+/// the predicted time.
 double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
   out.pieces.clear();
-  loads_.assign(p.thread_blocks, 0);
   for (int32_t part = 0; part < parts; ++part) {
     for (int32_t i = 0; i < static_cast<int32_t>(out.lists.size()); ++i) {
       const List& list = out.lists[i];
@@ -42,32 +41,43 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
       if (begin < end) out.pieces.push_back({i, 0, begin, end, 0});
     }
   }
-  const auto one_head = static_cast<int32_t>(out.pieces.size());
+  const auto pieces = static_cast<int32_t>(out.pieces.size()) * p.kv_heads;
   // The fewer thread blocks work, the more of memory's speed each has; how much more was measured
   // with 16 to 128 of them (docs/benchmarks/h200-kernel-turns-2026-11-29.txt).
-  const double working = std::min(1.0, double(one_head) * p.kv_heads / p.thread_blocks);
+  const double working = std::min(1.0, double(pieces) / p.thread_blocks);
   const auto cube = [](double x) { return x * x * x; };
   const double spared = out.own_factor - std::cbrt(1 + cube(working) * (cube(out.own_factor) - 1));
+  loads_.assign(p.thread_blocks, 0);
   int32_t thread_block = 0;
-  for (int32_t head = 0; head < p.kv_heads; ++head) {
-    for (int32_t i = 0; i < one_head; ++i) {
-      Piece piece = out.pieces[i];
-      piece.kv_head = head;
-      piece.thread_block = thread_block;
+  // Where each thread block has one piece at most, all kv heads are alike.
+  for (int32_t head = 0; head < (pieces <= p.thread_blocks ? 1 : p.kv_heads); ++head) {
+    for (const Piece& piece : out.pieces) {
       const double* const until_us = out.until_us.data() + out.lists[piece.list].step_begin;
       const double* const own_us = out.own_until_us.data() + out.lists[piece.list].step_begin;
       loads_[thread_block] += p.cost.unit_us + until_us[piece.end] - until_us[piece.begin] -
                               spared * (own_us[piece.end] - own_us[piece.begin]);
       thread_block = thread_block + 1 == p.thread_blocks ? 0 : thread_block + 1;
-      if (head == 0) {
-        out.pieces[i] = piece;
-      } else {
-        out.pieces.push_back(piece);
-      }
     }
   }
   const double merge_us = parts > 1 ? p.merging_us(parts) : 0;
   return *std::ranges::max_element(loads_) + merge_us;
+}
+
+/// The pieces of cut_evenly at all kv heads, one thread block after another: the same parts of
+/// lists that read the same tokens lie side by side, so that L2 serves them together.
+void Scheduler::deal_evenly(const Problem& p, Layout& out) {
+  const size_t one_head = out.pieces.size();
+  out.pieces.resize(one_head * p.kv_heads);
+  int32_t thread_block = 0;
+  for (int32_t head = 0; head < p.kv_heads; ++head) {
+    for (size_t i = 0; i < one_head; ++i) {
+      Piece& piece = out.pieces[head * one_head + i];
+      piece = out.pieces[i];
+      piece.kv_head = head;
+      piece.thread_block = thread_block;
+      thread_block = thread_block + 1 == p.thread_blocks ? 0 : thread_block + 1;
+    }
+  }
 }
 
 /// Cuts the lists, one after another, so that every thread block gets the same predicted time.
@@ -138,9 +148,10 @@ void Scheduler::cut(const Problem& p, Layout& out) {
   }
   if (best_parts == 0) {
     cut_by_share(p, out);
-  } else if (best_parts != last_parts) {
-    cut_evenly(p, best_parts, out);
+    return;
   }
+  if (best_parts != last_parts) cut_evenly(p, best_parts, out);
+  deal_evenly(p, out);
 }
 
 }  // namespace pando::cuda

@@ -1,8 +1,8 @@
 // How units end: which rows go to out at once, which to partials, and who merges those.
 #include <algorithm>
-#include <array>
 #include <bit>
 
+#include "plan/block_rows.h"
 #include "plan/schedule.h"
 
 namespace pando::cuda {
@@ -11,14 +11,14 @@ namespace pando::cuda {
 /// the others to partials that are merged.
 void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows) {
   const auto& touches = touches_[static_cast<size_t>(block) * p.kv_heads + kv_head];
-  std::array<uint8_t, kBlockRows> readers{};  // of each row: none, one, more
+  uint64_t touched = 0, shared = 0;  // by one unit at least, by more than one
   for (const Touch& t : touches) {
-    for (int32_t r = t.begin; r < t.end; ++r) readers[r] = readers[r] == 0 ? 1 : 2;
+    const uint64_t rows = rows_between(t.begin, t.end);
+    shared |= touched & rows;
+    touched |= rows;
   }
-  uint64_t wanted = 0;
-  for (int32_t r = 0; r < std::min(kBlockRows, p.packed_rows() - block * kBlockRows); ++r) {
-    if (readers[r] != 1) wanted |= uint64_t{1} << r;
-  }
+  const uint64_t alone = touched & ~shared;
+  uint64_t wanted = rows_before(p.packed_rows() - block * kBlockRows) & ~alone;
   Merge merge{.block = block,
               .kv_head = kv_head,
               .source_begin = static_cast<int32_t>(sources_.size()),
@@ -26,23 +26,13 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
               .rows = {},
               .reserved = {}};
   for (const Touch& t : touches) {
-    // The longest stretch of rows that nobody else touches.
-    int32_t begin = t.begin, end = t.begin;
-    for (int32_t r = t.begin; r < t.end; ++r) {
-      int32_t stop = r;
-      while (stop < t.end && readers[stop] == 1) ++stop;
-      if (stop - r > end - begin) {
-        begin = r;
-        end = stop;
-      }
-      r = std::max(r, stop);
-    }
+    // Those that nobody else touches, as far as they are one stretch.
+    const uint64_t mine = alone & rows_between(t.begin, t.end);
+    const uint64_t direct = longest_stretch(mine);
     Ending& ending = units_[t.unit].ending[t.side];
-    ending.direct = begin | static_cast<uint32_t>(end) << 8;
-    if (end - begin == t.end - t.begin) continue;
-    for (int32_t r = t.begin; r < t.end; ++r) {
-      if (readers[r] == 1 && (r < begin || r >= end)) wanted |= uint64_t{1} << r;
-    }
+    ending.direct = packed_range(direct);
+    if (ending.direct == ending.touched) continue;
+    wanted |= mine & ~direct;
     ending.partial = static_cast<int32_t>(partial_rows);
     partial_rows += t.end - t.begin;
     sources_.push_back({.partial = ending.partial,
@@ -52,14 +42,21 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
     ++merge.sources;
   }
   if (wanted == 0) return;
-  for (uint32_t r = 0; r < kBlockRows; ++r) {
-    if ((wanted >> r & 1) != 0) {
-      merge_rows_.push_back(static_cast<MergeRow>(merges_.size()) << 8 | r);
-    }
-  }
   merge.rows[0] = static_cast<uint32_t>(wanted);
   merge.rows[1] = static_cast<uint32_t>(wanted >> 32);
   merges_.push_back(merge);
+}
+
+/// Lists the rows to be merged one by one, or none where they are merged by fours.
+void Scheduler::list_merge_rows() {
+  merge_rows_.clear();
+  if (header_.merge_team_shift < 0) return;
+  for (size_t i = 0; i < merges_.size(); ++i) {
+    for (uint64_t left = merges_[i].wanted(); left != 0; left &= left - 1) {
+      merge_rows_.push_back(static_cast<MergeRow>(i) << 8 |
+                            static_cast<MergeRow>(std::countr_zero(left)));
+    }
+  }
 }
 
 /// How rows are merged: each as a job of its own for a team of 2^n warps, or, -1, four rows in a
@@ -69,14 +66,16 @@ int32_t Scheduler::find_merge_team(const Problem& p) const {
   constexpr int64_t kWarpsAThreadBlock = 8;  // that merge
   constexpr int64_t kOpen = 2;               // dependent reads before the first source
   const int64_t warps = p.thread_blocks * kWarpsAThreadBlock;
-  int64_t fours = 0, rows_sources = 0;
+  constexpr uint64_t kFirstOfFour = 0x1111'1111'1111'1111;
+  int64_t fours = 0, rows = 0, rows_sources = 0;
   for (const Merge& merge : merges_) {
-    const uint64_t wanted = merge.rows[0] | uint64_t{merge.rows[1]} << 32;
-    for (int32_t four = 0; four < kBlockRows / 4; ++four) fours += (wanted >> four * 4 & 15) != 0;
+    const uint64_t wanted = merge.wanted();
+    const uint64_t pairs = wanted | wanted >> 1;
+    fours += std::popcount((pairs | pairs >> 2) & kFirstOfFour);
+    rows += std::popcount(wanted);
     rows_sources += std::popcount(wanted) * int64_t{merge.sources};
   }
   if (fours == 0) return 0;
-  const auto rows = static_cast<int64_t>(merge_rows_.size());
   const auto turns = [](int64_t count, int64_t at_once) { return (count + at_once - 1) / at_once; };
   const int64_t sources = turns(rows_sources, rows);
   int32_t best = -1;

@@ -75,6 +75,14 @@ struct alignas(16) Unit {
   int32_t split_begin[2], split_end[2];  ///< halves of warpgroup 0 and of warpgroup 1
   Ending ending[2];
 
+  /// Whether both have the same rows and tiles, but for the kv head.
+  constexpr bool alike(const Unit& other) const {
+    return block == other.block && blocks == other.blocks && split_first == other.split_first &&
+           whole_tiles == other.whole_tiles && whole_begin == other.whole_begin &&
+           whole_end == other.whole_end && split_tiles == other.split_tiles &&
+           split_begin[0] == other.split_begin[0] && split_begin[1] == other.split_begin[1] &&
+           split_end[0] == other.split_end[0] && split_end[1] == other.split_end[1];
+  }
   /// Halves of the stream from one split tile to the next.
   constexpr int32_t split_stride() const { return blocks == 2 ? 1 : 2; }
 };
@@ -87,6 +95,8 @@ struct alignas(16) Merge {
   int32_t sources;
   uint32_t rows[2];  ///< one bit for each row to be merged
   int32_t reserved[2];
+
+  constexpr uint64_t wanted() const { return rows[0] | uint64_t{rows[1]} << 32; }
 };
 
 /// Merges of a schedule at most, so that the kernel's job numbers fit 32 bits.

@@ -5,30 +5,11 @@
 #include <span>
 #include <tuple>
 
+#include "plan/block_rows.h"
 #include "plan/schedule.h"
 
 namespace pando::cuda {
 namespace {
-
-/// Rows of a block as one bit each: from the first to the last, as begin | end << 8.
-uint32_t packed_range(uint64_t rows) {
-  if (rows == 0) return 0;
-  const auto begin = static_cast<uint32_t>(std::countr_zero(rows));
-  return begin | static_cast<uint32_t>(kBlockRows - std::countl_zero(rows)) << 8;
-}
-
-/// The longest row of ones, the first of equals.
-uint64_t longest_stretch(uint64_t bits) {
-  uint64_t last = bits;  // bit i: from here on so many ones as were asked for so far
-  int32_t length = 0;
-  for (uint64_t left = bits; left != 0; left &= left >> 1) {
-    last = left;
-    ++length;
-  }
-  if (length == 0) return 0;
-  const uint64_t ones = length == kBlockRows ? ~uint64_t{0} : (uint64_t{1} << length) - 1;
-  return ones << std::countr_zero(last);
-}
 
 int32_t cuts_of(const PlanRow& row, int32_t cut_tokens) {
   if (row.visible_begin >= row.visible_end) return 0;
