@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 
@@ -226,10 +227,8 @@ void Scheduler::write_starts(const Problem& p, std::byte* to) const {
       const bool has_all = tiles == start.tile_count || tiles >= Start::kTiles;
       int32_t& like = described[(unit.block + unit.whole_begin + unit.split_begin[0]) % 64];
       if (has_all && like >= 0 && unit.alike(units_[unit_begin_[like]])) {
-        Start other;
-        std::memcpy(&other, place(like), sizeof(other));
-        start.q_row = other.q_row;
-        std::ranges::copy(other.tiles, start.tiles);
+        std::memcpy(&start.q_row, place(like) + offsetof(Start, q_row), sizeof(start.q_row));
+        std::memcpy(start.tiles, place(like) + offsetof(Start, tiles), sizeof(start.tiles));
         for (int32_t t = 0; t < std::min(tiles, Start::kTiles); ++t) {
           start.tiles[t].kv_head = unit.kv_head;
         }
