@@ -214,8 +214,13 @@ Start Scheduler::make_start(int32_t thread_block) const {
 /// Writes the starts of all thread blocks. Where first units differ in their kv head alone, as most
 /// do, their first tiles and rows are described once.
 void Scheduler::write_starts(const Problem& p, std::byte* to) const {
-  std::array<int32_t, 64> described;  // thread blocks, by a hash of their first unit
+  std::array<int32_t, 256> described;  // thread blocks, by a hash of their first unit
   described.fill(-1);
+  const auto hash = [](const Unit& unit) {
+    const auto all =
+        static_cast<uint32_t>(unit.block * 31 + unit.whole_begin + unit.split_begin[0]);
+    return all * 0x9e3779b1u >> 24;
+  };
   const auto place = [to](int32_t thread_block) {
     return to + ScheduleHeader::kStartsOffset + int64_t{sizeof(Start)} * thread_block;
   };
@@ -225,7 +230,7 @@ void Scheduler::write_starts(const Problem& p, std::byte* to) const {
       const Unit& unit = start.unit;
       const int32_t tiles = unit.whole_tiles + unit.split_tiles;
       const bool has_all = tiles == start.tile_count || tiles >= Start::kTiles;
-      int32_t& like = described[(unit.block + unit.whole_begin + unit.split_begin[0]) % 64];
+      int32_t& like = described[hash(unit)];
       if (has_all && like >= 0 && unit.alike(units_[unit_begin_[like]])) {
         std::memcpy(&start.q_row, place(like) + offsetof(Start, q_row), sizeof(start.q_row));
         std::memcpy(start.tiles, place(like) + offsetof(Start, tiles), sizeof(start.tiles));

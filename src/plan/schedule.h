@@ -224,6 +224,7 @@ class Scheduler {
   std::vector<uint64_t> holders_;  ///< by touch of it: rows that see something in the unit
   std::vector<uint64_t> alike_;    ///< sets of its rows that have the same sources
   std::vector<double> loads_;      ///< by thread block
+  std::vector<int32_t> taken_;     ///< by list: steps that parts have taken
   std::vector<std::vector<Touch>> touches_;      ///< by block and kv head
   std::vector<Unit> units_;                      ///< in the order of their thread blocks
   std::vector<int32_t> unit_begin_, next_unit_;  ///< by thread block

@@ -28,17 +28,18 @@ int32_t steps_before(const double* until_us, int32_t begin, int32_t end, double 
 /// the predicted time.
 double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
   out.pieces.clear();
+  taken_.assign(out.lists.size(), 0);
   for (int32_t part = 0; part < parts; ++part) {
     for (int32_t i = 0; i < static_cast<int32_t>(out.lists.size()); ++i) {
       const List& list = out.lists[i];
       const double* const until_us = out.until_us.data() + list.step_begin;
       const double all_us = until_us[list.steps()];
-      const int32_t begin =
-          part == 0 ? 0 : steps_before(until_us, 0, list.steps(), all_us * part / parts);
+      const int32_t begin = taken_[i];
       const int32_t end = part + 1 == parts ? list.steps()
                                             : steps_before(until_us, begin, list.steps(),
                                                            all_us * (part + 1) / parts);
       if (begin < end) out.pieces.push_back({i, 0, begin, end, 0});
+      taken_[i] = end;
     }
   }
   const auto pieces = static_cast<int32_t>(out.pieces.size()) * p.kv_heads;
