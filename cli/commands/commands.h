@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "pando/attention.h"
+#include "pando/plan.h"
 #include "replay/options.h"
 
 namespace pando::cli {
@@ -60,7 +61,7 @@ struct PlanCommandOptions : CommonOptions {
   std::string file;
   std::string sharing = "auto";
   bool batch_invariant = false;
-  int32_t cut_tokens = 512;
+  int32_t cut_tokens = PlanOptions{}.cut_tokens;
   std::string profile;  ///< empty: of the backend
   bool items = false;
 };
@@ -90,7 +91,7 @@ struct BenchOptions : CommonOptions {
   std::optional<int> reps;  ///< absent: as many as the backend needs
   bool warm = false;
   bool batch_invariant = false;
-  int32_t cut_tokens = 512;
+  int32_t cut_tokens = PlanOptions{}.cut_tokens;
   bool plan_only = false;
   std::string profile;  ///< empty: of the backend; with --plan-only cpu
   std::string against;

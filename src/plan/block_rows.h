@@ -8,7 +8,9 @@
 
 namespace pando::cuda {
 
+/// Rows of the block before `end`, which may lie outside of it.
 inline uint64_t rows_before(int32_t end) {
+  if (end <= 0) return 0;
   return end >= kBlockRows ? ~uint64_t{0} : (uint64_t{1} << end) - 1;
 }
 inline uint64_t rows_between(int32_t begin, int32_t end) {
@@ -24,13 +26,14 @@ inline uint32_t packed_range(uint64_t rows) {
 
 /// The longest stretch of adjacent rows, the first of equals.
 inline uint64_t longest_stretch(uint64_t rows) {
+  if (rows == 0) return 0;
   uint64_t last = rows;  // bit i: from row i on there are as many as were asked for so far
   int32_t length = 0;
   for (uint64_t left = rows; left != 0; left &= left >> 1) {
     last = left;
     ++length;
   }
-  return rows & rows_before(length) << (length == 0 ? 0 : std::countr_zero(last));
+  return rows_before(length) << std::countr_zero(last);
 }
 
 }  // namespace pando::cuda

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "plan/block_rows.h"
 #include "plan/describe_tile.h"
 #include "plan/scratch.h"
 
@@ -99,8 +100,7 @@ Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
     unit.split_begin[side] = std::min(base + split_begin * stride, list.end[stream]);
     unit.split_end[side] = std::min(base + split_end * stride, list.end[stream]);
   }
-  std::array<int32_t, 2> begin{kBlockRows, kBlockRows};  // of the rows that it touches
-  std::array<int32_t, 2> end{0, 0};
+  std::array<uint64_t, 2> touched{};  // rows of each block
   const auto touch = [&](int32_t half_begin, int32_t half_end, int32_t stride) {
     if (half_begin >= half_end) return;
     const Half& last = layout.halves[half_begin + (half_end - 1 - half_begin) / stride * stride];
@@ -108,11 +108,8 @@ Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
       const auto row_begin = static_cast<int32_t>(layout.runs[r].rows & 255);
       const auto row_end = static_cast<int32_t>(layout.runs[r].rows >> 8 & 255);
       for (int32_t side = 0; side < list.blocks; ++side) {
-        const int32_t from = std::max(row_begin - side * kBlockRows, 0);
-        const int32_t to = std::min(row_end - side * kBlockRows, kBlockRows);
-        if (from >= to) continue;
-        begin[side] = std::min(begin[side], from);
-        end[side] = std::max(end[side], to);
+        const int32_t first = side * kBlockRows;
+        touched[side] |= rows_between(row_begin - first, row_end - first);
       }
     }
   };
@@ -121,9 +118,7 @@ Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
     touch(unit.split_begin[side], unit.split_end[side], stride);
   }
   for (int32_t side = 0; side < 2; ++side) {
-    const bool touched = begin[side] < end[side];
-    unit.ending[side] = {-1, touched ? begin[side] | static_cast<uint32_t>(end[side]) << 8 : 0, 0,
-                         0};
+    unit.ending[side] = {-1, packed_range(touched[side]), 0, 0};
   }
   return unit;
 }

@@ -200,6 +200,7 @@ class Scheduler {
   void deal_units(const Problem& p, Layout& out);
   static Unit make_unit(const Layout& layout, const Piece& piece);
   void list_units(const Problem& p);
+  Source source_of(const Touch& touch) const;
   void end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   int32_t find_merge_team(const Problem& p) const;
   void list_merge_rows();

@@ -69,15 +69,11 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
 void Scheduler::deal_evenly(const Problem& p, Layout& out) {
   const size_t one_head = out.pieces.size();
   out.pieces.resize(one_head * p.kv_heads);
-  int32_t thread_block = 0;
-  for (int32_t head = 0; head < p.kv_heads; ++head) {
-    for (size_t i = 0; i < one_head; ++i) {
-      Piece& piece = out.pieces[head * one_head + i];
-      piece = out.pieces[i];
-      piece.kv_head = head;
-      piece.thread_block = thread_block;
-      thread_block = thread_block + 1 == p.thread_blocks ? 0 : thread_block + 1;
-    }
+  for (size_t at = 0; at < out.pieces.size(); ++at) {
+    Piece& piece = out.pieces[at];
+    piece = out.pieces[at % one_head];
+    piece.kv_head = static_cast<int32_t>(at / one_head);
+    piece.thread_block = static_cast<int32_t>(at % p.thread_blocks);
   }
 }
 

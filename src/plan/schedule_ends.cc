@@ -7,6 +7,15 @@
 
 namespace pando::cuda {
 
+/// What a unit has of a block's rows, once they have their place in the partials.
+Source Scheduler::source_of(const Touch& t) const {
+  const Ending& ending = units_[t.unit].ending[t.side];
+  return {.partial = ending.partial,
+          .rows = ending.touched,
+          .writer = t.thread_block * 2 + t.side,
+          .ticket = t.unit - unit_begin_[t.thread_block] + 1};
+}
+
 /// Says where the rows of one block at one kv head go: those that one unit alone touches to out,
 /// the others to partials that are merged.
 void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows) {
@@ -35,10 +44,7 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
     wanted |= mine & ~direct;
     ending.partial = static_cast<int32_t>(partial_rows);
     partial_rows += t.end - t.begin;
-    sources_.push_back({.partial = ending.partial,
-                        .rows = ending.touched,
-                        .writer = t.thread_block * 2 + t.side,
-                        .ticket = t.unit - unit_begin_[t.thread_block] + 1});
+    sources_.push_back(source_of(t));
     ++merge.sources;
   }
   if (wanted == 0) return;

@@ -138,12 +138,7 @@ void Scheduler::end_block_in_cuts(const Problem& p, int32_t block, int32_t kv_he
                 .reserved = {}};
     for (size_t i = 0; i < touches.size(); ++i) {
       if ((holders_[i] & rows) == 0) continue;
-      const Touch& t = touches[i];
-      const Ending& ending = units_[t.unit].ending[t.side];
-      sources_.push_back({.partial = ending.partial,
-                          .rows = ending.touched,
-                          .writer = t.thread_block * 2 + t.side,
-                          .ticket = t.unit - unit_begin_[t.thread_block] + 1});
+      sources_.push_back(source_of(touches[i]));
       ++merge.sources;
     }
     merges_.push_back(merge);

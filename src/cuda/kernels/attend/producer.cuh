@@ -1,6 +1,6 @@
 // The producer warpgroup. Warps 0 and 2, the loaders, bring K and V by TMA; warp 1, the scout, runs
-// ahead and describes the tiles to come; warp 3 fetches what will be wanted at units' starts and
-// ends.
+// ahead and describes the tiles to come; warp 3 fetches the start record and what will be wanted
+// at the end.
 #pragma once
 
 #include <cstdint>
