@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -201,6 +202,7 @@ class Scheduler {
   static Unit make_unit(const Layout& layout, const Piece& piece);
   void list_units(const Problem& p);
   Source source_of(const Touch& touch) const;
+  const Touch* find_folder(std::span<const Touch> touches) const;
   void end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   int32_t find_merge_team(const Problem& p) const;
   void list_merge_rows();
@@ -232,6 +234,7 @@ class Scheduler {
   std::vector<Merge> merges_;
   std::vector<MergeRow> merge_rows_;
   std::vector<Source> sources_;
+  std::vector<std::array<Source, 2>> folds_;  ///< by thread block: Start::folds
   ScheduleHeader header_;
 };
 
