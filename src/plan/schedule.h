@@ -77,10 +77,9 @@ class Scheduler {
              merge_lookups(sources) * cost.lookup_us + partials / thread_blocks * partial_row_us;
     }
     /// The same when all lists are in two parts, of which one folds the other's partials in, in
-    /// microseconds. About half of a merge: three shapes for which merging was predicted to
-    /// take 14.6 us together got 8.4 us faster by it
-    /// (docs/benchmarks/h200-kernel-fold-2026-11-29.txt).
-    double folding_us() const { return merging_us(2) / 2; }
+    /// microseconds. About two thirds of a merge: with less, shapes were cut in two that took longer
+    /// for it (docs/benchmarks/h200-kernel-fold-2026-11-29.txt).
+    double folding_us() const { return merging_us(2) * 2 / 3; }
   };
 
   /// Lists over single blocks and over pairs of blocks are cut evenly, in several numbers of parts,

@@ -140,9 +140,9 @@ TEST(Schedule, a_cut_that_spares_less_than_its_merge_costs_is_not_made) {
   EXPECT_EQ(p.header().partial_rows, 0);
 }
 
-/// Two parts of a list fold, which takes half of what a merge does.
+/// Two parts of a list fold, which takes two thirds of what a merge does.
 TEST(Schedule, a_cut_in_two_that_spares_more_than_a_fold_costs_is_made) {
-  OwnedBatch batch = shared_prefix(64, 512 / 16, 0);
+  OwnedBatch batch = shared_prefix(64, 1024 / 16, 0);
   const Plan p = h100_plan(batch, spec_of(32, 32));
   EXPECT_EQ(p.header().units, 64);
   EXPECT_EQ(p.header().partial_rows, 64 * 32);
