@@ -105,7 +105,8 @@ std::vector<Probe> probes(int32_t multiprocessors) {
       if (count <= merging) all.push_back(merged(constant, merging, count));
     }
   };
-  add_merged(Constant::kMerge, {1, 2, 3, 4, 6, 8, 12, 16});
+  // Not 2: lists in two parts fold.
+  add_merged(Constant::kMerge, {1, 3, 4, 6, 8, 12, 16});
   add_merged(Constant::kTurn, {8, 12, 16, 24, 32, 48});
   if (merging > kSourcesAtHand) add_merged(Constant::kLookup, {16, 24, 32, 48, 96});
   for (const int32_t tiles : {1, 2, 3}) {

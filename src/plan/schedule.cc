@@ -49,6 +49,7 @@ void Scheduler::build(const Problem& p) {
   list_units(p);
   merges_.clear();
   sources_.clear();
+  folds_.assign(p.thread_blocks, {});
   int64_t partial_rows = 0;
   for (int32_t block = 0; block < p.blocks(); ++block) {
     for (int32_t head = 0; head < p.kv_heads; ++head) {
@@ -202,6 +203,7 @@ Start Scheduler::make_start(int32_t thread_block) const {
   for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
     start.tile_count += units_[u].whole_tiles + units_[u].split_tiles;
   }
+  std::ranges::copy(folds_[thread_block], start.folds);
   if (start.unit_begin < start.unit_end) start.unit = units_[start.unit_begin];
   return start;
 }

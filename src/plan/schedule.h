@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -75,6 +76,10 @@ class Scheduler {
       return cost.merge_us + merge_turns(sources) * cost.turn_us +
              merge_lookups(sources) * cost.lookup_us + partials / thread_blocks * partial_row_us;
     }
+    /// The same when all lists are in two parts, of which one folds the other's partials in, in
+    /// microseconds. About two thirds of a merge: with less, shapes were cut in two that took longer
+    /// for it (docs/benchmarks/h200-kernel-fold-2026-11-29.txt).
+    double folding_us() const { return merging_us(2) * 2 / 3; }
   };
 
   /// Lists over single blocks and over pairs of blocks are cut evenly, in several numbers of parts,
@@ -201,6 +206,7 @@ class Scheduler {
   static Unit make_unit(const Layout& layout, const Piece& piece);
   void list_units(const Problem& p);
   Source source_of(const Touch& touch) const;
+  const Touch* find_folder(std::span<const Touch> touches) const;
   void end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   int32_t find_merge_team(const Problem& p) const;
   void list_merge_rows();
@@ -232,6 +238,7 @@ class Scheduler {
   std::vector<Merge> merges_;
   std::vector<MergeRow> merge_rows_;
   std::vector<Source> sources_;
+  std::vector<std::array<Source, 2>> folds_;  ///< by thread block: Start::folds
   ScheduleHeader header_;
 };
 

@@ -136,7 +136,29 @@ bool tokens_are_sane(const Sections& s, const PlanHeader& h) {
   return true;
 }
 
-/// Each thread block waits for writers in its merges: every ticket must come.
+/// Somebody waits for the writer: its ticket must come.
+bool source_is_sane(const Source& source, const Sections& s) {
+  if (!rows_are_sane(source.rows) || !partials_are_sane(source.partial, source.rows, s.header) ||
+      !within(source.writer, int64_t{source.writer} + 1, 2 * int64_t{s.header.thread_blocks})) {
+    return false;
+  }
+  const Start& start = s.starts[source.writer / 2];
+  if (source.ticket < 1 || source.ticket > start.unit_end - start.unit_begin) return false;
+  const Unit& unit = s.units[start.unit_begin + source.ticket - 1];
+  return unit.ending[source.writer % 2].partial == source.partial;
+}
+
+/// A last unit that waits for another's partials must not be waited for itself: it has none.
+bool folds_are_sane(const Start& start, const Sections& s) {
+  for (int32_t side = 0; side < 2; ++side) {
+    if (start.folds[side].rows == 0) continue;
+    if (start.unit_begin == start.unit_end || !source_is_sane(start.folds[side], s)) return false;
+    if (s.units[start.unit_end - 1].ending[side].partial >= 0) return false;
+  }
+  return true;
+}
+
+/// Each thread block waits for writers in its merges.
 bool merges_are_sane(const Sections& s, int64_t blocks, int32_t kv_heads) {
   for (const Merge& merge : s.merges) {
     if (!within(merge.block, int64_t{merge.block} + 1, blocks) ||
@@ -147,14 +169,7 @@ bool merges_are_sane(const Sections& s, int64_t blocks, int32_t kv_heads) {
     }
   }
   for (const Source& source : s.sources) {
-    if (!rows_are_sane(source.rows) || !partials_are_sane(source.partial, source.rows, s.header) ||
-        !within(source.writer, int64_t{source.writer} + 1, 2 * int64_t{s.header.thread_blocks})) {
-      return false;
-    }
-    const Start& start = s.starts[source.writer / 2];
-    if (source.ticket < 1 || source.ticket > start.unit_end - start.unit_begin) return false;
-    const Unit& unit = s.units[start.unit_begin + source.ticket - 1];
-    if (unit.ending[source.writer % 2].partial != source.partial) return false;
+    if (!source_is_sane(source, s)) return false;
   }
   for (const MergeRow row : s.merge_rows) {
     if ((row & 255) >= kBlockRows || row >> 8 >= s.merges.size()) return false;
@@ -188,7 +203,7 @@ bool start_is_sane(const Start& start, const Sections& s, const Plan& plan) {
   for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
     tiles += int64_t{s.units[u].whole_tiles} + s.units[u].split_tiles;
   }
-  if (start.tile_count != tiles) return false;
+  if (start.tile_count != tiles || !folds_are_sane(start, s)) return false;
   if (tiles == 0) return true;
   return std::memcmp(&start.unit, &s.units[start.unit_begin], sizeof(Unit)) == 0 &&
          (start.q_row == -1 || start.q_row == first_q_row(start.unit, s.rows, plan.group())) &&

@@ -60,8 +60,9 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
       thread_block = thread_block + 1 == p.thread_blocks ? 0 : thread_block + 1;
     }
   }
-  const double merge_us = parts > 1 ? p.merging_us(parts) : 0;
-  return *std::ranges::max_element(loads_) + merge_us;
+  // There are as many thread blocks as pieces: each is the last unit of one, so that two fold.
+  const double end_us = parts > 2 ? p.merging_us(parts) : parts == 2 ? p.folding_us() : 0;
+  return *std::ranges::max_element(loads_) + end_us;
 }
 
 /// The pieces of cut_evenly at all kv heads, one thread block after another: the same parts of

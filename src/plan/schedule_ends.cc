@@ -1,6 +1,8 @@
 // How units end: which rows go to out at once, which to partials, and who merges those.
 #include <algorithm>
 #include <bit>
+#include <ranges>
+#include <span>
 
 #include "plan/block_rows.h"
 #include "plan/schedule.h"
@@ -16,10 +18,22 @@ Source Scheduler::source_of(const Touch& t) const {
           .ticket = t.unit - unit_begin_[t.thread_block] + 1};
 }
 
+/// Of two units that touch a block, one that may wait for the other at its end: the last of its
+/// thread block, for which nobody waits then.
+const Scheduler::Touch* Scheduler::find_folder(std::span<const Touch> touches) const {
+  if (touches.size() != 2) return nullptr;
+  for (const Touch& t : touches | std::views::reverse) {
+    if (t.unit + 1 == unit_begin_[t.thread_block + 1]) return &t;
+  }
+  return nullptr;
+}
+
 /// Says where the rows of one block at one kv head go: those that one unit alone touches to out,
+/// and those that two touch, by way of partials, to the one of them that folds them into its own;
 /// the others to partials that are merged.
 void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows) {
   const auto& touches = touches_[static_cast<size_t>(block) * p.kv_heads + kv_head];
+  const Touch* const folder = find_folder(touches);
   uint64_t touched = 0, shared = 0;  // by one unit at least, by more than one
   for (const Touch& t : touches) {
     const uint64_t rows = rows_between(t.begin, t.end);
@@ -27,7 +41,8 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
     touched |= rows;
   }
   const uint64_t alone = touched & ~shared;
-  uint64_t wanted = rows_before(p.packed_rows() - block * kBlockRows) & ~alone;
+  uint64_t wanted =
+      rows_before(p.packed_rows() - block * kBlockRows) & ~(folder == nullptr ? alone : touched);
   Merge merge{.block = block,
               .kv_head = kv_head,
               .source_begin = static_cast<int32_t>(sources_.size()),
@@ -35,15 +50,21 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
               .rows = {},
               .reserved = {}};
   for (const Touch& t : touches) {
+    Ending& ending = units_[t.unit].ending[t.side];
+    if (&t == folder) {
+      ending.direct = ending.touched;
+      continue;
+    }
     // Those that nobody else touches, as far as they are one stretch.
     const uint64_t mine = alone & rows_between(t.begin, t.end);
     const uint64_t direct = longest_stretch(mine);
-    Ending& ending = units_[t.unit].ending[t.side];
     ending.direct = packed_range(direct);
     if (ending.direct == ending.touched) continue;
     wanted |= mine & ~direct;
     ending.partial = static_cast<int32_t>(partial_rows);
     partial_rows += t.end - t.begin;
+    if (folder != nullptr) folds_[folder->thread_block][folder->side] = source_of(t);
+    if (folder != nullptr && mine == direct) continue;  // nothing is left to be merged
     sources_.push_back(source_of(t));
     ++merge.sources;
   }

@@ -56,7 +56,7 @@ struct alignas(16) Half {
 struct alignas(16) Ending {
   int32_t partial;   ///< row of the partials at which the touched rows start; -1: none needed
   uint32_t touched;  ///< rows that may have seen something: begin | end << 8
-  uint32_t direct;   ///< of these, rows whose only source this is: begin | end << 8
+  uint32_t direct;   ///< of these, rows that go to out from here: begin | end << 8
   int32_t reserved;
 };
 
@@ -108,7 +108,7 @@ inline constexpr int32_t kMostMergeTeamShift = 3;
 /// A row to be merged: index of its merge << 8 | row of the block.
 using MergeRow = uint32_t;
 
-/// Partials of some rows of a merged block.
+/// Partials of some rows of a block.
 struct alignas(16) Source {
   int32_t partial;  ///< row of the partials that holds row `begin`
   uint32_t rows;    ///< begin | end << 8, of the block
@@ -157,8 +157,10 @@ struct alignas(64) Start {
   int32_t q_row;
   int32_t merge_team_shift;  ///< log2 of the warps that merge one of merge_rows together
   int32_t reserved[3];
+  /// Partials that each warpgroup merges into its rows of the last unit, where one other unit alone
+  /// has seen them; no rows: none.
+  Source folds[2];
   TileInfo tiles[kTiles];  ///< the first
-  int32_t reserved_end[8];
 };
 static_assert(sizeof(Start) % 128 == 0, "what is read first begins with a line");
 

@@ -14,6 +14,7 @@
 #include "cuda/kernels/attend/params.h"
 #include "cuda/variant_cases.h"
 #include "plan/cuda_shapes.h"
+#include "plan/schedule_reader.h"
 
 namespace pando::cases {
 namespace {
@@ -198,6 +199,31 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_where_teams_merge) {
     const auto* const header =
         reinterpret_cast<const cuda::ScheduleHeader*>(made.schedule().data());
     EXPECT_GT(header->merge_team_shift, 0);
+  }
+}
+
+/// Lists in two parts, over pairs of blocks and over single ones: the last unit of a thread block
+/// folds the partials of another into its rows.
+TEST_F(EmulatedAttend, agrees_with_the_oracle_where_units_fold_partials) {
+  for (const auto& [head_dim, kv_dtype] : {std::pair{64, DType::kBF16},
+                                           {128, DType::kBF16},
+                                           {256, DType::kBF16},
+                                           {128, DType::kE4M3}}) {
+    for (const auto& [sequences, prefix] : {std::pair{13, 900}, {62, 2000}}) {
+      SCOPED_TRACE(::testing::Message() << sequences << " sequences, head_dim " << head_dim << ", "
+                                        << dtype_name(kv_dtype));
+      Case problem = device_case(prefix_shape(sequences, prefix, 40));
+      problem.spec.head_dim = head_dim;
+      problem.spec.kv_dtype = kv_dtype;
+      problem.sinks = {0.5f, -1, 2, -3, 0, 1, 4, -2};
+      fill_data(problem, {.seed = 7});
+      fill_unused(problem, Unused::kNan, true);
+      DeviceProfile profile = h100_profile();
+      profile.workers = sequences < 16 ? 4 : 8;
+      const Plan made = plan(discover(problem.tables.batch()), problem.attention(), profile);
+      EXPECT_FALSE(pando::testing::ScheduleReader(made).decoded().folds.empty());
+      expect_correct(problem, profile.workers);
+    }
   }
 }
 

@@ -125,8 +125,11 @@ class ScheduleChecker {
     for (const ScheduledMerge& merge : s.merges) {
       for (const int64_t partial : merge.partials) ++merged.at(partial);
     }
+    for (const ScheduledFold& fold : s.folds) ++merged.at(fold.partial);
+    std::vector<int32_t> writers(ends_, -1);  // to out
     for (const ScheduledWrite& write : s.writes) {
       const int64_t i = place(write.packed, write.kv_head);
+      if (write.partial < 0) writers[i] = write.unit;
       if (plan_.header().batch_invariant != 0 && write.partial >= 0 &&
           merged.at(write.partial) == 0 && std::ranges::count(units_[i], write.unit) == 0) {
         continue;
@@ -146,6 +149,13 @@ class ScheduleChecker {
       std::ranges::sort(partials[i]);
       if (partials[i] != theirs) {
         return fmt::format("packed row {} merges other partials than its own", merge.packed);
+      }
+      partials[i].clear();
+    }
+    for (const ScheduledFold& fold : s.folds) {
+      const int64_t i = place(fold.packed, fold.kv_head);
+      if (writers[i] != fold.unit || partials[i] != std::vector<int64_t>{fold.partial}) {
+        return fmt::format("packed row {} has other partials folded in than its own", fold.packed);
       }
       partials[i].clear();
     }

@@ -40,6 +40,14 @@ struct ScheduledMerge {
   std::vector<int64_t> partials;
 };
 
+/// A unit merges a partial of one packed row at one kv head into what it writes to out.
+struct ScheduledFold {
+  int32_t unit;
+  int32_t kv_head;
+  int32_t packed;
+  int64_t partial;
+};
+
 struct ScheduledUnit {
   int32_t thread_block;
   bool split_first;
@@ -51,6 +59,7 @@ struct DecodedSchedule {
   std::vector<ScheduledRead> reads;
   std::vector<ScheduledWrite> writes;
   std::vector<ScheduledMerge> merges;
+  std::vector<ScheduledFold> folds;
   int32_t thread_blocks = 0;
   int64_t partial_rows = 0;
   std::string problem;  ///< what the format forbids
@@ -100,6 +109,7 @@ class ScheduleReader {
       for (; next < start.unit_end; ++next) {
         decoded_.units.push_back({thread_block, units[next].split_first != 0});
       }
+      if (start.unit_begin < start.unit_end) read_folds(start, units[start.unit_end - 1]);
     }
     if (next != header_.units) decoded_.problem = "units without a thread block";
     for (const auto& unit : units) {
@@ -115,6 +125,20 @@ class ScheduleReader {
           if (packed >= header_.packed_rows) decoded_.problem = "a unit writes rows that are not";
           decoded_.writes.push_back({unit_, unit.kv_head, packed, direct ? -1 : partial});
         }
+      }
+    }
+  }
+
+  /// Of rows that the last unit does not touch, the partials are for somebody else.
+  void read_folds(const cuda::Start& start, const cuda::Unit& last) {
+    for (int32_t side = 0; side < last.blocks; ++side) {
+      const cuda::Source& fold = start.folds[side];
+      const uint32_t touched = last.ending[side].touched;
+      for (uint32_t r = fold.rows & 255; r < (fold.rows >> 8 & 255); ++r) {
+        if (r < (touched & 255) || r >= (touched >> 8 & 255)) continue;
+        decoded_.folds.push_back({start.unit_end - 1, last.kv_head,
+                                  static_cast<int32_t>((last.block + side) * cuda::kBlockRows + r),
+                                  fold.partial + int64_t{r} - (fold.rows & 255)});
       }
     }
   }

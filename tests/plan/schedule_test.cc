@@ -140,6 +140,14 @@ TEST(Schedule, a_cut_that_spares_less_than_its_merge_costs_is_not_made) {
   EXPECT_EQ(p.header().partial_rows, 0);
 }
 
+/// Two parts of a list fold, which takes two thirds of what a merge does.
+TEST(Schedule, a_cut_in_two_that_spares_more_than_a_fold_costs_is_made) {
+  OwnedBatch batch = shared_prefix(64, 1024 / 16, 0);
+  const Plan p = h100_plan(batch, spec_of(32, 32));
+  EXPECT_EQ(p.header().units, 64);
+  EXPECT_EQ(p.header().partial_rows, 64 * 32);
+}
+
 /// 16 sequences of equal length in 16 parts: each thread block has all of one, and none of another.
 TEST(Schedule, units_touch_only_rows_that_they_read) {
   OwnedBatch batch = shared_prefix(16, 0, 8192 / 16);
@@ -147,6 +155,31 @@ TEST(Schedule, units_touch_only_rows_that_they_read) {
   EXPECT_EQ(plan_problem(batch.view(), spec_of(32, 8), p), "");
   EXPECT_EQ(p.header().units, 8 * 16);
   EXPECT_EQ(p.header().partial_rows, 0);
+}
+
+/// 64 lists over pairs of blocks, in two parts each.
+TEST(Schedule, lists_in_two_parts_fold) {
+  OwnedBatch batch = shared_prefix(256, 512, 8);
+  const Plan p = h100_plan(batch, spec_of(32, 8));
+  EXPECT_EQ(plan_problem(batch.view(), spec_of(32, 8), p), "");
+  const testing::DecodedSchedule decoded = testing::ScheduleReader(p).decoded();
+  EXPECT_TRUE(decoded.merges.empty());
+  EXPECT_EQ(decoded.folds.size(), 256u * 32);
+}
+
+/// Three lists for two thread blocks: the one that is cut ends the first and begins the second,
+/// whose other list is still to come.
+TEST(Schedule, only_the_last_unit_of_a_thread_block_folds) {
+  OwnedBatch batch = shared_prefix(96, 512, 8);
+  DeviceProfile two = h100_profile();
+  two.workers = 2;
+  const Plan p = plan(discover(batch.view()), spec_of(4, 1), two, {.sharing = Sharing::kAll});
+  EXPECT_EQ(plan_problem(batch.view(), spec_of(4, 1), p), "");
+  const testing::DecodedSchedule decoded = testing::ScheduleReader(p).decoded();
+  ASSERT_EQ(decoded.units.size(), 4u);
+  EXPECT_TRUE(decoded.merges.empty());
+  EXPECT_EQ(decoded.folds.size(), 128u);
+  for (const testing::ScheduledFold& fold : decoded.folds) EXPECT_EQ(fold.unit, 1);
 }
 
 /// Whole lists begin with split tiles in every second eight thread blocks, others nowhere.
@@ -371,7 +404,26 @@ TEST(Schedule, spoiled_starts_are_refused) {
     refused("units_at", [](cuda::Start& s) { s.units_at += 4; });
     refused("merge_rows_at", [](cuda::Start& s) { s.merge_rows_at -= 4; });
     refused("unit", [](cuda::Start& s) { s.unit.whole_end += 1; });
+    refused("folds", [](cuda::Start& s) { s.folds[0] = {0, 1 << 8, 0, 1 << 20}; });
+    refused("folds", [](cuda::Start& s) { s.folds[1] = {1 << 20, 1 << 8, 0, 1}; });
+    refused("folds", [](cuda::Start& s) { s.folds[0] = {0, 65 << 8, 0, 1}; });
   }
+}
+
+/// A unit that waits for another's partials is waited for by nobody.
+TEST(Schedule, folds_of_units_with_partials_are_refused) {
+  OwnedBatch batch = shared_prefix(256, 512, 8);
+  const Plan p = h100_plan(batch, spec_of(32, 8));
+  std::vector<std::byte> bytes(p.bytes().begin(), p.bytes().end());
+  auto* const starts = reinterpret_cast<cuda::Start*>(bytes.data() + p.header().schedule_offset +
+                                                      cuda::ScheduleHeader::kStartsOffset);
+  const auto folds = [](const cuda::Start& start) { return start.folds[0].rows != 0; };
+  cuda::Start* const folder = std::find_if(starts, starts + p.header().workers, folds);
+  cuda::Start* const other = std::find_if_not(starts, starts + p.header().workers, folds);
+  ASSERT_NE(folder, starts + p.header().workers);
+  ASSERT_EQ(folder->folds[0].writer / 2, other - starts);
+  std::swap(folder->folds, other->folds);
+  EXPECT_THROW(Plan::from_bytes(bytes), Error);
 }
 
 /// Of all starts, the header and, where it is the first, the copy of a unit.

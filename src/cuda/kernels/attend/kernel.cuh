@@ -28,8 +28,8 @@ struct RowRange {
   __device__ bool has(int32_t row) const { return row >= begin && row < end; }
 };
 
-/// A warp's rows of a block that nobody else has seen anything for, to out: by way of its query
-/// rows' place in shared memory, so that each row leaves in one piece.
+/// A warp's rows of a block that are complete, to out: by way of its query rows' place in shared
+/// memory, so that each row leaves in one piece.
 template <class C>
 __device__ __forceinline__ void write_rows(const AttendParams& params, SharedPlan<C>& shared,
                                            const RowRange& direct, int consumer,
@@ -76,11 +76,52 @@ __device__ __forceinline__ void write_rows(const AttendParams& params, SharedPla
   }
 }
 
-/// Writes a block's rows: to out where nobody else has seen anything for them, else to partials.
-/// `ending` is an Ending.
+/// Merges another unit's partials into a warp's rows of a block, which lack their `scale`; those
+/// that got some have it then.
+template <class C>
+__device__ __forceinline__ void fold_partials(const AttendParams& params, SharedPlan<C>& shared,
+                                              const LaneSource& fold, RowState<C>& r,
+                                              float (&scale)[2], float (&lse)[2]) {
+  constexpr int kAtOnce = 8;  // reads of 16 bytes
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
+  if (lane == 0) fold.wait(params, shared.epoch);
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
+    if (!fold.holds(row, 1)) continue;
+    const int64_t slot = int64_t{fold.partial} + row - fold.begin;
+    const auto* const from = reinterpret_cast<const float4*>(params.partials + slot * C::kHeadDim);
+    const float theirs_lse = __ldcg(&partial_lse<C>(params, shared.start)[slot]);
+    const MergedEnd both(lse[i], theirs_lse);
+#pragma unroll
+    for (int first = 0; first < C::kHeadDim / 16; first += kAtOnce) {
+      constexpr int kCount = C::kHeadDim / 16 < kAtOnce ? C::kHeadDim / 16 : kAtOnce;
+      float4 theirs[kCount];
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) theirs[j] = __ldcg(&from[(first + j) * 4 + lane % 4]);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        float* const o = &r.o[(first + j) * 8 + i * 2];
+        const float mine = both.first * scale[i];
+        o[0] = o[0] * mine + theirs[j].x * both.second;
+        o[1] = o[1] * mine + theirs[j].y * both.second;
+        o[4] = o[4] * mine + theirs[j].z * both.second;
+        o[5] = o[5] * mine + theirs[j].w * both.second;
+      }
+    }
+    lse[i] = both.lse;
+    scale[i] = 1;
+  }
+}
+
+/// Writes a block's rows: to out where nobody else has seen anything for them, or all that was seen
+/// is here once `fold` is merged in, else to partials. `ending` is an Ending.
 template <class C>
 __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, int4 ending,
-                             int32_t block, int32_t kv_head, int consumer, RowState<C>& r) {
+                             const LaneSource& fold, int32_t block, int32_t kv_head, int consumer,
+                             RowState<C>& r) {
   const uint32_t thread = this_thread<C>();
   const int lane = thread % 32;
   const int warp = thread / 32 % 4;
@@ -94,6 +135,7 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
         r.sum[i] == 0 ? -INFINITY : (r.top[i] * scale_log2(params, r) + ptx::lg2(r.sum[i])) * kLn2;
     if constexpr (C::kFp8) scale[i] *= __ldg(&params.v_scale[kv_head * params.v_scale_stride]);
   }
+  if (fold.begin < fold.end) fold_partials<C>(params, shared, fold, r, scale, lse);
   if (params.sinks != nullptr) {
     // In two steps, as where partials are merged.
 #pragma unroll
@@ -201,8 +243,8 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   for (int32_t done = 0; done < start.unit_end - start.unit_begin;) {
     const Unit& unit =
         done == 0 ? start.unit : section<Unit>(params, start.units_at)[start.unit_begin + done];
-    const bool alone = unit.blocks == 1;
-    const int32_t half = alone ? 0 : consumer;
+    bool alone = unit.blocks == 1;
+    int32_t half = alone ? 0 : consumer;
     load_rows<C>(params, unit.block + half, unit.kv_head, done == 0, consumer, shared, r);
     mark(Stage::kQueries, true);
 #pragma unroll 1
@@ -220,13 +262,22 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
     mark(Stage::kTiles);
     reduce_sums<C>(r);
     ++done;
+    if constexpr (C::kFewRegisters) {  // nothing of this is kept beside the tiles
+      consumer = this_thread<C>() / 128 - 1;
+      alone = unit.blocks == 1;
+      half = alone ? 0 : consumer;
+    }
     if (alone) {
       join_halves<C>(params, r, shared, consumer);
       mark(Stage::kJoined);
       if (consumer == 1) continue;
     }
     const int4 ending = *reinterpret_cast<const int4*>(&unit.ending[half]);
-    finish_block<C>(params, shared, ending, unit.block + half, unit.kv_head, consumer, r);
+    LaneSource fold;
+    if (done == start.unit_end - start.unit_begin) {
+      fold = LaneSource(*reinterpret_cast<const int4*>(&start.folds[half]));
+    }
+    finish_block<C>(params, shared, ending, fold, unit.block + half, unit.kv_head, consumer, r);
     mark(Stage::kWritten);
     if (ending.x >= 0) {
       ptx::bar_sync(1 + consumer, 128);
