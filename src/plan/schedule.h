@@ -77,8 +77,8 @@ class Scheduler {
              merge_lookups(sources) * cost.lookup_us + partials / thread_blocks * partial_row_us;
     }
     /// The same when all lists are in two parts, of which one folds the other's partials in, in
-    /// microseconds. About two thirds of a merge: with less, shapes were cut in two that took longer
-    /// for it (docs/benchmarks/h200-kernel-fold-2026-11-29.txt).
+    /// microseconds. About two thirds of a merge: with less, shapes were cut in two that took
+    /// longer for it (docs/benchmarks/h200-kernel-fold-2026-11-29.txt).
     double folding_us() const { return merging_us(2) * 2 / 3; }
   };
 
