@@ -40,13 +40,14 @@ CUtensorMap tensor_map(const void* data, DType dtype, std::span<const int64_t> s
   // (docs/benchmarks/h200-memory-2026-11-29.txt).
   CUtensorMap map;
   const bool fp8 = dtype == DType::kE4M3;
+  const int64_t row_bytes = box[0] * dtype_bytes(dtype);
   const CUtensorMapDataType type = fp8                     ? CU_TENSOR_MAP_DATA_TYPE_UINT8
                                    : dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                                            : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   const CUresult result =
       encode(&map, type, static_cast<cuuint32_t>(sizes.size()), const_cast<void*>(data), map_sizes,
              map_strides, map_box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             fp8 ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
+             row_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
              CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     fail(ErrorCode::kUnsupported,

@@ -24,6 +24,11 @@ inline uint32_t packed_range(uint64_t rows) {
   return begin | static_cast<uint32_t>(kBlockRows - std::countl_zero(rows)) << 8;
 }
 
+/// How many there are from the first to the last.
+inline int32_t span_of(uint64_t rows) {
+  return rows == 0 ? 0 : kBlockRows - std::countl_zero(rows) - std::countr_zero(rows);
+}
+
 /// The longest stretch of adjacent rows, the first of equals.
 inline uint64_t longest_stretch(uint64_t rows) {
   if (rows == 0) return 0;

@@ -160,7 +160,9 @@ struct Planner::State {
             .memory_bytes_per_us = profile.dram_bytes_per_us,
             .cache_bytes = profile.cache_bytes,
             .cut_tokens = options.batch_invariant ? options.cut_tokens : 0,
-            .tokens_at_once = cuda::tokens_at_once(spec.head_dim)};
+            .tokens_at_once = cuda::tokens_at_once(spec.head_dim),
+            .narrow_units =
+                cuda::has_narrow_units(spec.head_dim, spec.kv_dtype_or_default() == DType::kE4M3)};
   }
   void lay_out(const AttentionSpec& spec, PlanHeader& header) const;
   void write(const PlanHeader& header, const cuda::Scheduler::Problem& schedule,

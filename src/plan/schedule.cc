@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -124,17 +125,63 @@ Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
   return unit;
 }
 
+/// Rows of a single block that see something of a step.
+uint64_t Scheduler::step_rows(const Layout& layout, const List& list, int32_t step) {
+  uint64_t rows = 0;
+  for (int32_t half = list.begin[1] + step * 2;
+       half < std::min(list.begin[1] + step * 2 + 2, list.end[1]); ++half) {
+    const Half& h = layout.halves[half];
+    for (int32_t r = h.run_begin; r < h.run_begin + h.runs; ++r) {
+      const uint32_t range = layout.runs[r].rows;
+      rows |=
+          rows_between(static_cast<int32_t>(range & 255), static_cast<int32_t>(range >> 8 & 255));
+    }
+  }
+  return rows;
+}
+
+/// Adds a piece; where it has too many rows for a narrow unit, and narrow ones can be cut from it
+/// that are worth the change, those.
+void Scheduler::add_pieces(const Problem& p, const Piece& piece) {
+  constexpr int32_t kLeastSteps = 4;  // of a unit in the mean
+  const List& list = chosen_->lists[piece.list];
+  const size_t first = pieces_.size();
+  pieces_.push_back(piece);
+  if (!p.narrow_units || list.blocks > 1) return;
+  const auto give_up = [&] {
+    pieces_.resize(first);
+    pieces_.push_back(piece);
+  };
+  uint64_t rows = 0;  // of the last piece
+  for (int32_t step = piece.begin; step < piece.end; ++step) {
+    const uint64_t more = step_rows(*chosen_, list, step);
+    if (span_of(more) > kNarrowRows) return give_up();
+    if (span_of(rows | more) <= kNarrowRows) {
+      rows |= more;
+      continue;
+    }
+    Piece next = pieces_.back();
+    pieces_.back().end = next.begin = step;
+    pieces_.push_back(next);
+    rows = more;
+  }
+  const auto count = static_cast<int32_t>(pieces_.size() - first);
+  if (count > 1 && piece.end - piece.begin < count * kLeastSteps) give_up();
+}
+
 /// Units in the order of their thread blocks, and who touches which block.
 void Scheduler::list_units(const Problem& p) {
   const size_t ends = static_cast<size_t>(p.blocks()) * p.kv_heads;
   touches_.resize(std::max(touches_.size(), ends));
   for (size_t i = 0; i < ends; ++i) touches_[i].clear();
   unit_begin_.assign(p.thread_blocks + 1, 0);
-  for (const Piece& piece : chosen_->pieces) ++unit_begin_[piece.thread_block + 1];
+  pieces_.clear();
+  for (const Piece& piece : chosen_->pieces) add_pieces(p, piece);
+  for (const Piece& piece : pieces_) ++unit_begin_[piece.thread_block + 1];
   for (int32_t i = 0; i < p.thread_blocks; ++i) unit_begin_[i + 1] += unit_begin_[i];
   next_unit_.assign(unit_begin_.begin(), unit_begin_.end() - 1);
-  units_.resize(chosen_->pieces.size());
-  for (const Piece& piece : chosen_->pieces) {
+  units_.resize(pieces_.size());
+  for (const Piece& piece : pieces_) {
     const int32_t index = next_unit_[piece.thread_block]++;
     const Unit& unit = units_[index] = make_unit(*chosen_, piece);
     for (int32_t side = 0; side < unit.blocks; ++side) {
@@ -180,6 +227,12 @@ void Scheduler::lay_out(const Problem& p, int64_t partial_rows) {
   header_.total_bytes = at;
 }
 
+/// Whether all units of a thread block are narrow, and nothing is folded into their rows.
+bool Scheduler::is_narrow(int32_t thread_block) const {
+  const std::span units(&units_[unit_begin_[thread_block]], &units_[unit_begin_[thread_block + 1]]);
+  return std::ranges::all_of(units, &Unit::is_narrow) && folds_[thread_block][0].rows == 0;
+}
+
 /// All of a start but what follows from its units' tiles and rows.
 Start Scheduler::make_start(int32_t thread_block) const {
   const auto at = [](int64_t offset) { return static_cast<int32_t>(offset / 16); };
@@ -223,6 +276,7 @@ void Scheduler::write_starts(const Problem& p, std::byte* to) const {
   };
   for (int32_t i = 0; i < p.thread_blocks; ++i) {
     Start start = make_start(i);
+    start.narrow = p.narrow_units && is_narrow(i) ? 1 : 0;
     if (start.unit_begin < start.unit_end) {
       const Unit& unit = start.unit;
       const int32_t tiles = unit.whole_tiles + unit.split_tiles;

@@ -66,6 +66,7 @@ class Scheduler {
     /// placed and cut where it is predicted to be fastest.
     int32_t cut_tokens = 0;
     int32_t tokens_at_once = kTileTokens;  ///< of a whole tile, as the kernel takes them
+    bool narrow_units = false;             ///< the kernel knows them
 
     int32_t packed_rows() const { return static_cast<int32_t>(order.rows.size()) * group; }
     int32_t blocks() const;
@@ -182,6 +183,7 @@ class Scheduler {
   void place_run(const Problem& p, const pando::Run& run, const List& list, int32_t stream,
                  int64_t& slot, Layout& out);
   static void check_slots(int64_t slots);
+  static bool may_be_narrow(const Problem& p, const List& list, std::span<const int32_t> runs);
   static void append_run(const List& list, int32_t stream, const Run& run, bool own, Layout& out);
   void find_holes(const Problem& p, int32_t packed_begin, int32_t packed_end, VisibleRange within);
   void append_all(const Problem& p, const List& list, int32_t stream, const Run& run,
@@ -203,6 +205,8 @@ class Scheduler {
   void place_stretch(const Problem& p, const Seen& seen, VisibleRange tokens, const List& list,
                      int64_t& slot, Layout& out);
   void deal_units(const Problem& p, Layout& out);
+  static uint64_t step_rows(const Layout& layout, const List& list, int32_t step);
+  void add_pieces(const Problem& p, const Piece& piece);
   static Unit make_unit(const Layout& layout, const Piece& piece);
   void list_units(const Problem& p);
   Source source_of(const Touch& touch) const;
@@ -214,6 +218,7 @@ class Scheduler {
   void end_block_in_cuts(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   void lay_out(const Problem& p, int64_t partial_rows);
   Start make_start(int32_t thread_block) const;
+  bool is_narrow(int32_t thread_block) const;
   void write_starts(const Problem& p, std::byte* to) const;
 
   Layout layouts_[2];
@@ -232,6 +237,7 @@ class Scheduler {
   std::vector<uint64_t> alike_;    ///< sets of its rows that have the same sources
   std::vector<double> loads_;      ///< by thread block
   std::vector<int32_t> taken_;     ///< by list: steps that parts have taken
+  std::vector<Piece> pieces_;      ///< of which each becomes a unit
   std::vector<std::vector<Touch>> touches_;      ///< by block and kv head
   std::vector<Unit> units_;                      ///< in the order of their thread blocks
   std::vector<int32_t> unit_begin_, next_unit_;  ///< by thread block

@@ -158,6 +158,15 @@ bool folds_are_sane(const Start& start, const Sections& s) {
   return true;
 }
 
+/// Consumers of a narrow thread block take its units as narrow ones without a look at them.
+bool narrow_is_sane(const Start& start, const Sections& s, const PlanHeader& h) {
+  if (start.narrow == 0) return true;
+  const auto units = s.units.subspan(start.unit_begin, start.unit_end - start.unit_begin);
+  return start.narrow == 1 && has_narrow_units(h.head_dim, h.kv_dtype == DType::kE4M3) &&
+         std::ranges::all_of(units, &Unit::is_narrow) && start.folds[0].rows == 0 &&
+         start.folds[1].rows == 0;
+}
+
 /// Each thread block waits for writers in its merges.
 bool merges_are_sane(const Sections& s, int64_t blocks, int32_t kv_heads) {
   for (const Merge& merge : s.merges) {
@@ -203,7 +212,10 @@ bool start_is_sane(const Start& start, const Sections& s, const Plan& plan) {
   for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
     tiles += int64_t{s.units[u].whole_tiles} + s.units[u].split_tiles;
   }
-  if (start.tile_count != tiles || !folds_are_sane(start, s)) return false;
+  if (start.tile_count != tiles || !folds_are_sane(start, s) ||
+      !narrow_is_sane(start, s, plan.header())) {
+    return false;
+  }
   if (tiles == 0) return true;
   return std::memcmp(&start.unit, &s.units[start.unit_begin], sizeof(Unit)) == 0 &&
          (start.q_row == -1 || start.q_row == first_q_row(start.unit, s.rows, plan.group())) &&

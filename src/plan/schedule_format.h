@@ -60,6 +60,12 @@ struct alignas(16) Ending {
   int32_t reserved;
 };
 
+/// Rows of one block that a narrow unit touches at most, by split tiles alone. wgmma would multiply
+/// 64, and have fp8 converted in shared memory for it: see narrow.cuh.
+inline constexpr int32_t kNarrowRows = 16;
+/// Whether the kernel knows narrow units. With 16 bits an element they gain nothing.
+constexpr bool has_narrow_units(int32_t head_dim, bool fp8) { return fp8 && head_dim == 128; }
+
 /// A piece of a list at one kv head. Whole tiles are for both of its blocks, one warpgroup each:
 /// two consecutive halves of a stream. Of a split tile each warpgroup takes one half: with two
 /// blocks the half holds tokens of that warpgroup's block alone; with one, both halves are for the
@@ -82,6 +88,12 @@ struct alignas(16) Unit {
            whole_end == other.whole_end && split_tiles == other.split_tiles &&
            split_begin[0] == other.split_begin[0] && split_begin[1] == other.split_begin[1] &&
            split_end[0] == other.split_end[0] && split_end[1] == other.split_end[1];
+  }
+  /// Whether it has few rows, of one block: see kNarrowRows.
+  constexpr bool is_narrow() const {
+    const uint32_t rows = ending[0].touched;
+    return blocks == 1 && whole_tiles == 0 &&
+           static_cast<int32_t>(rows >> 8 & 255) - static_cast<int32_t>(rows & 255) <= kNarrowRows;
   }
   /// Halves of the stream from one split tile to the next.
   constexpr int32_t split_stride() const { return blocks == 2 ? 1 : 2; }
@@ -156,7 +168,8 @@ struct alignas(64) Start {
   /// Of the first row of the first unit, when the unit's rows follow each other in q; else -1.
   int32_t q_row;
   int32_t merge_team_shift;  ///< log2 of the warps that merge one of merge_rows together
-  int32_t reserved[3];
+  int32_t narrow;            ///< 1: all its units are; see kNarrowRows
+  int32_t reserved[2];
   /// Partials that each warpgroup merges into its rows of the last unit, where one other unit alone
   /// has seen them; no rows: none.
   Source folds[2];

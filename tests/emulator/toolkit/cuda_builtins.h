@@ -68,6 +68,12 @@ using std::max;
 using std::min;
 
 inline int __popc(uint32_t bits) { return std::popcount(bits); }
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t which) {
+  const uint64_t both = low | uint64_t{high} << 32;
+  uint32_t bytes = 0;
+  for (int i = 0; i < 4; ++i) bytes |= uint32_t(both >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+  return bytes;
+}
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline float __fmul_rn(float a, float b) { return a * b; }  // built without contraction
 inline float __fadd_rn(float a, float b) { return a + b; }

@@ -49,8 +49,10 @@ struct Config {
   // What the loaders bring in: boxes as wide as a row of a half, or rows of fp8 as they are.
   static constexpr int kLoadSlots = kFp8 ? 3 * 128 / kHeadDim : kSlots;
   static constexpr int kLoadHalves = kFp8 ? 1 : kHalves;
-  static constexpr int kLoadRowBytes = kFp8 ? kHeadDim : 128;  ///< of a token, in a part
-  static constexpr int kKvBytes = kFp8 ? 1 : 2;                ///< of an element in memory
+  static constexpr int kLoadRowBytes = kFp8 ? kHeadDim : 128;           ///< of a token, in a part
+  static constexpr int kKvBytes = kFp8 ? 1 : 2;                         ///< of an element in memory
+  static constexpr bool kHasNarrow = has_narrow_units(kHeadDim, kFp8);  ///< see narrow.cuh
+  static constexpr int kHalfSlots = 2 * kSlots;  ///< where fp8 comes to them as it is
   static_assert(!kFp8 || kParts == 1);
 };
 
@@ -85,14 +87,23 @@ struct alignas(8) RowSpan {
   int32_t begin, end;
 };
 
-/// Tiles of fp8, as they lie in memory: [token][head_dim]. Nothing where there are none.
+/// Tiles of fp8, as they lie in memory: [token][head_dim], swizzled where that has 128 bytes.
+/// Nothing where there are none.
+template <class C, bool kFp8 = C::kFp8>
+struct Fp8Slots {};
+template <class C>
+struct Fp8Slots<C, true> {
+  alignas(1024) uint8_t slots[C::kLoadSlots][kTileTokens * C::kHeadDim];
+};
+
+/// What is known of them.
 template <class C, bool kFp8 = C::kFp8>
 struct Fp8Tiles {};
 template <class C>
 struct Fp8Tiles<C, true> {
-  alignas(128) uint8_t slots[C::kLoadSlots][kTileTokens * C::kHeadDim];
   RingBarriers<C::kLoadSlots> ring;
-  float into_cap[C::kConsumers];  ///< of each warpgroup's unit: with the scale of its K
+  RingBarriers<C::kHalfSlots> narrow_ring;  ///< of SharedPlan::slots, each in two
+  float into_cap[C::kConsumers];            ///< of each warpgroup's unit: with the scale of its K
 };
 
 /// The kernel's shared memory.
@@ -106,6 +117,7 @@ struct SharedPlan {
     float4 handed[C::kHeadDim / 16][128];
   };
   alignas(1024) Queries q[C::kConsumers];
+  Fp8Slots<C> fp8_slots;
   float4 handed_ends[128];                     ///< tops, sums
   Start start;                                 ///< of this thread block; its tiles are in info
   uint64_t epoch;                              ///< of this launch
@@ -122,15 +134,31 @@ struct SharedPlan {
   Fp8Tiles<C> fp8;
 };
 
-/// Where the loaders bring K and V to: has slots and their ring.
-template <class C>
-__device__ __forceinline__ auto& landing(SharedPlan<C>& shared) {
-  if constexpr (C::kFp8) {
-    return shared.fp8;
-  } else {
-    return shared;
+/// Where the loaders bring K and V to: slots and their ring. In narrow thread blocks fp8 is read
+/// there; in others it is converted, into the ring that 16-bit elements come to at once.
+template <class C, bool kNarrow>
+struct Landing {
+  static constexpr int kSlots = kNarrow ? C::kHalfSlots : C::kLoadSlots;
+
+  __device__ static auto& ring(SharedPlan<C>& shared) {
+    if constexpr (!C::kFp8) {
+      return shared.ring;
+    } else if constexpr (kNarrow) {
+      return shared.fp8.narrow_ring;
+    } else {
+      return shared.fp8.ring;
+    }
   }
-}
+  __device__ static uint8_t* slot(SharedPlan<C>& shared, int stage) {
+    if constexpr (!C::kFp8) {
+      return shared.slots[stage];
+    } else if constexpr (kNarrow) {
+      return shared.slots[0] + stage * (C::kSlotBytes / 2);
+    } else {
+      return shared.fp8_slots.slots[stage];
+    }
+  }
+};
 
 /// K and V as TMA sees them: boxes of up to 64 tokens of a page, and of 8.
 struct TensorMaps {

@@ -35,11 +35,12 @@ __device__ __forceinline__ void convert_tile(const uint8_t* from, uint8_t* to) {
   constexpr int kChunks = C::kHeadDim / 16;     // that a token is read in
   constexpr int kTokensAtOnce = 128 / kChunks;  // by all threads
   constexpr int kAhead = 4;                     // reads that a thread has under way
-  const int thread = threadIdx.x % 128;
+  constexpr bool kSwizzled = C::kLoadRowBytes == 128;
+  const int thread = this_thread<C>() % 128;
   const int chunk = thread % kChunks;
   // Those who write to another half take another token, whose swizzle is another.
   const int token = (thread / kChunks) ^ (chunk / 4);
-  from += token * C::kHeadDim + chunk * 16;
+  from += token * C::kHeadDim + (kSwizzled ? chunk ^ (token & 7) : chunk) * 16;
   to += chunk / 4 * C::kHalfBytes + token * 128 + ((chunk % 4 * 2) ^ (token & 7)) * 16;
   // To the other chunk of the two.
   const int other = (token & 1) == 0 ? 16 : -16;
@@ -75,7 +76,7 @@ __device__ void convert_tiles(SharedPlan<C>& shared) {
     }
     from.wait_full();
     to.wait_empty();
-    convert_tile<C>(shared.fp8.slots[from.stage()], shared.slots[to.stage()]);
+    convert_tile<C>(shared.fp8_slots.slots[from.stage()], shared.slots[to.stage()]);
     ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared);
     __syncwarp();
     if (threadIdx.x % 32 == 0) {

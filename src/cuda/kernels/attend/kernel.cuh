@@ -11,6 +11,7 @@
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/kernels/attend/convert.cuh"
 #include "cuda/kernels/attend/merge.cuh"
+#include "cuda/kernels/attend/narrow.cuh"
 #include "cuda/kernels/attend/producer.cuh"
 #include "cuda/kernels/attend/tiles.cuh"
 #include "cuda/kernels/attend/timeline.cuh"
@@ -20,13 +21,6 @@
 #include "cuda/ptx/stmatrix.cuh"
 
 namespace pando::cuda {
-
-/// Rows [begin, end) of a block, as they are packed in an Ending.
-struct RowRange {
-  int32_t begin, end;
-  __device__ explicit RowRange(uint32_t rows) : begin(rows & 255), end(rows >> 8 & 255) {}
-  __device__ bool has(int32_t row) const { return row >= begin && row < end; }
-};
 
 /// A warp's rows of a block that are complete, to out: by way of its query rows' place in shared
 /// memory, so that each row leaves in one piece.
@@ -225,17 +219,7 @@ __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPl
 }
 
 template <class C>
-__device__ void reduce_sums(RowState<C>& r) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    r.sum[i] += __shfl_xor_sync(~0u, r.sum[i], 1);
-    r.sum[i] += __shfl_xor_sync(~0u, r.sum[i], 2);
-  }
-}
-
-template <class C>
 __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int consumer) {
-  mark(Stage::kRole);
   TileCursor<C> cursor(shared);
   Turns::begin(consumer);
   const Start& start = shared.start;
@@ -285,9 +269,21 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
       mark(Stage::kPublished);
     }
   }
-  merge_all<C>(params, shared);
-  mark(Stage::kEnd);
-  if (threadIdx.x % 32 == 0) leave<C>(params);
+}
+
+/// What warps 0 and 2 of the producer do: K and V, each in its turn.
+template <class C>
+__device__ __forceinline__ void load_operand_tiles(const AttendParams& params,
+                                                   const TensorMaps& maps, bool narrow,
+                                                   SharedPlan<C>& shared) {
+  const int operand = threadIdx.x / 64;
+  const CUtensorMap* const big = operand == 0 ? &maps.k_big : &maps.v_big;
+  const CUtensorMap* const small = operand == 0 ? &maps.k_small : &maps.v_small;
+  if (C::kHasNarrow && narrow) {
+    load_tiles<C, Landing<C, C::kHasNarrow>>(params, big, small, operand, shared);
+  } else {
+    load_tiles<C, Landing<C, false>>(params, big, small, operand, shared);
+  }
 }
 
 template <class C>
@@ -309,28 +305,43 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (threadIdx.x == 0) {
     shared.ring.init(C::kFp8 ? 4 : 1, C::kConsumers * 4);
     if constexpr (C::kFp8) shared.fp8.ring.init(1, 4);
+    if constexpr (C::kFp8) shared.fp8.narrow_ring.init(1, C::kConsumers * 4);
     shared.info_ring.init(1, C::kConsumers * 4 + 2);
     shared.merge_ring.init(1, 1);
     ::cuda::ptx::fence_mbarrier_init(::cuda::ptx::sem_release, ::cuda::ptx::scope_cluster);
   }
   __syncthreads();
-  if (group == 0) {
+  // Roles in the order in which their code should lie: narrow thread blocks are not to have that of
+  // the others between what they run, nor the others theirs (see the README on instructions).
+  const bool narrow = C::kHasNarrow && shared.start.narrow != 0;
+  if (narrow && (group == 1 || group == 2)) {
+    if constexpr (C::kHasNarrow) {
+      ptx::setmaxnreg_inc<C::kConsumerRegisters>();
+      mark(Stage::kRole);
+      consume_narrow<C>(params, shared);
+    }
+  } else if (group == 0) {
     ptx::setmaxnreg_dec<C::kProducerRegisters>();
     switch (threadIdx.x / 32) {
-      case 0: load_tiles<C>(params, &maps.k_big, &maps.k_small, 0, shared); break;
       case 1: Scout<C>(params, shared).run(); break;
-      case 2: load_tiles<C>(params, &maps.v_big, &maps.v_small, 1, shared); break;
-      default: fetch_first_merges<C>(params, shared);
+      case 3: fetch_first_merges<C>(params, shared); break;
+      default: load_operand_tiles<C>(params, maps, narrow, shared);
     }
+    return;
   } else if (C::kFp8 && group == 1 + C::kConsumers) {
     if constexpr (C::kFp8) {
       ptx::setmaxnreg_dec<C::kConverterRegisters>();
-      convert_tiles<C>(shared);
+      if (!narrow) convert_tiles<C>(shared);
     }
+    return;
   } else {
     ptx::setmaxnreg_inc<C::kConsumerRegisters>();
+    mark(Stage::kRole);
     consume<C>(params, shared, group - 1);
   }
+  merge_all<C>(params, shared);
+  mark(Stage::kEnd);
+  if (threadIdx.x % 32 == 0) leave<C>(params);
 }
 
 }  // namespace pando::cuda

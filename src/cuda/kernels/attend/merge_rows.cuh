@@ -56,10 +56,22 @@ __device__ __forceinline__ void publish(const AttendParams& params, uint64_t epo
                   epoch << 32 | uint32_t(units));
 }
 
+/// Rows [begin, end) of a block, as they are packed in an Ending.
+struct RowRange {
+  int32_t begin, end;
+  __device__ explicit RowRange(uint32_t rows) : begin(rows & 255), end(rows >> 8 & 255) {}
+  __device__ bool has(int32_t row) const { return row >= begin && row < end; }
+};
+
 /// Partials hold the columns of a row as a thread's accumulators do, so that it writes four at
 /// once: the column that stands at an even `place`; the next one follows it.
 __device__ __forceinline__ int32_t partial_column(int32_t place) {
   return place / 16 * 16 + place / 2 % 2 * 8 + place / 4 % 4 * 2;
+}
+
+/// Its inverse, for an even column.
+__device__ __forceinline__ int32_t partial_place(int32_t column) {
+  return column / 16 * 16 + column / 2 % 4 * 4 + column / 8 % 2 * 2;
 }
 
 /// One lane's source of a merge.

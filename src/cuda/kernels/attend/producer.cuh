@@ -14,10 +14,10 @@
 
 namespace pando::cuda {
 
-template <class C>
+template <class C, class Tiles>
 __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
                              const CUtensorMap* small, const TileInfo& info, const LaneTile& t,
-                             RingCursor<C::kLoadSlots>& cursor, SharedPlan<C>& shared, int lane) {
+                             RingCursor<Tiles::kSlots>& cursor, SharedPlan<C>& shared, int lane) {
   [[maybe_unused]] int32_t tokens;
   if constexpr (C::kParts > 1) {
     tokens = __reduce_add_sync(~0u, lane % C::kHalves == 0 ? t.tokens(params.pages) : 0);
@@ -26,7 +26,7 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
   if constexpr (C::kParts == 1) tokens = info.tokens;
   if (lane == 0) cursor.expect(tokens * C::kHeadDim * C::kKvBytes);
   __syncwarp();
-  uint8_t* const slot = landing(shared).slots[cursor.stage()];
+  uint8_t* const slot = Tiles::slot(shared, cursor.stage());
   const int32_t page_tokens = params.pages.page_tokens();
   // The halves of a token's row lie side by side in memory and are asked for one after the other.
   static_assert(kGranules / C::kParts * C::kLoadHalves <= 32);
@@ -53,12 +53,12 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
 
 /// Loads K of all tiles or V, `operand` 0 or 1, in the ring's order (see Config::kKeysAhead). Short
 /// runs make many small copies, of which one warp alone could not issue enough.
-template <class C>
+template <class C, class Tiles>
 __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
                            const CUtensorMap* small, int operand, SharedPlan<C>& shared) {
   constexpr int kFirstKeys = 7;  // barrier: they are asked for
   const int lane = threadIdx.x % 32;
-  RingCursor<C::kLoadSlots> cursor(landing(shared).ring);
+  RingCursor<Tiles::kSlots> cursor(Tiles::ring(shared));
   RingCursor<C::kInfos> infos(shared.info_ring);
   if (operand == 1) cursor.advance();
   if (operand == 1 && C::kKeysAhead) cursor.advance();
@@ -75,7 +75,7 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
       if (tile < Start::kTiles) t.look_up(params);
       // All thread blocks ask at once: first for what is wanted first.
       if (tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
-      load_operand<C>(params, big, small, info, t, cursor, shared, lane);
+      load_operand<C, Tiles>(params, big, small, info, t, cursor, shared, lane);
       if (tile == 0 && part == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
       mark_producer(Stage::kIssued);
       if (!C::kKeysAhead || operand == 1 || tile > 0) cursor.advance();

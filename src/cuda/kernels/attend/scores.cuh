@@ -79,7 +79,7 @@ __device__ __forceinline__ void start_output(RowState<C>& r, const Weights<N>& p
 template <int N>
 struct Holes {
   bool any = false;
-  uint32_t slots[N / 32] = {};
+  uint32_t slots[(N + 31) / 32] = {};
 };
 
 /// Slots of V without a token have weight 0, but 0 * NaN is NaN: they are zeroed.
@@ -168,18 +168,17 @@ __device__ __forceinline__ void hide_holes(const SharedPlan<C>& shared, const in
   }
 }
 
-/// The one mask rule, on the scores of N slots from `first` on. One bit says for each score of a
-/// row whether the row sees the slot's token.
+/// The one mask rule, on the scores of N slots from `first` on, of the warp's 16 rows from
+/// `warp_row` on. One bit says for each score of a row whether the row sees the slot's token.
 template <class C, int N>
 __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>& r,
                                                 const SharedPlan<C>& shared, const TileInfo& info,
-                                                int consumer, int32_t first, int32_t tile_row) {
+                                                int consumer, int32_t first, int32_t warp_row) {
   const uint32_t state = info.state[N == kTileTokens ? 2 : first / kHalfTokens];
   Holes<N> holes;
   if (state == TileInfo::kFull) return holes;
   const uint32_t thread = this_thread<C>();
   const int lane = thread % 32;
-  const int32_t warp_row = tile_row + thread / 32 % 4 * 16;
   const int32_t row = warp_row + lane / 4;
   const auto in_rows = [row](uint32_t rows, int i) {
     return row + i * 8 >= int32_t(rows & 255) && row + i * 8 < int32_t(rows >> 8 & 255);
@@ -205,7 +204,8 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
         if (!in_rows(rows, i)) return 0u;
         const auto sees = [&](int e) {
           if constexpr (C::kFewRegisters) {
-            const RowSpan visible = shared.visible[consumer][row - tile_row + i * 8];
+            const RowSpan visible =
+                shared.visible[consumer][thread / 32 % 4 * 16 + lane / 4 + i * 8];
             return position + e >= visible.begin && position + e < visible.end;
           }
           return position + e >= r.visible_begin[i] && position + e < r.visible_end[i];
@@ -230,8 +230,8 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
   holes.any = (state & TileInfo::kHoles) != 0;
   if (!holes.any) return holes;
 #pragma unroll
-  for (int i = 0; i < N / 32; ++i) {
-    const uint32_t rows = info.rows[(first + i * 32 + lane) / kGranule];
+  for (int i = 0; i < (N + 31) / 32; ++i) {
+    const uint32_t rows = info.rows[(first + i * 32 + lane % N) / kGranule];
     holes.slots[i] =
         __ballot_sync(~0u, (rows >> (Granule::kSlotsShift + lane % kGranule) & 1) == 0);
   }
@@ -289,14 +289,24 @@ __device__ __forceinline__ bool softmax(const AttendParams& params, Scores<N>& s
   return moved;
 }
 
-template <class C, int N>
+/// Weights as elements E.
+template <class E, int N>
 __device__ __forceinline__ void pack_weights(const Scores<N>& s, Weights<N>& p) {
-  using E = typename C::Element;
 #pragma unroll
   for (int step = 0; step < N / 16; ++step) {
 #pragma unroll
     for (int j = 0; j < 4; ++j)
       p[step][j] = ptx::cvt_pack(s[step * 8 + j * 2], s[step * 8 + j * 2 + 1], E{});
+  }
+}
+
+/// The sums of rows, of which four lanes have a part each.
+template <class C>
+__device__ __forceinline__ void reduce_sums(RowState<C>& r) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    r.sum[i] += __shfl_xor_sync(~0u, r.sum[i], 1);
+    r.sum[i] += __shfl_xor_sync(~0u, r.sum[i], 2);
   }
 }
 

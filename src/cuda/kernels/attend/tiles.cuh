@@ -12,6 +12,37 @@
 
 namespace pando::cuda {
 
+/// Where the query of a packed row lies; that of a row beyond the last is another's.
+struct QueryRow {
+  bool present;
+  int32_t index;  ///< of the plan's rows
+  int32_t q_row, head;
+
+  __device__ __forceinline__ QueryRow(const AttendParams& params, const Start& start,
+                                      int32_t packed, int32_t kv_head, bool first_unit) {
+    present = packed < start.packed_rows;
+    const int32_t another = first_unit ? start.unit.block * kBlockRows : 0;
+    index = params.by_group.quotient(present ? packed : another);
+    // The short way spares a read that the addresses of the queries would wait for.
+    if (first_unit && start.q_row >= 0) {
+      q_row = start.q_row + index - params.by_group.quotient(start.unit.block * kBlockRows);
+    } else {
+      q_row = __ldg(&section<Row>(params, start.rows_at)[index].q_row);
+    }
+    head = kv_head * params.group + (present ? packed - index * params.group : 0);
+  }
+  __device__ const uint16_t* address(const AttendParams& params) const {
+    return static_cast<const uint16_t*>(params.q) + q_row * params.q_row_stride +
+           head * params.q_head_stride;
+  }
+};
+
+/// Eight elements of a query by the sign of the scale, or by 0 for a scale of 0.
+__device__ __forceinline__ uint4 scaled_queries(const AttendParams& params, uint4 eight) {
+  const auto scaled = [&](uint32_t two) { return (two & params.q_keep) ^ params.q_flip; };
+  return make_uint4(scaled(eight.x), scaled(eight.y), scaled(eight.z), scaled(eight.w));
+}
+
 /// The query rows of a block from global memory to the warpgroup's place in shared memory, in the
 /// 128-byte swizzle of the A operand of the first product.
 template <class C>
@@ -24,27 +55,14 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   const uint32_t thread = this_thread<C>();
   const int lane = thread % 32;
   uint4 words[2][C::kHeadDim / 32];
-  int32_t packed[2], index[2], q_rows[2], heads[2];
+  const auto find = [&](int i) {
+    const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
+    return QueryRow(params, start, block * kBlockRows + row, kv_head, first_unit);
+  };
+  const QueryRow mine[2] = {find(0), find(1)};
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    packed[i] = block * kBlockRows + thread / 32 % 4 * 16 + lane / 4 + i * 8;
-    // A row beyond the last takes another's query.
-    const int32_t another = first_unit ? start.unit.block * kBlockRows : 0;
-    index[i] = params.by_group.quotient(packed[i] < start.packed_rows ? packed[i] : another);
-  }
-  // The short way spares a read that the addresses of the queries would wait for.
-  if (first_unit && start.q_row >= 0) {
-    const int32_t first = params.by_group.quotient(start.unit.block * kBlockRows);
-    for (int i = 0; i < 2; ++i) q_rows[i] = start.q_row + index[i] - first;
-  } else {
-    for (int i = 0; i < 2; ++i) q_rows[i] = __ldg(&rows[index[i]].q_row);
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const bool present = packed[i] < start.packed_rows;
-    heads[i] = kv_head * params.group + (present ? packed[i] - index[i] * params.group : 0);
-    const auto* const q = static_cast<const uint16_t*>(params.q) + q_rows[i] * params.q_row_stride +
-                          heads[i] * params.q_head_stride;
+    const uint16_t* const q = mine[i].address(params);
 #pragma unroll
     for (int k = 0; k < C::kHeadDim / 32; ++k) {
       words[i][k] = __ldg(reinterpret_cast<const uint4*>(q) + k * 4 + lane % 4);
@@ -52,9 +70,8 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const bool present = packed[i] < start.packed_rows;
-    r.visible_begin[i] = present ? __ldg(&rows[index[i]].visible_begin) : 0;
-    r.visible_end[i] = present ? __ldg(&rows[index[i]].visible_end) : 0;
+    r.visible_begin[i] = mine[i].present ? __ldg(&rows[mine[i].index].visible_begin) : 0;
+    r.visible_end[i] = mine[i].present ? __ldg(&rows[mine[i].index].visible_end) : 0;
     r.top[i] = -INFINITY;
     r.sum[i] = 0;
   }
@@ -71,21 +88,19 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   for (int i = 0; i < 2; ++i) {
     const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
     if (lane % 4 == 0) {
-      shared.places[consumer][row] = RowPlace::of(params, q_rows[i], heads[i]);
+      shared.places[consumer][row] = RowPlace::of(params, mine[i].q_row, mine[i].head);
       if constexpr (C::kFewRegisters) {
         shared.visible[consumer][row] = {r.visible_begin[i], r.visible_end[i]};
       }
       if (start.tree_rows_at != 0) {
-        const TreeRow* const tree = section<TreeRow>(params, start.tree_rows_at) + index[i];
+        const TreeRow* const tree = section<TreeRow>(params, start.tree_rows_at) + mine[i].index;
         reinterpret_cast<int4&>(shared.tree_rows[consumer][row]) =
             __ldg(reinterpret_cast<const int4*>(tree));
       }
     }
 #pragma unroll
     for (int k = 0; k < C::kHeadDim / 32; ++k) {
-      const auto scaled = [&](uint32_t two) { return (two & params.q_keep) ^ params.q_flip; };
-      uint4 w = words[i][k];
-      w = make_uint4(scaled(w.x), scaled(w.y), scaled(w.z), scaled(w.w));
+      const uint4 w = scaled_queries(params, words[i][k]);
       const int32_t chunk = k % 2 * 4 + lane % 4;  // of 16 bytes
       uint8_t* const to = shared.q[consumer].rows[k / 2] + row * 128 + (chunk ^ (row & 7)) * 16;
       *reinterpret_cast<uint4*>(to) = w;
@@ -196,6 +211,9 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   constexpr bool kInTurns = !kOwnPart;
   int32_t first = kWhole ? 0 : consumer * kHalfTokens;  // in the tile
   const int32_t in_slot = C::kParts > 1 ? 0 : first;
+  const auto warp_row = [&] {
+    return tile_row + static_cast<int32_t>(this_thread<C>()) / 32 % 4 * 16;
+  };
   const auto more = [&] { return kSteps > 1 && first + N < kTaken; };
   const int32_t named_barrier = 1 + consumer;
   const uint8_t* const q = shared.q[consumer].rows[0];
@@ -214,12 +232,12 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   ptx::wgmma_wait_group<0>();
   mark(Stage::kScores, true);
   cap_scores<C, N>(params, shared, consumer, s);
-  Holes<N> holes =
-      mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first, tile_row);
+  Holes<N> holes = mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer,
+                                     first, warp_row());
   cursor.template give_back_keys<kShares>(cursor.slot, more());
   cursor.pass_first_keys();
   if (softmax<C, N>(params, s, r, alpha) && !fresh) rescale<C>(r, alpha);
-  pack_weights<C, N>(s, p);
+  pack_weights<typename C::Element, N>(s, p);
   mark(Stage::kWeights, true);
 #pragma unroll 1
   while (--left > 0) {
@@ -239,14 +257,14 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
     if constexpr (kSteps > 1) first ^= N;
     cap_scores<C, N>(params, shared, consumer, s);
     holes = mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first,
-                              tile_row);
+                              warp_row());
     cursor.template give_back_keys<kShares>(k, more());
     const bool moved = softmax<C, N>(params, s, r, alpha);
     // The output of the last tile was to hide under this.
     ptx::wgmma_wait_group_after<0>(r.sum[0] + r.sum[1]);
     cursor.template give_back_values<kShares>(v);
     if (moved) rescale<C>(r, alpha);
-    pack_weights<C, N>(s, p);
+    pack_weights<typename C::Element, N>(s, p);
   }
   const RingCursor<C::kSlots> v = cursor.values();
   v.wait_full();
