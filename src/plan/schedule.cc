@@ -274,9 +274,16 @@ void Scheduler::write_starts(const Problem& p, std::byte* to) const {
   const auto place = [to](int32_t thread_block) {
     return to + ScheduleHeader::kStartsOffset + int64_t{sizeof(Start)} * thread_block;
   };
+  // What others have written to L2 is not written back while lines of K and V replace each other.
+  // Of much more than L2 holds it costs more than it spares: 134 MB gain 5 % by it, 400 MB lose 4 %
+  // (docs/benchmarks/h200-kernel-eviction-2026-11-29.txt).
+  constexpr int64_t kMostCaches = 4;
+  const bool evict_first =
+      kv_tokens() * p.token_head_bytes <= kMostCaches * std::max<int64_t>(p.cache_bytes, 1);
   for (int32_t i = 0; i < p.thread_blocks; ++i) {
     Start start = make_start(i);
     start.narrow = p.narrow_units && is_narrow(i) ? 1 : 0;
+    start.evict_first = evict_first ? 1 : 0;
     if (start.unit_begin < start.unit_end) {
       const Unit& unit = start.unit;
       const int32_t tiles = unit.whole_tiles + unit.split_tiles;

@@ -199,7 +199,8 @@ bool start_is_sane(const Start& start, const Sections& s, const Plan& plan) {
   const auto at = [](int32_t section, int64_t offset) { return section * int64_t{16} == offset; };
   if (start.merges != h.merges || start.packed_rows != h.packed_rows ||
       start.partial_rows != h.partial_rows || start.merge_rows != h.merge_rows ||
-      start.merge_team_shift != h.merge_team_shift || h.merge_team_shift > kMostMergeTeamShift ||
+      (start.evict_first & ~1) != 0 || start.merge_team_shift != h.merge_team_shift ||
+      h.merge_team_shift > kMostMergeTeamShift ||
       (h.merge_team_shift < 0) != (h.merge_rows == 0 && h.merges > 0) ||
       !at(start.units_at, h.units_offset) || !at(start.halves_at, h.halves_offset) ||
       !at(start.runs_at, h.runs_offset) || !at(start.rows_at, h.rows_offset) ||

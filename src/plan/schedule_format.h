@@ -169,7 +169,8 @@ struct alignas(64) Start {
   int32_t q_row;
   int32_t merge_team_shift;  ///< log2 of the warps that merge one of merge_rows together
   int32_t narrow;            ///< 1: all its units are; see kNarrowRows
-  int32_t reserved[2];
+  int32_t evict_first;       ///< 1: L2 need not keep K and V once they were read
+  int32_t reserved;
   /// Partials that each warpgroup merges into its rows of the last unit, where one other unit alone
   /// has seen them; no rows: none.
   Source folds[2];

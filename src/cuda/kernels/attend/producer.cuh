@@ -10,6 +10,7 @@
 #include "cuda/kernels/attend/scout.cuh"
 #include "cuda/kernels/attend/timeline.cuh"
 #include "cuda/ptx/barrier.cuh"
+#include "cuda/ptx/bulk_tensor.cuh"
 #include "cuda/ptx/prefetch.cuh"
 
 namespace pando::cuda {
@@ -17,7 +18,8 @@ namespace pando::cuda {
 template <class C, class Tiles>
 __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
                              const CUtensorMap* small, const TileInfo& info, const LaneTile& t,
-                             RingCursor<Tiles::kSlots>& cursor, SharedPlan<C>& shared, int lane) {
+                             RingCursor<Tiles::kSlots>& cursor, SharedPlan<C>& shared, int lane,
+                             uint64_t policy) {
   [[maybe_unused]] int32_t tokens;
   if constexpr (C::kParts > 1) {
     tokens = __reduce_add_sync(~0u, lane % C::kHalves == 0 ? t.tokens(params.pages) : 0);
@@ -34,10 +36,9 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
   const int granule = lane / C::kLoadHalves;  // lanes beyond the last load nothing
   const auto load_box = [&](int32_t page, int32_t into) {
     const int32_t coords[5] = {0, t.position & (page_tokens - 1), half, info.kv_head, page};
-    ::cuda::ptx::cp_async_bulk_tensor(
-        ::cuda::ptx::space_cluster, ::cuda::ptx::space_global,
+    ptx::cp_async_bulk_tensor(
         slot + half * C::kHalfBytes + (granule * kGranule + into) * C::kLoadRowBytes,
-        t.is(LaneTile::kBig) ? big : small, coords, cursor.full_barrier());
+        t.is(LaneTile::kBig) ? big : small, coords, cursor.full_barrier(), policy);
   };
   if (t.is(LaneTile::kBig | LaneTile::kSmall)) {
     if (page_tokens >= kGranule) {
@@ -63,6 +64,8 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
   if (operand == 1) cursor.advance();
   if (operand == 1 && C::kKeysAhead) cursor.advance();
   const int32_t tiles = shared.start.tile_count;
+  const uint64_t policy =
+      shared.start.evict_first != 0 ? ptx::evict_first() : ptx::evict_unchanged();
   for (int32_t tile = 0; tile < tiles; ++tile) {
     if (tile >= Start::kTiles) infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
@@ -75,7 +78,7 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
       if (tile < Start::kTiles) t.look_up(params);
       // All thread blocks ask at once: first for what is wanted first.
       if (tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
-      load_operand<C, Tiles>(params, big, small, info, t, cursor, shared, lane);
+      load_operand<C, Tiles>(params, big, small, info, t, cursor, shared, lane, policy);
       if (tile == 0 && part == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
       mark_producer(Stage::kIssued);
       if (!C::kKeysAhead || operand == 1 || tile > 0) cursor.advance();
