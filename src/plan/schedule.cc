@@ -227,9 +227,11 @@ void Scheduler::lay_out(const Problem& p, int64_t partial_rows) {
   header_.total_bytes = at;
 }
 
-/// Whether all units of a thread block are narrow, and nothing is folded into their rows.
+/// Whether a thread block has units, all of them narrow, and nothing is folded into their rows.
 bool Scheduler::is_narrow(int32_t thread_block) const {
-  const std::span units(&units_[unit_begin_[thread_block]], &units_[unit_begin_[thread_block + 1]]);
+  const int32_t begin = unit_begin_[thread_block], end = unit_begin_[thread_block + 1];
+  if (begin == end) return false;
+  const std::span units(&units_[begin], static_cast<size_t>(end - begin));
   return std::ranges::all_of(units, &Unit::is_narrow) && folds_[thread_block][0].rows == 0;
 }
 
