@@ -143,7 +143,6 @@ uint64_t Scheduler::step_rows(const Layout& layout, const List& list, int32_t st
 /// Adds a piece; where it has too many rows for a narrow unit, and narrow ones can be cut from it
 /// that are worth the change, those.
 void Scheduler::add_pieces(const Problem& p, const Piece& piece) {
-  constexpr int32_t kLeastSteps = 4;  // of a unit in the mean
   const List& list = chosen_->lists[piece.list];
   const size_t first = pieces_.size();
   pieces_.push_back(piece);
@@ -166,7 +165,7 @@ void Scheduler::add_pieces(const Problem& p, const Piece& piece) {
     rows = more;
   }
   const auto count = static_cast<int32_t>(pieces_.size() - first);
-  if (count > 1 && piece.end - piece.begin < count * kLeastSteps) give_up();
+  if (count > 1 && piece.end - piece.begin < count * kLeastNarrowTiles) give_up();
 }
 
 /// Units in the order of their thread blocks, and who touches which block.

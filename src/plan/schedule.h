@@ -108,6 +108,8 @@ class Scheduler {
     int32_t step_begin;                ///< in Layout::until_us
     int32_t steps() const { return whole_tiles + split_tiles; }
   };
+  /// Of a narrow unit in the mean, where a piece is cut into some.
+  static constexpr int32_t kLeastNarrowTiles = 4;
   /// Steps [begin, end) of a list at one kv head.
   struct Piece {
     int32_t list;

@@ -144,12 +144,22 @@ void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& l
   }
 }
 
-/// Whether no run of a list is for more rows than a narrow unit has. Then rows that are too many
-/// for one have no tile in common.
+/// Whether no run of a list is for more rows than a narrow unit has, and narrow units would have
+/// enough tiles. Then rows that are too many for one have no tile in common.
 bool Scheduler::may_be_narrow(const Problem& p, const List& list, std::span<const int32_t> runs) {
-  return p.narrow_units && list.blocks == 1 && std::ranges::all_of(runs, [&](int32_t i) {
-           return (p.runs[i].row_end - p.runs[i].row_begin) * p.group <= kNarrowRows;
-         });
+  if (!p.narrow_units || list.blocks > 1) return false;
+  int64_t tokens = 0, units = 0;
+  int32_t unit_begin = 0;
+  for (const int32_t i : runs) {
+    const int32_t begin = p.runs[i].row_begin * p.group, end = p.runs[i].row_end * p.group;
+    if (end - begin > kNarrowRows) return false;
+    if (units == 0 || end - unit_begin > kNarrowRows) {
+      unit_begin = begin;
+      ++units;
+    }
+    tokens += p.runs[i].token_end - p.runs[i].token_begin;
+  }
+  return tokens >= units * kLeastNarrowTiles * kTileTokens;
 }
 
 /// Deals the runs to lists over `blocks_a_list` blocks. A run that only one block of a pair sees
@@ -184,10 +194,10 @@ void Scheduler::make_layout(const Problem& p, int32_t blocks_a_list, Layout& out
       list.begin[stream] = static_cast<int32_t>(out.halves.size());
       int64_t slot = 0;
       const bool narrow = may_be_narrow(p, list, members_[stream][i]);
-      int32_t group_begin = 0;
+      int32_t unit_begin = 0;
       for (const int32_t run : members_[stream][i]) {
-        if (narrow && p.runs[run].row_end * p.group - group_begin > kNarrowRows) {
-          group_begin = p.runs[run].row_begin * p.group;
+        if (narrow && p.runs[run].row_end * p.group - unit_begin > kNarrowRows) {
+          unit_begin = p.runs[run].row_begin * p.group;
           slot = round_up(slot, int64_t{kTileTokens});
         }
         place_run(p, p.runs[run], list, stream, slot, out);

@@ -3,7 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
+#include <span>
+#include <tuple>
+#include <vector>
 
 #include "forest/batch_literal.h"
 #include "pando/error.h"
@@ -79,6 +83,20 @@ TEST(NarrowUnits, of_less_than_four_tiles_are_not_cut_from_a_piece) {
     EXPECT_EQ(plan_problem(batch.view(), spec_of(8, 2), p), "");
     EXPECT_EQ(p.header().units, tokens < 128 ? 2 : 8);
     EXPECT_EQ(narrow_units(p), tokens < 128 ? 0 : 8);
+  }
+}
+
+/// Nor do their tokens begin tiles of their own, for which nothing would be gained.
+TEST(NarrowUnits, that_would_be_too_small_leave_no_slots_between_tokens) {
+  for (const auto& [group, sequences, tokens, halves] :
+       {std::tuple{4, 16, 37, 12}, {16, 4, 300, 20}, {16, 4, 512, 32}}) {
+    OwnedBatch batch = unshared(std::vector<int32_t>(sequences, tokens));
+    const Plan p = plan_on(2, batch, spec_of(2 * group, 2));
+    EXPECT_EQ(plan_problem(batch.view(), spec_of(2 * group, 2), p), "");
+    cuda::ScheduleHeader header;
+    std::memcpy(&header, p.schedule().data(), sizeof(header));
+    EXPECT_EQ(header.halves, halves) << tokens;
+    EXPECT_EQ(narrow_units(p), tokens < 512 ? 0 : 8) << tokens;
   }
 }
 
