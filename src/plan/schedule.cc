@@ -46,6 +46,7 @@ void Scheduler::build(const Problem& p) {
     weigh_steps(p, layouts_[i]);
     cut(p, layouts_[i]);
     if (layouts_[i].predicted_us < chosen_->predicted_us) chosen_ = &layouts_[i];
+    if (layouts_[i].is_narrow()) break;
   }
   list_units(p);
   merges_.clear();

@@ -67,6 +67,29 @@ TEST(NarrowUnits, of_an_unshared_batch_of_fp8_are_all_and_need_no_merge) {
   EXPECT_TRUE(decode(p).merges.empty() && decode(p).folds.empty());
 }
 
+/// 1030 tokens fill eight tiles and a half.
+TEST(NarrowUnits, begin_tiles_of_their_own) {
+  OwnedBatch batch = unshared(std::vector<int32_t>(8, 1030));
+  const Plan p = plan_on(2, batch, spec_of(32, 2));
+  EXPECT_EQ(plan_problem(batch.view(), spec_of(32, 2), p), "");
+  EXPECT_EQ(p.header().units, 2 * 8);
+  EXPECT_EQ(narrow_units(p), 2 * 8);
+}
+
+/// Lists over pairs have none, and gain nothing else where nothing is shared.
+TEST(NarrowUnits, are_kept_where_lists_over_pairs_would_come_out_even) {
+  std::vector<int32_t> ragged;
+  for (int32_t i = 0; i < 256; ++i) ragged.push_back(500 + i * 677 % 1500);
+  for (const auto& [group, tokens] :
+       {std::pair{4, std::vector<int32_t>(512, 1000)}, {4, ragged}, {8, ragged}, {1, ragged}}) {
+    OwnedBatch batch = unshared(tokens);
+    const AttentionSpec spec = spec_of(8 * group, 8);
+    const Plan p = plan_on(132, batch, spec);
+    EXPECT_EQ(plan_problem(batch.view(), spec, p), "");
+    EXPECT_EQ(narrow_units(p), p.header().units) << group << ", " << tokens.size();
+  }
+}
+
 TEST(NarrowUnits, are_for_fp8_at_a_head_dim_of_128_alone) {
   OwnedBatch batch = unshared(std::vector<int32_t>(256, 1024));
   EXPECT_EQ(narrow_units(plan_on(132, batch, spec_of(32, 8, DType::kBF16))), 0);
