@@ -46,6 +46,7 @@ void Scheduler::build(const Problem& p) {
     weigh_steps(p, layouts_[i]);
     cut(p, layouts_[i]);
     if (layouts_[i].predicted_us < chosen_->predicted_us) chosen_ = &layouts_[i];
+    if (layouts_[i].is_narrow()) break;
   }
   list_units(p);
   merges_.clear();
@@ -143,7 +144,6 @@ uint64_t Scheduler::step_rows(const Layout& layout, const List& list, int32_t st
 /// Adds a piece; where it has too many rows for a narrow unit, and narrow ones can be cut from it
 /// that are worth the change, those.
 void Scheduler::add_pieces(const Problem& p, const Piece& piece) {
-  constexpr int32_t kLeastSteps = 4;  // of a unit in the mean
   const List& list = chosen_->lists[piece.list];
   const size_t first = pieces_.size();
   pieces_.push_back(piece);
@@ -166,7 +166,7 @@ void Scheduler::add_pieces(const Problem& p, const Piece& piece) {
     rows = more;
   }
   const auto count = static_cast<int32_t>(pieces_.size() - first);
-  if (count > 1 && piece.end - piece.begin < count * kLeastSteps) give_up();
+  if (count > 1 && piece.end - piece.begin < count * kLeastNarrowTiles) give_up();
 }
 
 /// Units in the order of their thread blocks, and who touches which block.
@@ -227,9 +227,11 @@ void Scheduler::lay_out(const Problem& p, int64_t partial_rows) {
   header_.total_bytes = at;
 }
 
-/// Whether all units of a thread block are narrow, and nothing is folded into their rows.
+/// Whether a thread block has units, all of them narrow, and nothing is folded into their rows.
 bool Scheduler::is_narrow(int32_t thread_block) const {
-  const std::span units(&units_[unit_begin_[thread_block]], &units_[unit_begin_[thread_block + 1]]);
+  const int32_t begin = unit_begin_[thread_block], end = unit_begin_[thread_block + 1];
+  if (begin == end) return false;
+  const std::span units(&units_[begin], static_cast<size_t>(end - begin));
   return std::ranges::all_of(units, &Unit::is_narrow) && folds_[thread_block][0].rows == 0;
 }
 

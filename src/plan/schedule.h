@@ -108,6 +108,14 @@ class Scheduler {
     int32_t step_begin;                ///< in Layout::until_us
     int32_t steps() const { return whole_tiles + split_tiles; }
   };
+  /// Of a narrow unit in the mean, where a piece is cut into some.
+  static constexpr int32_t kLeastNarrowTiles = 4;
+  /// The runs of a list over a single block, cut into narrow units.
+  struct NarrowCut {
+    int64_t tokens = 0, units = 0;
+    bool fits = true;  ///< no run is for more rows than a narrow unit has
+    bool pays() const { return fits && tokens >= units * kLeastNarrowTiles * kTileTokens; }
+  };
   /// Steps [begin, end) of a list at one kv head.
   struct Piece {
     int32_t list;
@@ -173,6 +181,11 @@ class Scheduler {
     double own_factor = 1;             ///< that own steps take longer when all thread blocks work
     std::vector<Piece> pieces;
     int64_t kv_tokens = 0;
+    int64_t list_tokens = 0, narrow_tokens = 0;  ///< of all lists, and of those of narrow units
+    bool narrow_fits = false;                    ///< in all lists
+    /// Whether most of it will be narrow units. Lists over pairs of blocks have none, and where no
+    /// run is for many rows there is nothing that a pair would share.
+    bool is_narrow() const { return narrow_fits && narrow_tokens > list_tokens / 2; }
     double apart_us = 0;  ///< time of memory when lists that share tokens are not side by side
     double predicted_us = 0;
   };
@@ -183,7 +196,7 @@ class Scheduler {
   void place_run(const Problem& p, const pando::Run& run, const List& list, int32_t stream,
                  int64_t& slot, Layout& out);
   static void check_slots(int64_t slots);
-  static bool may_be_narrow(const Problem& p, const List& list, std::span<const int32_t> runs);
+  static NarrowCut narrow_cut(const Problem& p, std::span<const int32_t> runs);
   static void append_run(const List& list, int32_t stream, const Run& run, bool own, Layout& out);
   void find_holes(const Problem& p, int32_t packed_begin, int32_t packed_end, VisibleRange within);
   void append_all(const Problem& p, const List& list, int32_t stream, const Run& run,

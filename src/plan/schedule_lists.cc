@@ -144,12 +144,20 @@ void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& l
   }
 }
 
-/// Whether no run of a list is for more rows than a narrow unit has. Then rows that are too many
-/// for one have no tile in common.
-bool Scheduler::may_be_narrow(const Problem& p, const List& list, std::span<const int32_t> runs) {
-  return p.narrow_units && list.blocks == 1 && std::ranges::all_of(runs, [&](int32_t i) {
-           return (p.runs[i].row_end - p.runs[i].row_begin) * p.group <= kNarrowRows;
-         });
+/// What narrow units of the runs of a single block would be.
+Scheduler::NarrowCut Scheduler::narrow_cut(const Problem& p, std::span<const int32_t> runs) {
+  NarrowCut cut;
+  int32_t unit_begin = 0;
+  for (const int32_t i : runs) {
+    const int32_t begin = p.runs[i].row_begin * p.group, end = p.runs[i].row_end * p.group;
+    cut.fits &= end - begin <= kNarrowRows;
+    if (cut.units == 0 || end - unit_begin > kNarrowRows) {
+      unit_begin = begin;
+      ++cut.units;
+    }
+    cut.tokens += p.runs[i].token_end - p.runs[i].token_begin;
+  }
+  return cut;
 }
 
 /// Deals the runs to lists over `blocks_a_list` blocks. A run that only one block of a pair sees
@@ -160,6 +168,8 @@ void Scheduler::make_layout(const Problem& p, int32_t blocks_a_list, Layout& out
   out.own.clear();
   out.lists.clear();
   out.kv_tokens = 0;
+  out.list_tokens = out.narrow_tokens = 0;
+  out.narrow_fits = p.narrow_units;
   const int32_t blocks = p.blocks();
   const int32_t lists = (blocks + blocks_a_list - 1) / blocks_a_list;
   for (auto& stream : members_) {
@@ -183,11 +193,16 @@ void Scheduler::make_layout(const Problem& p, int32_t blocks_a_list, Layout& out
     for (int32_t stream = 0; stream < 3; ++stream) {
       list.begin[stream] = static_cast<int32_t>(out.halves.size());
       int64_t slot = 0;
-      const bool narrow = may_be_narrow(p, list, members_[stream][i]);
-      int32_t group_begin = 0;
+      NarrowCut narrow{};
+      if (p.narrow_units && list.blocks == 1) narrow = narrow_cut(p, members_[stream][i]);
+      out.narrow_fits &= narrow.fits;
+      out.list_tokens += narrow.tokens;
+      if (narrow.pays()) out.narrow_tokens += narrow.tokens;
+      int32_t unit_begin = 0;
       for (const int32_t run : members_[stream][i]) {
-        if (narrow && p.runs[run].row_end * p.group - group_begin > kNarrowRows) {
-          group_begin = p.runs[run].row_begin * p.group;
+        // Rows that are too many for a narrow unit have no tile in common then.
+        if (narrow.pays() && p.runs[run].row_end * p.group - unit_begin > kNarrowRows) {
+          unit_begin = p.runs[run].row_begin * p.group;
           slot = round_up(slot, int64_t{kTileTokens});
         }
         place_run(p, p.runs[run], list, stream, slot, out);

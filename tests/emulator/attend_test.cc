@@ -1,6 +1,4 @@
 // The attend kernel's source, run on the host: its answers, and that they do not depend on luck.
-#include "emulator/attend.h"
-
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -13,6 +11,7 @@
 #include "cuda/invariance.h"
 #include "cuda/kernels/attend/params.h"
 #include "cuda/variant_cases.h"
+#include "emulator/emulated_attend.h"
 #include "plan/cuda_shapes.h"
 #include "plan/schedule_reader.h"
 
@@ -37,36 +36,6 @@ TEST(Divider, divides_every_number_below_two_to_the_31st) {
     check(std::numeric_limits<int32_t>::max());
   }
 }
-
-class EmulatedAttend : public ::testing::Test {
- protected:
-  static Runner runner(int thread_blocks, uint64_t seed = 0) {
-    DeviceProfile profile = h100_profile();
-    profile.workers = thread_blocks;
-    return Runner(profile, [seed](const Plan& plan, const AttendArgs& args) {
-      emulator::attend(plan, args, seed);
-    });
-  }
-  static void expect_correct(const Case& problem, int thread_blocks) {
-    const Output output = runner(thread_blocks).attend(problem, {});
-    EXPECT_EQ(output.overrun, "");
-    const CheckResult result = Reference(problem).check(output);
-    EXPECT_TRUE(result.passed()) << "error " << result.got.max_err_out << ", allowed "
-                                 << result.allowed.out << "; lse " << result.got.max_err_lse
-                                 << ", allowed " << result.allowed.lse;
-  }
-  static void expect_passes(const std::vector<SuiteCase>& cases) {
-    Runner on_three = runner(3);
-    int ran = 0;
-    for (const SuiteCase& each : cases) {
-      const Outcome outcome = run_case(each, on_three);
-      if (outcome.status == Status::kSkipped) continue;
-      EXPECT_TRUE(outcome.status == Status::kPassed) << each.name << ": " << outcome.note;
-      ++ran;
-    }
-    EXPECT_GT(ran, 0);
-  }
-};
 
 TEST_F(EmulatedAttend, agrees_with_the_oracle_for_every_shape_and_page_size) {
   for_each_cuda_shape(tree_shape({1, 2, 4}, {150, 70, 33}), {},

@@ -51,6 +51,7 @@ struct ScheduledFold {
 struct ScheduledUnit {
   int32_t thread_block;
   bool split_first;
+  bool narrow;  ///< its thread block takes its units as narrow ones
 };
 
 struct DecodedSchedule {
@@ -107,7 +108,13 @@ class ScheduleReader {
       }
       const auto thread_block = static_cast<int32_t>(&start - starts.data());
       for (; next < start.unit_end; ++next) {
-        decoded_.units.push_back({thread_block, units[next].split_first != 0});
+        decoded_.units.push_back({thread_block, units[next].split_first != 0, start.narrow != 0});
+        if (start.narrow != 0 && !units[next].is_narrow()) {
+          decoded_.problem = "a narrow thread block has a unit that is not";
+        }
+      }
+      if (start.narrow != 0 && start.unit_begin == start.unit_end) {
+        decoded_.problem = "a narrow thread block has no unit";
       }
       if (start.unit_begin < start.unit_end) read_folds(start, units[start.unit_end - 1]);
     }

@@ -11,11 +11,12 @@ namespace pando::cuda {
 
 #if defined(PANDO_TIMELINE)
 
-static __device__ int64_t g_timeline[kMostThreadBlocks][2][kStages];
+constexpr int kTimedGroups = 2;  ///< the consumers: warpgroups 1 and 2
+static __device__ int64_t g_timeline[kMostThreadBlocks][kTimedGroups][kStages];
 
 /// Where a launch keeps them until its end, as what is marked must not wait for memory: the last
 /// bytes that a thread block can have, which a SharedPlan leaves free.
-using Times = int64_t[2][kStages];
+using Times = int64_t[kTimedGroups][kStages];
 __device__ __forceinline__ Times& timeline() {
   return *reinterpret_cast<Times*>(&ptx::dynamic_shared<uint8_t>() + kMostSharedBytes -
                                    sizeof(Times));
@@ -23,9 +24,10 @@ __device__ __forceinline__ Times& timeline() {
 
 /// Keeps the last time that the warpgroup came by; `once`, the first.
 __device__ __forceinline__ void mark(Stage stage, bool once = false) {
-  if (threadIdx.x % 128 != 0 || threadIdx.x < 128) return;
+  const uint32_t group = threadIdx.x / 128;  // the converter of fp8 has no place
+  if (threadIdx.x % 128 != 0 || group < 1 || group > kTimedGroups) return;
   const int64_t now = clock64();
-  int64_t(&times)[kStages] = timeline()[threadIdx.x / 128 - 1];
+  int64_t(&times)[kStages] = timeline()[group - 1];
   if (stage == Stage::kBegin) {
     for (int64_t& time : times) time = 0;
   }
@@ -33,7 +35,7 @@ __device__ __forceinline__ void mark(Stage stage, bool once = false) {
   if (!once || time == 0) time = now;
   if (stage == Stage::kEnd) {
     for (int i = 0; i < kStages; ++i) {
-      g_timeline[blockIdx.x][threadIdx.x / 128 - 1][i] = times[i];
+      g_timeline[blockIdx.x][group - 1][i] = times[i];
     }
   }
 }
