@@ -114,7 +114,9 @@ class Scheduler {
   struct NarrowCut {
     int64_t tokens = 0, units = 0;
     bool fits = true;  ///< no run is for more rows than a narrow unit has
-    bool pays() const { return fits && tokens >= units * kLeastNarrowTiles * kTileTokens; }
+    bool pays() const {
+      return units > 0 && fits && tokens >= units * kLeastNarrowTiles * kTileTokens;
+    }
   };
   /// Steps [begin, end) of a list at one kv head.
   struct Piece {

@@ -109,17 +109,21 @@ TEST(NarrowUnits, of_less_than_four_tiles_are_not_cut_from_a_piece) {
   }
 }
 
-/// Nor do their tokens begin tiles of their own, for which nothing would be gained.
+/// Nor do their tokens begin tiles of their own, for which nothing would be gained; nor where there
+/// are no narrow units at all.
 TEST(NarrowUnits, that_would_be_too_small_leave_no_slots_between_tokens) {
   for (const auto& [group, sequences, tokens, halves] :
        {std::tuple{4, 16, 37, 12}, {16, 4, 300, 20}, {16, 4, 512, 32}}) {
-    OwnedBatch batch = unshared(std::vector<int32_t>(sequences, tokens));
-    const Plan p = plan_on(2, batch, spec_of(2 * group, 2));
-    EXPECT_EQ(plan_problem(batch.view(), spec_of(2 * group, 2), p), "");
-    cuda::ScheduleHeader header;
-    std::memcpy(&header, p.schedule().data(), sizeof(header));
-    EXPECT_EQ(header.halves, halves) << tokens;
-    EXPECT_EQ(narrow_units(p), tokens < 512 ? 0 : 8) << tokens;
+    for (const DType kv_dtype : {DType::kE4M3, DType::kBF16}) {
+      OwnedBatch batch = unshared(std::vector<int32_t>(sequences, tokens));
+      const AttentionSpec spec = spec_of(2 * group, 2, kv_dtype);
+      const Plan p = plan_on(2, batch, spec);
+      EXPECT_EQ(plan_problem(batch.view(), spec, p), "");
+      cuda::ScheduleHeader header;
+      std::memcpy(&header, p.schedule().data(), sizeof(header));
+      EXPECT_EQ(header.halves, halves) << tokens;
+      EXPECT_EQ(narrow_units(p), kv_dtype == DType::kBF16 || tokens < 512 ? 0 : 8) << tokens;
+    }
   }
 }
 
