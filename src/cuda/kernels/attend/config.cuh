@@ -52,7 +52,7 @@ struct Config {
   static constexpr int kLoadRowBytes = kFp8 ? kHeadDim : 128;           ///< of a token, in a part
   static constexpr int kKvBytes = kFp8 ? 1 : 2;                         ///< of an element in memory
   static constexpr bool kHasNarrow = has_narrow_units(kHeadDim, kFp8);  ///< see narrow.cuh
-  static constexpr int kHalfSlots = 2 * kSlots;  ///< where fp8 comes to them as it is
+  static constexpr int kHalfSlots = 2 * kSlots;  ///< of half the size, for fp8 as it is
   static_assert(!kFp8 || kParts == 1);
 };
 
@@ -96,7 +96,7 @@ struct Fp8Slots<C, true> {
   alignas(1024) uint8_t slots[C::kLoadSlots][kTileTokens * C::kHeadDim];
 };
 
-/// What is known of them.
+/// The rings of their slots, and what follows from their scales.
 template <class C, bool kFp8 = C::kFp8>
 struct Fp8Tiles {};
 template <class C>

@@ -311,8 +311,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     ::cuda::ptx::fence_mbarrier_init(::cuda::ptx::sem_release, ::cuda::ptx::scope_cluster);
   }
   __syncthreads();
-  // Roles in the order in which their code should lie: narrow thread blocks are not to have that of
-  // the others between what they run, nor the others theirs (see the README on instructions).
+  // Roles in the order in which their code should lie, so that what one launch runs is within reach
+  // of the instruction cache: see "Where code lies" in the README.
   const bool narrow = C::kHasNarrow && shared.start.narrow != 0;
   if (narrow && (group == 1 || group == 2)) {
     if constexpr (C::kHasNarrow) {
