@@ -1,7 +1,6 @@
 // How units end: which rows go to out at once, which to partials, and who merges those.
 #include <algorithm>
 #include <bit>
-#include <ranges>
 #include <span>
 
 #include "plan/block_rows.h"
@@ -22,8 +21,8 @@ Source Scheduler::source_of(const Touch& t) const {
 /// thread block, for which nobody waits then.
 const Scheduler::Touch* Scheduler::find_folder(std::span<const Touch> touches) const {
   if (touches.size() != 2) return nullptr;
-  for (const Touch& t : touches | std::views::reverse) {
-    if (t.unit + 1 == unit_begin_[t.thread_block + 1]) return &t;
+  for (auto t = touches.rbegin(); t != touches.rend(); ++t) {
+    if (t->unit + 1 == unit_begin_[t->thread_block + 1]) return &*t;
   }
   return nullptr;
 }
