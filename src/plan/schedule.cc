@@ -75,6 +75,24 @@ void Scheduler::build(const Problem& p) {
   lay_out(p, partial_rows);
 }
 
+/// Rows of each of a list's blocks that see something of every stride-th of these halves.
+std::array<uint64_t, 2> Scheduler::touched_rows(const Layout& layout, const List& list,
+                                                int32_t half_begin, int32_t half_end,
+                                                int32_t stride) {
+  std::array<uint64_t, 2> rows{};
+  if (half_begin >= half_end) return rows;
+  const Half& last = layout.halves[half_begin + (half_end - 1 - half_begin) / stride * stride];
+  for (int32_t r = layout.halves[half_begin].run_begin; r < last.run_begin + last.runs; ++r) {
+    const auto row_begin = static_cast<int32_t>(layout.runs[r].rows & 255);
+    const auto row_end = static_cast<int32_t>(layout.runs[r].rows >> 8 & 255);
+    for (int32_t side = 0; side < list.blocks; ++side) {
+      const int32_t first = side * kBlockRows;
+      rows[side] |= rows_between(row_begin - first, row_end - first);
+    }
+  }
+  return rows;
+}
+
 /// The unit of a piece, but for the places of its results.
 Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
   const List& list = layout.lists[piece.list];
@@ -105,16 +123,8 @@ Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
   }
   std::array<uint64_t, 2> touched{};  // rows of each block
   const auto touch = [&](int32_t half_begin, int32_t half_end, int32_t stride) {
-    if (half_begin >= half_end) return;
-    const Half& last = layout.halves[half_begin + (half_end - 1 - half_begin) / stride * stride];
-    for (int32_t r = layout.halves[half_begin].run_begin; r < last.run_begin + last.runs; ++r) {
-      const auto row_begin = static_cast<int32_t>(layout.runs[r].rows & 255);
-      const auto row_end = static_cast<int32_t>(layout.runs[r].rows >> 8 & 255);
-      for (int32_t side = 0; side < list.blocks; ++side) {
-        const int32_t first = side * kBlockRows;
-        touched[side] |= rows_between(row_begin - first, row_end - first);
-      }
-    }
+    const auto rows = touched_rows(layout, list, half_begin, half_end, stride);
+    for (int32_t side = 0; side < list.blocks; ++side) touched[side] |= rows[side];
   };
   touch(unit.whole_begin, unit.whole_end, 1);
   for (int32_t side = 0; side < 2; ++side) {
@@ -124,21 +134,6 @@ Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
     unit.ending[side] = {-1, packed_range(touched[side]), 0, 0};
   }
   return unit;
-}
-
-/// Rows of a single block that see something of a step.
-uint64_t Scheduler::step_rows(const Layout& layout, const List& list, int32_t step) {
-  uint64_t rows = 0;
-  for (int32_t half = list.begin[1] + step * 2;
-       half < std::min(list.begin[1] + step * 2 + 2, list.end[1]); ++half) {
-    const Half& h = layout.halves[half];
-    for (int32_t r = h.run_begin; r < h.run_begin + h.runs; ++r) {
-      const uint32_t range = layout.runs[r].rows;
-      rows |=
-          rows_between(static_cast<int32_t>(range & 255), static_cast<int32_t>(range >> 8 & 255));
-    }
-  }
-  return rows;
 }
 
 /// Adds a piece; where it has too many rows for a narrow unit, and narrow ones can be cut from it
@@ -154,7 +149,8 @@ void Scheduler::add_pieces(const Problem& p, const Piece& piece) {
   };
   uint64_t rows = 0;  // of the last piece
   for (int32_t step = piece.begin; step < piece.end; ++step) {
-    const uint64_t more = step_rows(*chosen_, list, step);
+    const int32_t half = list.begin[1] + step * 2;
+    const uint64_t more = touched_rows(*chosen_, list, half, std::min(half + 2, list.end[1]), 1)[0];
     if (span_of(more) > kNarrowRows) return give_up();
     if (span_of(rows | more) <= kNarrowRows) {
       rows |= more;
@@ -280,8 +276,7 @@ void Scheduler::write_starts(const Problem& p, std::byte* to) const {
   // Of much more than L2 holds it costs more than it spares: 134 MB gain 5 % by it, 400 MB lose 4 %
   // (docs/benchmarks/h200-kernel-eviction-2026-11-29.txt).
   constexpr int64_t kMostCaches = 4;
-  const bool evict_first =
-      kv_tokens() * p.token_head_bytes <= kMostCaches * std::max<int64_t>(p.cache_bytes, 1);
+  const bool evict_first = kv_tokens() * p.token_head_bytes <= kMostCaches * p.cache_bytes;
   for (int32_t i = 0; i < p.thread_blocks; ++i) {
     Start start = make_start(i);
     start.narrow = p.narrow_units && is_narrow(i) ? 1 : 0;

@@ -110,6 +110,16 @@ class Scheduler {
   };
   /// Of a narrow unit in the mean, where a piece is cut into some.
   static constexpr int32_t kLeastNarrowTiles = 4;
+  /// Rows of the runs that a narrow unit has so far, of those of a single block in their order.
+  struct NarrowRows {
+    int32_t begin = -kNarrowRows;  ///< no unit has it
+    /// Adds a run; whether it begins another unit, since the one before would have too many rows.
+    bool begin_unit(const pando::Run& run, int32_t group) {
+      if (run.row_end * group - begin <= kNarrowRows) return false;
+      begin = run.row_begin * group;
+      return true;
+    }
+  };
   /// The runs of a list over a single block, cut into narrow units.
   struct NarrowCut {
     int64_t tokens = 0, units = 0;
@@ -220,7 +230,8 @@ class Scheduler {
   void place_stretch(const Problem& p, const Seen& seen, VisibleRange tokens, const List& list,
                      int64_t& slot, Layout& out);
   void deal_units(const Problem& p, Layout& out);
-  static uint64_t step_rows(const Layout& layout, const List& list, int32_t step);
+  static std::array<uint64_t, 2> touched_rows(const Layout& layout, const List& list,
+                                              int32_t half_begin, int32_t half_end, int32_t stride);
   void add_pieces(const Problem& p, const Piece& piece);
   static Unit make_unit(const Layout& layout, const Piece& piece);
   void list_units(const Problem& p);

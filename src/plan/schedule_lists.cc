@@ -147,15 +147,12 @@ void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& l
 /// What narrow units of the runs of a single block would be.
 Scheduler::NarrowCut Scheduler::narrow_cut(const Problem& p, std::span<const int32_t> runs) {
   NarrowCut cut;
-  int32_t unit_begin = 0;
+  NarrowRows rows;
   for (const int32_t i : runs) {
-    const int32_t begin = p.runs[i].row_begin * p.group, end = p.runs[i].row_end * p.group;
-    cut.fits &= end - begin <= kNarrowRows;
-    if (cut.units == 0 || end - unit_begin > kNarrowRows) {
-      unit_begin = begin;
-      ++cut.units;
-    }
-    cut.tokens += p.runs[i].token_end - p.runs[i].token_begin;
+    const pando::Run& run = p.runs[i];
+    cut.fits &= (run.row_end - run.row_begin) * p.group <= kNarrowRows;
+    cut.units += rows.begin_unit(run, p.group) ? 1 : 0;
+    cut.tokens += run.token_end - run.token_begin;
   }
   return cut;
 }
@@ -198,11 +195,10 @@ void Scheduler::make_layout(const Problem& p, int32_t blocks_a_list, Layout& out
       out.narrow_fits &= narrow.fits;
       out.list_tokens += narrow.tokens;
       if (narrow.pays()) out.narrow_tokens += narrow.tokens;
-      int32_t unit_begin = 0;
+      NarrowRows rows;
       for (const int32_t run : members_[stream][i]) {
         // Rows that are too many for a narrow unit have no tile in common then.
-        if (narrow.pays() && p.runs[run].row_end * p.group - unit_begin > kNarrowRows) {
-          unit_begin = p.runs[run].row_begin * p.group;
+        if (narrow.pays() && rows.begin_unit(p.runs[run], p.group)) {
           slot = round_up(slot, int64_t{kTileTokens});
         }
         place_run(p, p.runs[run], list, stream, slot, out);
