@@ -171,6 +171,12 @@ __device__ __forceinline__ const T* section(const AttendParams& params, int32_t 
   return reinterpret_cast<const T*>(params.schedule + int64_t{at} * 16);
 }
 
+/// The `nth` unit of the thread block: the first came with its start record.
+__device__ __forceinline__ const Unit& nth_unit(const AttendParams& params, const Start& start,
+                                                int32_t nth) {
+  return nth == 0 ? start.unit : section<Unit>(params, start.units_at)[start.unit_begin + nth];
+}
+
 /// Brings what all warps begin with into shared memory, by one warp in one read: the first tiles'
 /// descriptions to their places in the ring.
 template <class C>

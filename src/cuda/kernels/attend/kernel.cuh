@@ -225,8 +225,7 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   const Start& start = shared.start;
   RowState<C> r;
   for (int32_t done = 0; done < start.unit_end - start.unit_begin;) {
-    const Unit& unit =
-        done == 0 ? start.unit : section<Unit>(params, start.units_at)[start.unit_begin + done];
+    const Unit& unit = nth_unit(params, start, done);
     bool alone = unit.blocks == 1;
     int32_t half = alone ? 0 : consumer;
     load_rows<C>(params, unit.block + half, unit.kv_head, done == 0, consumer, shared, r);

@@ -115,11 +115,7 @@ __device__ __forceinline__ RowPlace open_narrow(const AttendParams& params, cons
     if (lane % 4 == 0) {
       shared.visible[consumer][at] = {__ldg(&rows[mine[i].index].visible_begin),
                                       __ldg(&rows[mine[i].index].visible_end)};
-      if (start.tree_rows_at != 0) {
-        const TreeRow* const tree = section<TreeRow>(params, start.tree_rows_at) + mine[i].index;
-        reinterpret_cast<int4&>(shared.tree_rows[consumer][at]) =
-            __ldg(reinterpret_cast<const int4*>(tree));
-      }
+      keep_holes(params, start, mine[i], shared.tree_rows[consumer][at]);
     }
 #pragma unroll
     for (int w = 0; w < kWords; ++w) q.set(i, w, scaled_queries(params, words[i][w]));
@@ -396,8 +392,7 @@ __device__ void consume_narrow(const AttendParams& params, SharedPlan<C>& shared
   RowState<C> r;
   typename NarrowWarp<C>::Queries q;
   for (int32_t done = 0; done < start.unit_end - start.unit_begin;) {
-    const Unit& unit =
-        done == 0 ? start.unit : section<Unit>(params, start.units_at)[start.unit_begin + done];
+    const Unit& unit = nth_unit(params, start, done);
     const RowPlace place = open_narrow<C>(params, unit, done == 0, warp, shared, r, q);
     mark(Stage::kQueries, true);
     tiles.attend(warp, RowRange(unit.ending[0].touched).begin, unit.split_tiles, q, r);

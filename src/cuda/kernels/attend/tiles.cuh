@@ -43,6 +43,14 @@ __device__ __forceinline__ uint4 scaled_queries(const AttendParams& params, uint
   return make_uint4(scaled(eight.x), scaled(eight.y), scaled(eight.z), scaled(eight.w));
 }
 
+/// What the holes of a query row hide, to where hide_holes looks for it.
+__device__ __forceinline__ void keep_holes(const AttendParams& params, const Start& start,
+                                           const QueryRow& row, TreeRow& to) {
+  if (start.tree_rows_at == 0) return;
+  const TreeRow* const from = section<TreeRow>(params, start.tree_rows_at) + row.index;
+  reinterpret_cast<int4&>(to) = __ldg(reinterpret_cast<const int4*>(from));
+}
+
 /// The query rows of a block from global memory to the warpgroup's place in shared memory, in the
 /// 128-byte swizzle of the A operand of the first product.
 template <class C>
@@ -92,11 +100,7 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
       if constexpr (C::kFewRegisters) {
         shared.visible[consumer][row] = {r.visible_begin[i], r.visible_end[i]};
       }
-      if (start.tree_rows_at != 0) {
-        const TreeRow* const tree = section<TreeRow>(params, start.tree_rows_at) + mine[i].index;
-        reinterpret_cast<int4&>(shared.tree_rows[consumer][row]) =
-            __ldg(reinterpret_cast<const int4*>(tree));
-      }
+      keep_holes(params, start, mine[i], shared.tree_rows[consumer][row]);
     }
 #pragma unroll
     for (int k = 0; k < C::kHeadDim / 32; ++k) {
