@@ -169,7 +169,7 @@ __device__ __forceinline__ void hide_holes(const SharedPlan<C>& shared, const in
 }
 
 /// The one mask rule, on the scores of N slots from `first` on, of the warp's 16 rows from
-/// `warp_row` on. One bit says for each score of a row whether the row sees the slot's token.
+/// `warp_row` on.
 template <class C, int N>
 __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>& r,
                                                 const SharedPlan<C>& shared, const TileInfo& info,
@@ -183,40 +183,43 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
   const auto in_rows = [row](uint32_t rows, int i) {
     return row + i * 8 >= int32_t(rows & 255) && row + i * 8 < int32_t(rows >> 8 & 255);
   };
-  uint32_t seen[2] = {0, 0};
-  if (state == TileInfo::kPlain) {
+  if (state == TileInfo::kPlain) {  // a row sees all or nothing
     const uint32_t rows = info.rows[first / kGranule];
-    for (int i = 0; i < 2; ++i) seen[i] = in_rows(rows, i) ? ~0u : 0;
-  } else {
-    const int32_t column = lane % 4 * 2;
-    // Granules that some row of the warp may see.
-    const uint32_t lane_rows = info.rows[first / kGranule + lane % (N / kGranule)];
-    const uint32_t which =
-        __ballot_sync(~0u, lane < N / kGranule && int32_t(lane_rows & 255) < warp_row + 16 &&
-                               int32_t(lane_rows >> 8 & 255) > warp_row);
+    const bool hidden[2] = {!in_rows(rows, 0), !in_rows(rows, 1)};
+#pragma unroll
+    for (int j = 0; j < N / 2; ++j) {
+      if (hidden[j / 2 % 2]) s[j] = -INFINITY;
+    }
+    return holes;
+  }
+  uint32_t seen[2] = {0, 0};  // one bit for each score of a row: the row sees the slot's token
+  const int32_t column = lane % 4 * 2;
+  // Granules that some row of the warp may see.
+  const uint32_t lane_rows = info.rows[first / kGranule + lane % (N / kGranule)];
+  const uint32_t which =
+      __ballot_sync(~0u, lane < N / kGranule && int32_t(lane_rows & 255) < warp_row + 16 &&
+                             int32_t(lane_rows >> 8 & 255) > warp_row);
 #pragma unroll 1
-    for (uint32_t left = which; left != 0; left &= left - 1) {
-      const int g = __ffs(left) - 1;
-      const uint32_t rows = info.rows[first / kGranule + g];
-      const int32_t position = info.position[first / kGranule + g] + column;
-      const uint32_t slots = rows >> (Granule::kSlotsShift + column);
-      const auto two = [&](int i) {
-        if (!in_rows(rows, i)) return 0u;
-        const auto sees = [&](int e) {
-          if constexpr (C::kFewRegisters) {
-            const RowSpan visible =
-                shared.visible[consumer][thread / 32 % 4 * 16 + lane / 4 + i * 8];
-            return position + e >= visible.begin && position + e < visible.end;
-          }
-          return position + e >= r.visible_begin[i] && position + e < r.visible_end[i];
-        };
-        return (uint32_t{sees(0)} | uint32_t{sees(1)} << 1) & slots;
+  for (uint32_t left = which; left != 0; left &= left - 1) {
+    const int g = __ffs(left) - 1;
+    const uint32_t rows = info.rows[first / kGranule + g];
+    const int32_t position = info.position[first / kGranule + g] + column;
+    const uint32_t slots = rows >> (Granule::kSlotsShift + column);
+    const auto two = [&](int i) {
+      if (!in_rows(rows, i)) return 0u;
+      const auto sees = [&](int e) {
+        if constexpr (C::kFewRegisters) {
+          const RowSpan visible = shared.visible[consumer][thread / 32 % 4 * 16 + lane / 4 + i * 8];
+          return position + e >= visible.begin && position + e < visible.end;
+        }
+        return position + e >= r.visible_begin[i] && position + e < r.visible_end[i];
       };
-      for (int i = 0; i < 2; ++i) seen[i] |= two(i) << 2 * g;
-    }
-    if (shared.start.tree_rows_at != 0) {
-      hide_holes<C>(shared, &info.position[first / kGranule], consumer, which, seen);
-    }
+      return (uint32_t{sees(0)} | uint32_t{sees(1)} << 1) & slots;
+    };
+    for (int i = 0; i < 2; ++i) seen[i] |= two(i) << 2 * g;
+  }
+  if (shared.start.tree_rows_at != 0) {
+    hide_holes<C>(shared, &info.position[first / kGranule], consumer, which, seen);
   }
 #pragma unroll
   for (int g = 0; g < N / kGranule; ++g) {
