@@ -196,6 +196,34 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_where_units_fold_partials) {
   }
 }
 
+/// More units in a thread block than are fetched ahead of it, over pairs of blocks that lack their
+/// second in the last list.
+TEST_F(EmulatedAttend, agrees_with_the_oracle_over_units_that_follow_each_other) {
+  constexpr int kThreadBlocks = 2, kUnitsEach = 5;
+  RunOptions options;
+  options.plan = {.sharing = Sharing::kAll, .batch_invariant = true, .cut_tokens = 128};
+  for (const auto& [head_dim, kv_dtype] :
+       {std::pair{128, DType::kBF16}, {256, DType::kBF16}, {128, DType::kE4M3}}) {
+    for (const int32_t sequences : {13, 40}) {
+      SCOPED_TRACE(::testing::Message() << sequences << " sequences, head_dim " << head_dim << ", "
+                                        << dtype_name(kv_dtype));
+      Case problem = device_case(prefix_shape(sequences, 700, 30));
+      problem.spec.head_dim = head_dim;
+      problem.spec.kv_dtype = kv_dtype;
+      fill_data(problem, {.seed = 9});
+      fill_unused(problem, Unused::kNan, true);
+      DeviceProfile profile = h100_profile();
+      profile.workers = kThreadBlocks;
+      const Plan made =
+          plan(discover(problem.tables.batch()), problem.attention(), profile, options.plan);
+      const auto decoded = pando::testing::ScheduleReader(made).decoded();
+      EXPECT_GE(decoded.units.size(), size_t{kThreadBlocks * kUnitsEach});
+      EXPECT_EQ((decoded.rows.size() * made.group() + 63) / 64 % 2, 1u) << "blocks";
+      expect_correct(problem, runner(kThreadBlocks).attend(problem, options));
+    }
+  }
+}
+
 TEST_F(EmulatedAttend, gives_the_same_bits_in_any_order_of_threads) {
   for (const int32_t head_dim : kHeadDims) {
     const Case problem =

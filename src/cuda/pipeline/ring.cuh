@@ -27,6 +27,9 @@ template <int Stages>
 class RingCursor {
  public:
   __device__ explicit RingCursor(RingBarriers<Stages>& barriers) : barriers_(&barriers) {}
+  /// At the slot of the `nth` filling, counted from 0.
+  __device__ RingCursor(RingBarriers<Stages>& barriers, int32_t nth)
+      : barriers_(&barriers), stage_(nth % Stages), phase_(nth / Stages % 2) {}
 
   __device__ int stage() const { return stage_; }
 

@@ -32,6 +32,8 @@ struct Config {
   /// that order, in which a slot holds the same part of each.
   static constexpr bool kKeysAhead = kParts == 1;
   static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
+  /// Units that are fetched ahead. Of fp8 none: there is no room beside its slots.
+  static constexpr int kUnitsAhead = kFp8 ? 0 : 2;
   static constexpr int kConsumers = 2;
   static constexpr int kConverters = kFp8 ? 1 : 0;
   static constexpr int kThreads = (kConsumers + 1 + kConverters) * 128;
@@ -106,6 +108,20 @@ struct Fp8Tiles<C, true> {
   float into_cap[C::kConsumers];            ///< of each warpgroup's unit: with the scale of its K
 };
 
+/// A unit after a thread block's first, and its query rows: fetched while those before are
+/// computed.
+struct UnitAhead {
+  Unit unit;
+  Row rows[2][kBlockRows];  ///< of its blocks; beyond the last row of all, that
+};
+template <int kCount>
+struct UnitsAhead {
+  RingBarriers<kCount> ring;
+  UnitAhead slots[kCount];
+};
+template <>
+struct UnitsAhead<0> {};
+
 /// The kernel's shared memory.
 template <class C>
 struct SharedPlan {
@@ -124,6 +140,7 @@ struct SharedPlan {
   RowPlace places[C::kConsumers][kBlockRows];  ///< of each warpgroup's rows
   TileInfo info[C::kInfos];
   FirstMerges first_merges[C::kConsumerWarps];
+  UnitsAhead<C::kUnitsAhead> ahead;
   RingBarriers<C::kSlots> ring;
   RingBarriers<C::kInfos> info_ring;
   RingBarriers<1> merge_ring;

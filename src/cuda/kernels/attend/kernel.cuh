@@ -218,20 +218,63 @@ __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPl
   ptx::bar_arrive(kFree, 256);
 }
 
+/// A thread block's units, the `nth` counted from 0: the first came with the start record, the
+/// others were fetched ahead by warp 3 or are read where they lie.
+template <class C>
+struct Units {
+  const AttendParams& params;
+  SharedPlan<C>& shared;
+
+  __device__ __forceinline__ const Unit& get(int32_t nth) const {
+    if constexpr (C::kUnitsAhead > 0) {
+      return nth == 0 ? shared.start.unit : slot(nth).unit;
+    } else {
+      return nth_unit(params, shared.start, nth);
+    }
+  }
+  /// Of its block `half`; null where they must be looked up.
+  __device__ __forceinline__ const Row* rows(int32_t nth, int half) const {
+    if constexpr (C::kUnitsAhead > 0) return slot(nth).rows[half];
+    return nullptr;
+  }
+  /// Leaves the one before, which is done, for the `nth`.
+  __device__ __forceinline__ void open(int32_t nth) const {
+    if constexpr (C::kUnitsAhead > 0) {
+      __syncwarp();
+      if (nth > 1 && threadIdx.x % 32 == 0) ring(nth - 1).release();
+      ring(nth).wait_full();
+    }
+  }
+
+ private:
+  __device__ __forceinline__ auto ring(int32_t nth) const {
+    return RingCursor<C::kUnitsAhead>(shared.ahead.ring, nth - 1);
+  }
+  __device__ __forceinline__ const UnitAhead& slot(int32_t nth) const {
+    return shared.ahead.slots[(nth - 1) % C::kUnitsAhead];
+  }
+};
+
 template <class C>
 __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int consumer) {
   TileCursor<C> cursor(shared);
   Turns::begin(consumer);
   const Start& start = shared.start;
+  const int32_t units = start.unit_end - start.unit_begin;
+  if (units == 0) return;
+  const Units<C> all{params, shared};
   RowState<C> r;
-  for (int32_t done = 0; done < start.unit_end - start.unit_begin;) {
-    const Unit& unit = nth_unit(params, start, done);
-    bool alone = unit.blocks == 1;
-    int32_t half = alone ? 0 : consumer;
-    load_rows<C>(params, unit.block + half, unit.kv_head, done == 0, consumer, shared, r);
-    mark(Stage::kQueries, true);
+  bool alone = start.unit.blocks == 1;
+  int32_t half = alone ? 0 : consumer;
+  load_rows<C, true>(params, start.unit.block + half, start.unit.kv_head, nullptr, 0, consumer,
+                     shared, r);
+  mark(Stage::kQueries, true);
+  for (int32_t done = 1;; ++done) {
+    const Unit& unit = all.get(done - 1);
+    // Lists of batch-invariant plans are over pairs, even where there is no second block.
+    const bool absent = (unit.block + half) * kBlockRows >= start.packed_rows;
 #pragma unroll 1
-    for (int turn = 0; turn < 2; ++turn) {
+    for (int turn = absent ? 2 : 0; turn < 2; ++turn) {
       if (turn != unit.split_first) {
         attend_tiles<C, kHalfTokens>(params, r, cursor, shared, unit.split_tiles,
                                      turn == 0 || unit.whole_tiles == 0, consumer,
@@ -242,9 +285,9 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
                                      half * kBlockRows);
       }
     }
+    if (absent) skip_tiles<C>(cursor, unit.whole_tiles, consumer);
     mark(Stage::kTiles);
     reduce_sums<C>(r);
-    ++done;
     if constexpr (C::kFewRegisters) {  // nothing of this is kept beside the tiles
       consumer = this_thread<C>() / 128 - 1;
       alone = unit.blocks == 1;
@@ -253,20 +296,30 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
     if (alone) {
       join_halves<C>(params, r, shared, consumer);
       mark(Stage::kJoined);
-      if (consumer == 1) continue;
     }
-    const int4 ending = *reinterpret_cast<const int4*>(&unit.ending[half]);
-    LaneSource fold;
-    if (done == start.unit_end - start.unit_begin) {
-      fold = LaneSource(*reinterpret_cast<const int4*>(&start.folds[half]));
+    int32_t finished = 0;  // units that the grid has yet to be told of
+    if (!alone || consumer == 0) {
+      const int4 ending = *reinterpret_cast<const int4*>(&unit.ending[half]);
+      LaneSource fold;
+      if (done == units) fold = LaneSource(*reinterpret_cast<const int4*>(&start.folds[half]));
+      finish_block<C>(params, shared, ending, fold, unit.block + half, unit.kv_head, consumer, r);
+      mark(Stage::kWritten);
+      if (ending.x >= 0) {
+        ptx::bar_sync(1 + consumer, 128);
+        finished = done;
+      }
     }
-    finish_block<C>(params, shared, ending, fold, unit.block + half, unit.kv_head, consumer, r);
-    mark(Stage::kWritten);
-    if (ending.x >= 0) {
-      ptx::bar_sync(1 + consumer, 128);
-      if (threadIdx.x % 128 == 0) publish(params, shared.epoch, consumer, done);
+    if (done == units) {
+      if (finished > 0 && threadIdx.x % 128 == 0) publish(params, shared.epoch, consumer, done);
       mark(Stage::kPublished);
+      return;
     }
+    all.open(done);
+    const Unit& next = all.get(done);
+    alone = next.blocks == 1;
+    half = alone ? 0 : consumer;
+    load_rows<C, false>(params, next.block + half, next.kv_head, all.rows(done, half), finished,
+                        consumer, shared, r);
   }
 }
 
@@ -306,6 +359,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     if constexpr (C::kFp8) shared.fp8.ring.init(1, 4);
     if constexpr (C::kFp8) shared.fp8.narrow_ring.init(1, C::kConsumers * 4);
     shared.info_ring.init(1, C::kConsumers * 4 + 2);
+    if constexpr (C::kUnitsAhead > 0) shared.ahead.ring.init(1, C::kConsumers * 4);
     shared.merge_ring.init(1, 1);
     ::cuda::ptx::fence_mbarrier_init(::cuda::ptx::sem_release, ::cuda::ptx::scope_cluster);
   }
@@ -323,7 +377,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     ptx::setmaxnreg_dec<C::kProducerRegisters>();
     switch (threadIdx.x / 32) {
       case 1: Scout<C>(params, shared).run(); break;
-      case 3: fetch_first_merges<C>(params, shared); break;
+      case 3:
+        fetch_first_merges<C>(params, shared);
+        if constexpr (C::kUnitsAhead > 0) fetch_units<C>(params, shared);
+        break;
       default: load_operand_tiles<C>(params, maps, narrow, shared);
     }
     return;

@@ -1,6 +1,6 @@
 // The producer warpgroup. Warps 0 and 2, the loaders, bring K and V by TMA; warp 1, the scout, runs
-// ahead and describes the tiles to come; warp 3 fetches the start record and what will be wanted
-// at the end.
+// ahead and describes the tiles to come; warp 3 fetches the start record, what will be wanted at
+// the end, and the units after the first.
 #pragma once
 
 #include <cstdint>
@@ -108,6 +108,38 @@ __device__ __forceinline__ void prefetch_plan(const AttendParams& params) {
   prefetch_area(params.page_ids, params.page_ids_bytes);
   prefetch_area(params.schedule, params.schedule_bytes);
   prefetch_area(params.q, params.q_bytes);
+}
+
+/// Fetches the units after the first, and their rows, as far ahead as there is room; by one warp.
+template <class C>
+__device__ void fetch_units(const AttendParams& params, SharedPlan<C>& shared) {
+  static_assert(sizeof(Unit) % sizeof(int4) == 0 && sizeof(Unit) <= 32 * sizeof(int4));
+  const Start& start = shared.start;
+  const int lane = threadIdx.x % 32;
+  const Row* const rows = section<Row>(params, start.rows_at);
+  RingCursor<C::kUnitsAhead> cursor(shared.ahead.ring);
+#pragma unroll 1
+  for (int32_t u = start.unit_begin + 1; u < start.unit_end; ++u) {
+    const Unit& unit = section<Unit>(params, start.units_at)[u];
+    const int32_t first = unit.block * kBlockRows;
+    Row row[2 * kBlockRows / 32];
+#pragma unroll
+    for (int i = 0; i < 2 * kBlockRows / 32; ++i) {
+      row[i] = rows[params.by_group.quotient(min(first + i * 32 + lane, start.packed_rows - 1))];
+    }
+    cursor.wait_empty();
+    UnitAhead& to = shared.ahead.slots[cursor.stage()];
+    if (lane < static_cast<int>(sizeof(Unit) / sizeof(int4))) {
+      reinterpret_cast<int4*>(&to.unit)[lane] = reinterpret_cast<const int4*>(&unit)[lane];
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * kBlockRows / 32; ++i) {
+      to.rows[i * 32 / kBlockRows][(i * 32 + lane) % kBlockRows] = row[i];
+    }
+    __syncwarp();
+    if (lane == 0) cursor.fill();
+    cursor.advance();
+  }
 }
 
 }  // namespace pando::cuda

@@ -5,6 +5,7 @@
 #include <cuda/ptx>
 
 #include "cuda/kernels/attend/config.cuh"
+#include "cuda/kernels/attend/merge_rows.cuh"
 #include "cuda/kernels/attend/scores.cuh"
 #include "cuda/kernels/attend/timeline.cuh"
 #include "cuda/ptx/barrier.cuh"
@@ -18,14 +19,18 @@ struct QueryRow {
   int32_t index;  ///< of the plan's rows
   int32_t q_row, head;
 
+  /// `row` is the plan's; null where it must be looked up.
   __device__ __forceinline__ QueryRow(const AttendParams& params, const Start& start,
-                                      int32_t packed, int32_t kv_head, bool first_unit) {
+                                      int32_t packed, int32_t kv_head, bool first_unit,
+                                      const Row* row = nullptr) {
     present = packed < start.packed_rows;
     const int32_t another = first_unit ? start.unit.block * kBlockRows : 0;
     index = params.by_group.quotient(present ? packed : another);
     // The short way spares a read that the addresses of the queries would wait for.
     if (first_unit && start.q_row >= 0) {
       q_row = start.q_row + index - params.by_group.quotient(start.unit.block * kBlockRows);
+    } else if (row != nullptr) {
+      q_row = row->q_row;
     } else {
       q_row = __ldg(&section<Row>(params, start.rows_at)[index].q_row);
     }
@@ -52,12 +57,15 @@ __device__ __forceinline__ void keep_holes(const AttendParams& params, const Sta
 }
 
 /// The query rows of a block from global memory to the warpgroup's place in shared memory, in the
-/// 128-byte swizzle of the A operand of the first product.
-template <class C>
+/// 128-byte swizzle of the A operand of the first product. `ahead` holds the block's rows; null
+/// where they must be looked up. While they are on their way, tells the grid that so many units are
+/// `finished`, unless that is 0.
+template <class C, bool kFirst>
 __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t block,
-                                          int32_t kv_head, bool first_unit, int consumer,
-                                          SharedPlan<C>& shared, RowState<C>& r) {
+                                          int32_t kv_head, const Row* ahead, int32_t finished,
+                                          int consumer, SharedPlan<C>& shared, RowState<C>& r) {
   if constexpr (C::kFewRegisters) consumer = this_thread<C>() / 128 - 1;
+  constexpr bool kAhead = !kFirst && C::kUnitsAhead > 0;
   const Start& start = shared.start;
   const Row* const rows = section<Row>(params, start.rows_at);
   const uint32_t thread = this_thread<C>();
@@ -65,7 +73,8 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   uint4 words[2][C::kHeadDim / 32];
   const auto find = [&](int i) {
     const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
-    return QueryRow(params, start, block * kBlockRows + row, kv_head, first_unit);
+    return QueryRow(params, start, block * kBlockRows + row, kv_head, kFirst,
+                    kAhead ? ahead + row : nullptr);
   };
   const QueryRow mine[2] = {find(0), find(1)};
 #pragma unroll
@@ -78,8 +87,14 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    r.visible_begin[i] = mine[i].present ? __ldg(&rows[mine[i].index].visible_begin) : 0;
-    r.visible_end[i] = mine[i].present ? __ldg(&rows[mine[i].index].visible_end) : 0;
+    const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
+    if constexpr (kAhead) {
+      r.visible_begin[i] = mine[i].present ? ahead[row].visible_begin : 0;
+      r.visible_end[i] = mine[i].present ? ahead[row].visible_end : 0;
+    } else {
+      r.visible_begin[i] = mine[i].present ? __ldg(&rows[mine[i].index].visible_begin) : 0;
+      r.visible_end[i] = mine[i].present ? __ldg(&rows[mine[i].index].visible_end) : 0;
+    }
     r.top[i] = -INFINITY;
     r.sum[i] = 0;
   }
@@ -88,6 +103,9 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   if constexpr (C::kFp8 && !C::kCapped) r.scale_log2 = params.scale_log2 * k_scale;
 #pragma unroll
   for (int d = 0; d < C::kHeadDim / 2; ++d) r.o[d] = 0;
+  if (!kFirst && finished > 0 && threadIdx.x % 128 == 0) {
+    publish(params, shared.epoch, consumer, finished);
+  }
   ptx::bar_sync(1 + consumer, 128);  // the scores of the unit before are done
   if constexpr (C::kFp8 && C::kCapped) {
     if (threadIdx.x % 128 == 0) shared.fp8.into_cap[consumer] = params.into_cap * k_scale;
@@ -280,6 +298,33 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   cursor.template give_back_values<kShares>(v);
   cursor.pass_last_values();
   if constexpr (kOwnPart) cursor.pass_over(consumer == 0);
+}
+
+/// Passes by whole tiles of a unit whose second block has no rows.
+template <class C>
+__device__ __forceinline__ void skip_tiles(TileCursor<C>& cursor, int32_t left, int consumer) {
+  if (left == 0) return;
+  left *= C::kParts;
+  if constexpr (C::kParts > 1) cursor.catch_up();
+  const auto more = [&] { return C::kParts > 1 && left % C::kParts != 1; };
+  cursor.slot.wait_full();
+  cursor.template give_back_keys<1>(cursor.slot, more());
+  cursor.pass_first_keys();
+#pragma unroll 1
+  while (--left > 0) {
+    const RingCursor<C::kSlots> v = cursor.values();
+    const RingCursor<C::kSlots> k = cursor.template next_keys<false>();
+    Turns::take(consumer);
+    Turns::pass(consumer);
+    k.wait_full();
+    cursor.template give_back_keys<1>(k, more());
+    v.wait_full();
+    cursor.template give_back_values<1>(v);
+  }
+  const RingCursor<C::kSlots> v = cursor.values();
+  v.wait_full();
+  cursor.template give_back_values<1>(v);
+  cursor.pass_last_values();
 }
 
 }  // namespace pando::cuda
