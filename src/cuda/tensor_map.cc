@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "cuda/device.h"
+#include "plan/tile_format.h"
 
 namespace pando::cuda {
 namespace {
@@ -47,7 +48,7 @@ CUtensorMap tensor_map(const void* data, DType dtype, std::span<const int64_t> s
   const CUresult result =
       encode(&map, type, static_cast<cuuint32_t>(sizes.size()), const_cast<void*>(data), map_sizes,
              map_strides, map_box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             row_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+             is_swizzled(row_bytes) ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
              CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     fail(ErrorCode::kUnsupported,

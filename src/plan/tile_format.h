@@ -20,6 +20,10 @@ constexpr int32_t tokens_at_once(int32_t head_dim) {
 inline constexpr int32_t kGranule = 8;
 inline constexpr int32_t kGranules = kTileTokens / kGranule;
 
+/// Whether a box whose rows have so many bytes lies in shared memory in the 128-byte swizzle;
+/// others lie there as they do in memory.
+constexpr bool is_swizzled(int64_t row_bytes) { return row_bytes == 128; }
+
 /// Slots of a stream and positions of a sequence at most, so that their sums fit 32 bits.
 inline constexpr int32_t kMostSlots = 1 << 30;
 inline constexpr int32_t kMostPositions = 1 << 30;

@@ -19,7 +19,7 @@ CUtensorMap tensor_map(const void* data, const KvLayout& kv, DType kv_dtype, int
                   .stride_bytes = {},
                   .box = {},
                   .element_bytes = static_cast<int32_t>(dtype_bytes(kv_dtype)),
-                  .swizzled = geometry.box[0] * dtype_bytes(kv_dtype) == 128};
+                  .swizzled = cuda::is_swizzled(geometry.box[0] * dtype_bytes(kv_dtype))};
   std::ranges::copy(geometry.sizes, map.sizes);
   std::ranges::copy(geometry.stride_bytes, map.stride_bytes);
   std::ranges::copy(geometry.box, map.box);

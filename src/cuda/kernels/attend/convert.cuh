@@ -35,7 +35,7 @@ __device__ __forceinline__ void convert_tile(const uint8_t* from, uint8_t* to) {
   constexpr int kChunks = C::kHeadDim / 16;     // that a token is read in
   constexpr int kTokensAtOnce = 128 / kChunks;  // by all threads
   constexpr int kAhead = 4;                     // reads that a thread has under way
-  constexpr bool kSwizzled = C::kLoadRowBytes == 128;
+  constexpr bool kSwizzled = is_swizzled(C::kLoadRowBytes);
   const int thread = this_thread<C>() % 128;
   const int chunk = thread % kChunks;
   // Those who write to another half take another token, whose swizzle is another.
