@@ -187,11 +187,9 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_where_units_fold_partials) {
       problem.sinks = {0.5f, -1, 2, -3, 0, 1, 4, -2};
       fill_data(problem, {.seed = 7});
       fill_unused(problem, Unused::kNan, true);
-      DeviceProfile profile = h100_profile();
-      profile.workers = sequences < 16 ? 4 : 8;
-      const Plan made = plan(discover(problem.tables.batch()), problem.attention(), profile);
-      EXPECT_FALSE(pando::testing::ScheduleReader(made).decoded().folds.empty());
-      expect_correct(problem, profile.workers);
+      Runner on = runner(sequences < 16 ? 4 : 8);
+      expect_correct(problem, on.attend(problem, {}));
+      EXPECT_FALSE(pando::testing::ScheduleReader(on.plan()).decoded().folds.empty());
     }
   }
 }
@@ -212,14 +210,12 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_over_units_that_follow_each_other)
       problem.spec.kv_dtype = kv_dtype;
       fill_data(problem, {.seed = 9});
       fill_unused(problem, Unused::kNan, true);
-      DeviceProfile profile = h100_profile();
-      profile.workers = kThreadBlocks;
-      const Plan made =
-          plan(discover(problem.tables.batch()), problem.attention(), profile, options.plan);
-      const auto decoded = pando::testing::ScheduleReader(made).decoded();
+      Runner on_two = runner(kThreadBlocks);
+      expect_correct(problem, on_two.attend(problem, options));
+      const auto decoded = pando::testing::ScheduleReader(on_two.plan()).decoded();
       EXPECT_GE(decoded.units.size(), size_t{kThreadBlocks * kUnitsEach});
-      EXPECT_EQ((decoded.rows.size() * made.group() + 63) / 64 % 2, 1u) << "blocks";
-      expect_correct(problem, runner(kThreadBlocks).attend(problem, options));
+      const int64_t rows = std::ssize(decoded.rows) * on_two.plan().group();
+      EXPECT_EQ((rows + cuda::kBlockRows - 1) / cuda::kBlockRows % 2, 1) << "blocks";
     }
   }
 }

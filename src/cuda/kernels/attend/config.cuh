@@ -114,6 +114,7 @@ struct UnitAhead {
   Unit unit;
   Row rows[2][kBlockRows];  ///< of its blocks; beyond the last row of all, that
 };
+/// So many of them, and the ring that they come by.
 template <int kCount>
 struct UnitsAhead {
   RingBarriers<kCount> ring;

@@ -264,8 +264,13 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   if (units == 0) return;
   const Units<C> all{params, shared};
   RowState<C> r;
-  bool alone = start.unit.blocks == 1;
-  int32_t half = alone ? 0 : consumer;
+  bool alone;
+  int32_t half;  // of the unit's blocks
+  const auto take_side = [&](const Unit& unit) {
+    alone = unit.blocks == 1;
+    half = alone ? 0 : consumer;
+  };
+  take_side(start.unit);
   load_rows<C, true>(params, start.unit.block + half, start.unit.kv_head, nullptr, 0, consumer,
                      shared, r);
   mark(Stage::kQueries, true);
@@ -290,8 +295,7 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
     reduce_sums<C>(r);
     if constexpr (C::kFewRegisters) {  // nothing of this is kept beside the tiles
       consumer = this_thread<C>() / 128 - 1;
-      alone = unit.blocks == 1;
-      half = alone ? 0 : consumer;
+      take_side(unit);
     }
     if (alone) {
       join_halves<C>(params, r, shared, consumer);
@@ -316,8 +320,7 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
     }
     all.open(done);
     const Unit& next = all.get(done);
-    alone = next.blocks == 1;
-    half = alone ? 0 : consumer;
+    take_side(next);
     load_rows<C, false>(params, next.block + half, next.kv_head, all.rows(done, half), finished,
                         consumer, shared, r);
   }
