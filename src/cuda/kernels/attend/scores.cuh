@@ -192,33 +192,47 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
     }
     return holes;
   }
-  uint32_t seen[2] = {0, 0};  // one bit for each score of a row: the row sees the slot's token
-  const int32_t column = lane % 4 * 2;
-  // Granules that some row of the warp may see.
-  const uint32_t lane_rows = info.rows[first / kGranule + lane % (N / kGranule)];
-  const uint32_t which =
-      __ballot_sync(~0u, lane < N / kGranule && int32_t(lane_rows & 255) < warp_row + 16 &&
-                             int32_t(lane_rows >> 8 & 255) > warp_row);
+  // One bit for each score of a row: the row sees the slot's token. Of a row's four lanes each looks
+  // at every fourth granule, and all at what the others saw.
+  uint32_t seen[2] = {0, 0};
+  constexpr int kGranulesHere = N / kGranule;
+  constexpr int kEach = (kGranulesHere + 3) / 4;
+  uint32_t slots_seen[2] = {0, 0};  // one byte for each of the lane's granules
 #pragma unroll 1
-  for (uint32_t left = which; left != 0; left &= left - 1) {
-    const int g = __ffs(left) - 1;
+  for (int j = 0; j < kEach; ++j) {
+    const int g = lane % 4 + j * 4;
+    if (kGranulesHere < 4 && g >= kGranulesHere) continue;
     const uint32_t rows = info.rows[first / kGranule + g];
-    const int32_t position = info.position[first / kGranule + g] + column;
-    const uint32_t slots = rows >> (Granule::kSlotsShift + column);
-    const auto two = [&](int i) {
-      if (!in_rows(rows, i)) return 0u;
-      const auto sees = [&](int e) {
-        if constexpr (C::kFewRegisters) {
-          const RowSpan visible = shared.visible[consumer][thread / 32 % 4 * 16 + lane / 4 + i * 8];
-          return position + e >= visible.begin && position + e < visible.end;
-        }
-        return position + e >= r.visible_begin[i] && position + e < r.visible_end[i];
-      };
-      return (uint32_t{sees(0)} | uint32_t{sees(1)} << 1) & slots;
-    };
-    for (int i = 0; i < 2; ++i) seen[i] |= two(i) << 2 * g;
+    const int32_t position = info.position[first / kGranule + g];
+    const uint32_t held = rows >> Granule::kSlotsShift & Granule::kAllSlots;
+    for (int i = 0; i < 2; ++i) {
+      if (!in_rows(rows, i)) continue;
+      int32_t begin = r.visible_begin[i], end = r.visible_end[i];
+      if constexpr (C::kFewRegisters) {
+        const RowSpan visible = shared.visible[consumer][thread / 32 % 4 * 16 + lane / 4 + i * 8];
+        begin = visible.begin;
+        end = visible.end;
+      }
+      // Of positions `position` + 0 to 7 those from `begin` on, and before `end`.
+      const int32_t low = min(max(begin - position, 0), kGranule);
+      const int32_t high = min(max(end - position, 0), kGranule);
+      slots_seen[i] |= (held & ((1u << high) - 1) & ~((1u << low) - 1)) << 8 * j;
+    }
+  }
+#pragma unroll 1
+  for (int k = 0; k < 4 && k < kGranulesHere; ++k) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t theirs = __shfl_sync(~0u, slots_seen[i], (lane & ~3) + k);
+      seen[i] |= (theirs >> lane % 4 * 2 & 0x03030303) << 2 * k;
+    }
   }
   if (shared.start.tree_rows_at != 0) {
+    // Granules that some row of the warp may see.
+    const uint32_t lane_rows = info.rows[first / kGranule + lane % (N / kGranule)];
+    const uint32_t which =
+        __ballot_sync(~0u, lane < N / kGranule && int32_t(lane_rows & 255) < warp_row + 16 &&
+                               int32_t(lane_rows >> 8 & 255) > warp_row);
     hide_holes<C>(shared, &info.position[first / kGranule], consumer, which, seen);
   }
 #pragma unroll
