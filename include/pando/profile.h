@@ -34,8 +34,8 @@ struct KernelRate {
 ///   merge_us + floor((sources - 1) / 16) * turn_us
 ///       + max(0, floor((sources - 33) / 32)) * lookup_us
 ///       + 2 * rows / workers * DeviceProfile::partial_row_us,
-/// or two thirds of that where all lists are in two parts, of which one folds the other's partials
-/// in.
+/// or, where all lists are in two parts, of which one folds the other's partials in,
+///   2 / 3 * (merge_us + rows / workers * DeviceProfile::partial_row_us).
 struct ScheduleCost {
   double whole_tile_us = 0;    ///< 128 tokens for two blocks of 64 rows
   double split_tile_us = 0;    ///< 64 tokens for each of two blocks, or 128 for one

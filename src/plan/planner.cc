@@ -156,7 +156,7 @@ struct Planner::State {
             .token_head_bytes = token_head_bytes(spec),
             .thread_blocks = profile.workers,
             .cost = cuda::cost_at(profile.schedule, spec.head_dim),
-            .partial_row_us = profile.partial_row_us * spec.head_dim / 128,
+            .partial_row_us = profile.partial_row_us,
             .memory_bytes_per_us = profile.dram_bytes_per_us,
             .cache_bytes = profile.cache_bytes,
             .cut_tokens = options.batch_invariant ? options.cut_tokens : 0,

@@ -73,14 +73,18 @@ class Scheduler {
     /// From the last partial to the last row of out when all rows have so many partials, in
     /// microseconds. Those of a row beyond two are read while others are waited for.
     double merging_us(double sources) const {
-      const double partials = 2.0 * packed_rows() * kv_heads;
       return cost.merge_us + merge_turns(sources) * cost.turn_us +
-             merge_lookups(sources) * cost.lookup_us + partials / thread_blocks * partial_row_us;
+             merge_lookups(sources) * cost.lookup_us + partials_us(2);
     }
     /// The same when all lists are in two parts, of which one folds the other's partials in, in
-    /// microseconds. About two thirds of a merge: with less, shapes were cut in two that took
-    /// longer for it (docs/benchmarks/h200-kernel-fold-2026-11-29.txt).
-    double folding_us() const { return merging_us(2) * 2 / 3; }
+    /// microseconds. About two thirds of a merge of one partial a row: with less, shapes were cut in
+    /// two that took longer for it (docs/benchmarks/h200-kernel-fold-2026-11-29.txt).
+    double folding_us() const { return (cost.merge_us + partials_us(1)) * 2 / 3; }
+    /// Partials, so many of each row: their number counts, at any head_dim.
+    double partials_us(int32_t of_a_row) const {
+      const int64_t partials = int64_t{of_a_row} * packed_rows() * kv_heads;
+      return static_cast<double>(partials) / thread_blocks * partial_row_us;
+    }
   };
 
   /// Lists over single blocks and over pairs of blocks are cut evenly, in several numbers of parts,
