@@ -77,8 +77,8 @@ class Scheduler {
              merge_lookups(sources) * cost.lookup_us + partials_us(2);
     }
     /// The same when all lists are in two parts, of which one folds the other's partials in, in
-    /// microseconds. About two thirds of a merge of one partial a row: with less, shapes were cut in
-    /// two that took longer for it (docs/benchmarks/h200-kernel-fold-2026-11-29.txt).
+    /// microseconds. About two thirds of a merge of one partial a row: with less, shapes were cut
+    /// in two that took longer for it (docs/benchmarks/h200-kernel-fold-2026-11-29.txt).
     double folding_us() const { return (cost.merge_us + partials_us(1)) * 2 / 3; }
     /// Partials, so many of each row: their number counts, at any head_dim.
     double partials_us(int32_t of_a_row) const {

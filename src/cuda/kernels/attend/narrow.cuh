@@ -235,8 +235,8 @@ class NarrowWarp {
       Scores<N> s;
       k.multiply(q, s);
       cap_scores<C, N>(params_, shared_, warp / 4, s);
-      const Holes<N> holes =
-          mask_scores<C, N>(s, r, shared_, shared_.info[info_.stage()], warp / 4, first, row);
+      const Holes<N> holes = mask_scores<C, N>(s, r, shared_, shared_.info[info_.stage()], warp / 4,
+                                               first, row, [] {});
       give_back(info_);
       info_.advance();
       float alpha[2];

@@ -169,14 +169,18 @@ __device__ __forceinline__ void hide_holes(const SharedPlan<C>& shared, const in
 }
 
 /// The one mask rule, on the scores of N slots from `first` on, of the warp's 16 rows from
-/// `warp_row` on.
-template <class C, int N>
+/// `warp_row` on. What it says is found before `wait` is called for the scores.
+template <class C, int N, class Wait>
 __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>& r,
                                                 const SharedPlan<C>& shared, const TileInfo& info,
-                                                int consumer, int32_t first, int32_t warp_row) {
+                                                int consumer, int32_t first, int32_t warp_row,
+                                                Wait wait) {
   const uint32_t state = info.state[N == kTileTokens ? 2 : first / kHalfTokens];
   Holes<N> holes;
-  if (state == TileInfo::kFull) return holes;
+  if (state == TileInfo::kFull) {
+    wait();
+    return holes;
+  }
   const uint32_t thread = this_thread<C>();
   const int lane = thread % 32;
   const int32_t row = warp_row + lane / 4;
@@ -186,14 +190,15 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
   if (state == TileInfo::kPlain) {  // a row sees all or nothing
     const uint32_t rows = info.rows[first / kGranule];
     const bool hidden[2] = {!in_rows(rows, 0), !in_rows(rows, 1)};
+    wait();
 #pragma unroll
     for (int j = 0; j < N / 2; ++j) {
       if (hidden[j / 2 % 2]) s[j] = -INFINITY;
     }
     return holes;
   }
-  // One bit for each score of a row: the row sees the slot's token. Of a row's four lanes each looks
-  // at every fourth granule, and all at what the others saw.
+  // One bit for each score of a row: the row sees the slot's token. Of a row's four lanes each
+  // looks at every fourth granule, and all at what the others saw.
   uint32_t seen[2] = {0, 0};
   constexpr int kGranulesHere = N / kGranule;
   constexpr int kEach = (kGranulesHere + 3) / 4;
@@ -235,6 +240,16 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
                                int32_t(lane_rows >> 8 & 255) > warp_row);
     hide_holes<C>(shared, &info.position[first / kGranule], consumer, which, seen);
   }
+  holes.any = (state & TileInfo::kHoles) != 0;
+  if (holes.any) {
+#pragma unroll
+    for (int i = 0; i < (N + 31) / 32; ++i) {
+      const uint32_t rows = info.rows[(first + i * 32 + lane % N) / kGranule];
+      holes.slots[i] =
+          __ballot_sync(~0u, (rows >> (Granule::kSlotsShift + lane % kGranule) & 1) == 0);
+    }
+  }
+  wait();
 #pragma unroll
   for (int g = 0; g < N / kGranule; ++g) {
 #pragma unroll
@@ -243,14 +258,6 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
       if ((seen[0] & bit) == 0) s[g * 4 + e] = -INFINITY;
       if ((seen[1] & bit) == 0) s[g * 4 + 2 + e] = -INFINITY;
     }
-  }
-  holes.any = (state & TileInfo::kHoles) != 0;
-  if (!holes.any) return holes;
-#pragma unroll
-  for (int i = 0; i < (N + 31) / 32; ++i) {
-    const uint32_t rows = info.rows[(first + i * 32 + lane % N) / kGranule];
-    holes.slots[i] =
-        __ballot_sync(~0u, (rows >> (Granule::kSlotsShift + lane % kGranule) & 1) == 0);
   }
   return holes;
 }

@@ -229,6 +229,8 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   constexpr int kShares = kOwnPart ? 2 : 1;
   // Split tiles in parts have no register left for turns.
   constexpr bool kInTurns = !kOwnPart;
+  // What the mask rule says is found while scores are multiplied, where there are registers for it.
+  constexpr bool kMaskAhead = !C::kCapped && !C::kFewRegisters && !kWhole;
   int32_t first = kWhole ? 0 : consumer * kHalfTokens;  // in the tile
   const int32_t in_slot = C::kParts > 1 ? 0 : first;
   const auto warp_row = [&] {
@@ -249,11 +251,22 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   ptx::wgmma_fence();
   start_scores<C, N>(s, q, shared.slots[cursor.slot.stage()], in_slot);
   ptx::wgmma_commit_group();
-  ptx::wgmma_wait_group<0>();
-  mark(Stage::kScores, true);
-  cap_scores<C, N>(params, shared, consumer, s);
-  Holes<N> holes = mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer,
-                                     first, warp_row());
+  // Scores that are being multiplied, once `wait` has waited for them: capped and masked.
+  const auto take_scores = [&](auto wait) {
+    const auto wait_later = [&] {
+      if constexpr (kMaskAhead) wait();
+    };
+    if constexpr (!kMaskAhead) {
+      wait();
+      cap_scores<C, N>(params, shared, consumer, s);
+    }
+    return mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first,
+                             warp_row(), wait_later);
+  };
+  Holes<N> holes = take_scores([] {
+    ptx::wgmma_wait_group<0>();
+    mark(Stage::kScores, true);
+  });
   cursor.template give_back_keys<kShares>(cursor.slot, more());
   cursor.pass_first_keys();
   if (softmax<C, N>(params, s, r, alpha) && !fresh) rescale<C>(r, alpha);
@@ -273,11 +286,8 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
     start_output<C, N>(r, p, shared.slots[v.stage()], in_slot);
     ptx::wgmma_commit_group();
     if constexpr (kInTurns) Turns::pass(consumer);
-    ptx::wgmma_wait_group<1>();
     if constexpr (kSteps > 1) first ^= N;
-    cap_scores<C, N>(params, shared, consumer, s);
-    holes = mask_scores<C, N>(s, r, shared, shared.info[cursor.info.stage()], consumer, first,
-                              warp_row());
+    holes = take_scores([] { ptx::wgmma_wait_group<1>(); });
     cursor.template give_back_keys<kShares>(k, more());
     const bool moved = softmax<C, N>(params, s, r, alpha);
     // The output of the last tile was to hide under this.
