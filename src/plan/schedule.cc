@@ -36,11 +36,7 @@ void Scheduler::build(const Problem& p) {
   }
   const bool invariant = p.cut_tokens > 0;
   chosen_ = &layouts_[0];
-  if (invariant) {
-    make_invariant_layout(p, layouts_[0]);
-    weigh_steps(p, layouts_[0]);
-    deal_units(p, layouts_[0]);
-  }
+  if (invariant) build_invariant(p);
   for (int32_t i = 0; !invariant && i < (p.blocks() > 1 ? 2 : 1); ++i) {
     make_layout(p, i + 1, layouts_[i]);
     weigh_steps(p, layouts_[i]);

@@ -226,7 +226,8 @@ class Scheduler {
   static void deal_evenly(const Problem& p, Layout& out);
   static double cut_by_share(const Problem& p, Layout& out);
   int64_t deal_to_pairs(const Problem& p);
-  void make_invariant_layout(const Problem& p, Layout& out);
+  void build_invariant(const Problem& p);
+  void make_invariant_layout(const Problem& p, int64_t most_slots, Layout& out);
   void place_in_cuts(const Problem& p, int32_t list, int64_t most_slots, int64_t& slot,
                      Layout& out);
   void place_unit(const Problem& p, int32_t list, int32_t cut, int32_t row_begin, int32_t row_end,

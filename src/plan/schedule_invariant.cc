@@ -59,19 +59,31 @@ int64_t Scheduler::deal_to_pairs(const Problem& p) {
   return slots;
 }
 
-void Scheduler::make_invariant_layout(const Problem& p, Layout& out) {
+/// How much of many sequences' own tokens a unit holds is free: several sizes are tried, and what
+/// is predicted to be fastest stays. Short units come out evenly, long ones end less often. All are
+/// four tiles times a power of two, unless there is less for each thread block: units of 12 tiles
+/// took 20 % longer than predicted (docs/benchmarks/h200-kernel-masks-2026-11-29.txt).
+void Scheduler::build_invariant(const Problem& p) {
+  constexpr int64_t kFew = 4 * kTileTokens, kMost = 32 * kTileTokens;
+  const int64_t share = deal_to_pairs(p) * p.kv_heads / p.thread_blocks;
+  chosen_ = nullptr;
+  for (int64_t most_slots = std::clamp(share, int64_t{kTileTokens}, kFew);
+       chosen_ == nullptr || most_slots <= std::min(share, kMost); most_slots *= 2) {
+    Layout& out = layouts_[chosen_ == &layouts_[0] ? 1 : 0];
+    make_invariant_layout(p, most_slots, out);
+    weigh_steps(p, out);
+    deal_units(p, out);
+    if (chosen_ == nullptr || out.predicted_us <= chosen_->predicted_us) chosen_ = &out;
+  }
+}
+
+void Scheduler::make_invariant_layout(const Problem& p, int64_t most_slots, Layout& out) {
   out.runs.clear();
   out.halves.clear();
   out.own.clear();
   out.lists.clear();
   out.pieces.clear();
   out.kv_tokens = 0;
-  // A unit of many sequences' own tokens may be as long as the batch likes: one for each thread
-  // block where there is little, some where there is more, so that the shares come out even.
-  const int64_t share = deal_to_pairs(p) * p.kv_heads / p.thread_blocks;
-  constexpr int64_t kFewTiles = 4, kUnitsAShare = 4;
-  const int64_t most_slots = std::max(
-      {int64_t{kTileTokens}, share / kUnitsAShare, std::min(share, kFewTiles * kTileTokens)});
   for (int32_t i = 0; i < (p.blocks() + 1) / 2; ++i) {
     List list{};
     list.block = 2 * i;
