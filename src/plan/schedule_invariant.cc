@@ -60,20 +60,26 @@ int64_t Scheduler::deal_to_pairs(const Problem& p) {
 }
 
 /// How much of many sequences' own tokens a unit holds is free: several sizes are tried, and what
-/// is predicted to be fastest stays. Short units come out evenly, long ones end less often. All are
+/// is predicted to be fastest stays. Long units end less often, short ones come out evenly. All are
 /// four tiles times a power of two, unless there is less for each thread block: units of 12 tiles
 /// took 20 % longer than predicted (docs/benchmarks/h200-kernel-masks-2026-11-29.txt).
 void Scheduler::build_invariant(const Problem& p) {
-  constexpr int64_t kFew = 4 * kTileTokens, kMost = 32 * kTileTokens;
+  constexpr int64_t kLeast = 4 * kTileTokens, kMost = 32 * kTileTokens;
+  constexpr double kHopeless = 1.02;  // shorter ones are worse still
   const int64_t share = deal_to_pairs(p) * p.kv_heads / p.thread_blocks;
+  int64_t most_slots = kMost;
+  while (most_slots > std::max(share, kLeast)) most_slots /= 2;
+  most_slots = std::min(most_slots, std::max(share, int64_t{kTileTokens}));
   chosen_ = nullptr;
-  for (int64_t most_slots = std::clamp(share, int64_t{kTileTokens}, kFew);
-       chosen_ == nullptr || most_slots <= std::min(share, kMost); most_slots *= 2) {
+  while (true) {
     Layout& out = layouts_[chosen_ == &layouts_[0] ? 1 : 0];
     make_invariant_layout(p, most_slots, out);
+    if (chosen_ != nullptr && out.pieces.size() * p.kv_heads == chosen_->pieces.size()) return;
     weigh_steps(p, out);
     deal_units(p, out);
-    if (chosen_ == nullptr || out.predicted_us <= chosen_->predicted_us) chosen_ = &out;
+    if (chosen_ == nullptr || out.predicted_us < chosen_->predicted_us) chosen_ = &out;
+    most_slots /= 2;
+    if (most_slots < kLeast || out.predicted_us > kHopeless * chosen_->predicted_us) return;
   }
 }
 
