@@ -148,6 +148,17 @@ TEST(Schedule, a_cut_in_two_that_spares_more_than_a_fold_costs_is_made) {
   EXPECT_EQ(p.header().partial_rows, 64 * 32);
 }
 
+/// A tile takes twice as long at a head_dim of 256, a fold does not.
+TEST(Schedule, a_head_dim_of_256_is_cut_sooner) {
+  OwnedBatch batch = shared_prefix(128, 128 / 16, 1);
+  AttentionSpec spec = spec_of(32, 8);
+  EXPECT_EQ(h100_plan(batch, spec).header().units, 64);
+  spec.head_dim = 256;
+  const Plan p = h100_plan(batch, spec);
+  EXPECT_EQ(p.header().units, 128);
+  EXPECT_EQ(p.header().partial_rows, 64 * 64);
+}
+
 /// 16 sequences of equal length in 16 parts: each thread block has all of one, and none of another.
 TEST(Schedule, units_touch_only_rows_that_they_read) {
   OwnedBatch batch = shared_prefix(16, 0, 8192 / 16);
