@@ -67,9 +67,10 @@ if [[ -z $cuobjdump ]]; then
 else
   must_have pando_kernels launch.cu HGMMA UTMALDG F2FP.F16.E4M3
   # The softmax of a tile is to hide under the output of the last: all its exponentials come before the
-  # wait for that output, in both loops of each kernel.
-  awk '/DEPBAR.LE gsb0, 0x1/ { loops++; exponentials = 0 }
-       /MUFU.EX2/ { exponentials++ }
+  # wait for that output, in both loops of each kernel. Waits for scores that follow each other are
+  # those of one loop's branches.
+  awk '/DEPBAR.LE gsb0, 0x1/ { if (!waits) loops++; waits = 1; exponentials = 0 }
+       /MUFU.EX2/ { exponentials++; waits = 0 }
        /DEPBAR.LE gsb0, 0x0/ { if (exponentials >= 32) hidden++; exponentials = -1e9 }
        END {
          printf "cuda: softmax hidden under the output in %d of %d loops\n", hidden, loops
