@@ -62,14 +62,13 @@ int64_t Scheduler::deal_to_pairs(const Problem& p) {
 /// How much of many sequences' own tokens a unit holds is free: several sizes are tried, and what
 /// is predicted to be fastest stays. Long units end less often, short ones come out evenly. All are
 /// four tiles times a power of two, unless there is less for each thread block: units of 12 tiles
-/// took 20 % longer than predicted (docs/benchmarks/h200-kernel-masks-2026-11-29.txt).
+/// took 10 to 29 % longer than those of 16 (docs/benchmarks/h200-kernel-masks-2026-11-29.txt).
 void Scheduler::build_invariant(const Problem& p) {
   constexpr int64_t kLeast = 4 * kTileTokens, kMost = 32 * kTileTokens;
   constexpr double kHopeless = 1.02;  // shorter ones are worse still
   const int64_t share = deal_to_pairs(p) * p.kv_heads / p.thread_blocks;
-  int64_t most_slots = kMost;
-  while (most_slots > std::max(share, kLeast)) most_slots /= 2;
-  most_slots = std::min(most_slots, std::max(share, int64_t{kTileTokens}));
+  int64_t most_slots = std::clamp(share, int64_t{kTileTokens}, kLeast);
+  while (2 * most_slots <= std::min(share, kMost)) most_slots *= 2;
   chosen_ = nullptr;
   while (true) {
     Layout& out = layouts_[chosen_ == &layouts_[0] ? 1 : 0];

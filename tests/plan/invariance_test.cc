@@ -234,29 +234,6 @@ TEST(InvarianceOfDefault, interpreter_tells_traces_that_depend_on_others) {
   EXPECT_EQ(problem, "");
 }
 
-/// How many sequences a unit holds is free. Here each has four tiles in each of four cuts, and a
-/// pair of blocks 32 sequences. Of 64 sequences units of 32 tiles make 256, two for nearly every
-/// thread block; of 40 they would make 160, but units of 8 tiles make 640, five for nearly every
-/// one.
-TEST(InvariancePlan, units_are_as_long_as_come_out_evenly) {
-  const auto units = [](int32_t sequences) {
-    std::vector<std::vector<int32_t>> pages(sequences);
-    int32_t next = 0;
-    for (auto& row : pages) {
-      for (int32_t i = 0; i < 2048 / 64; ++i) row.push_back(next++);
-    }
-    OwnedBatch batch = OwnedBatch::of(std::move(pages), 64);
-    AttentionSpec spec;
-    spec.q_heads = 32;
-    spec.kv_heads = 8;
-    spec.head_dim = 128;
-    const Plan p = plan(discover(batch.view()), spec, h100_profile(), {.batch_invariant = true});
-    return p.header().units;
-  };
-  EXPECT_EQ(units(64), 8 * 4 * (64 / 8));
-  EXPECT_EQ(units(40), 8 * 4 * (40 / 2));
-}
-
 TEST(InvariancePlan, explain_says_what_is_cut_and_shared) {
   OwnedBatch batch = OwnedBatch::of(std::vector<std::vector<int32_t>>(4, {0, 1, 2, 3, 4, 5, 6, 7}));
   Setting s = llama();

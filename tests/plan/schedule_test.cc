@@ -159,6 +159,21 @@ TEST(Schedule, a_head_dim_of_256_is_cut_sooner) {
   EXPECT_EQ(p.header().partial_rows, 64 * 64);
 }
 
+/// How many sequences a unit of a batch-invariant plan holds is free. Here each has four tiles in
+/// each of four cuts, and a pair of blocks 32 sequences. Of 64 sequences units of 32 tiles make
+/// 256, two for nearly every thread block; of 40 they would make 160, but units of 8 tiles make
+/// 640, five for nearly every one.
+TEST(Schedule, batch_invariant_units_are_as_long_as_come_out_evenly) {
+  const auto units = [](int32_t sequences) {
+    OwnedBatch batch = shared_prefix(sequences, 0, 2048 / 16);
+    return plan(discover(batch.view()), spec_of(32, 8), h100_profile(), {.batch_invariant = true})
+        .header()
+        .units;
+  };
+  EXPECT_EQ(units(64), 8 * 4 * (64 / 8));
+  EXPECT_EQ(units(40), 8 * 4 * (40 / 2));
+}
+
 /// 16 sequences of equal length in 16 parts: each thread block has all of one, and none of another.
 TEST(Schedule, units_touch_only_rows_that_they_read) {
   OwnedBatch batch = shared_prefix(16, 0, 8192 / 16);
