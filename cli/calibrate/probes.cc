@@ -105,7 +105,7 @@ std::vector<Probe> probes(int32_t multiprocessors) {
       if (count <= merging) all.push_back(merged(constant, merging, count));
     }
   };
-  // Not 2: lists in two parts fold.
+  // Not 2: lists in two parts have no partials.
   add_merged(Constant::kMerge, {1, 3, 4, 6, 8, 12, 16});
   add_merged(Constant::kTurn, {8, 12, 16, 24, 32, 48});
   if (merging > kSourcesAtHand) add_merged(Constant::kLookup, {16, 24, 32, 48, 96});

@@ -7,6 +7,7 @@
 #include "cuda/check_tensors.h"
 #include "cuda/device.h"
 #include "cuda/kernels/attend/host_params.h"
+#include "cuda/kernels/placement/launch.h"
 #include "plan/check_args.h"
 
 namespace pando {
@@ -63,6 +64,7 @@ CudaExecutor::CudaExecutor(int device) : state_(std::make_unique<cuda::ExecutorS
   state_->multiprocessors = cuda_profile(device).workers;
   const cuda::DeviceGuard guard(device);
   cuda::prepare_kernels();
+  state_->placement = cuda::find_placement(state_->multiprocessors);
 }
 
 CudaExecutor::~CudaExecutor() = default;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 #include "cuda/kernels/attend/launch.h"
 #include "pando/cuda.h"
@@ -22,6 +23,7 @@ struct ExecutorState {
 
   int device = 0;
   int multiprocessors = 0;
+  std::vector<int32_t> placement;  ///< [multiprocessors]: see find_placement
   TensorMapCache maps;
 
   // Of attend with a plan in host memory.
@@ -46,6 +48,7 @@ struct PlanState {
 
   int device = 0;
   int multiprocessors = 0;
+  std::vector<int32_t> placement;  ///< of the executor
   int64_t capacity_bytes = 0;
   std::byte* pinned = nullptr;       ///< [capacity_bytes]
   std::byte* on_device = nullptr;    ///< control block, then [capacity_bytes]

@@ -47,7 +47,7 @@ void Scheduler::build(const Problem& p) {
   list_units(p);
   merges_.clear();
   sources_.clear();
-  folds_.assign(p.thread_blocks, {});
+  exchanged_.assign(p.thread_blocks, 0);
   int64_t partial_rows = 0;
   for (int32_t block = 0; block < p.blocks(); ++block) {
     for (int32_t head = 0; head < p.kv_heads; ++head) {
@@ -219,12 +219,12 @@ void Scheduler::lay_out(const Problem& p, int64_t partial_rows) {
   header_.total_bytes = at;
 }
 
-/// Whether a thread block has units, all of them narrow, and nothing is folded into their rows.
+/// Whether a thread block has units, all of them narrow, and none ends in an exchange.
 bool Scheduler::is_narrow(int32_t thread_block) const {
   const int32_t begin = unit_begin_[thread_block], end = unit_begin_[thread_block + 1];
   if (begin == end) return false;
   const std::span units(&units_[begin], static_cast<size_t>(end - begin));
-  return std::ranges::all_of(units, &Unit::is_narrow) && folds_[thread_block][0].rows == 0;
+  return std::ranges::all_of(units, &Unit::is_narrow) && exchanged_[thread_block] == 0;
 }
 
 /// All of a start but what follows from its units' tiles and rows.
@@ -250,7 +250,8 @@ Start Scheduler::make_start(int32_t thread_block) const {
   for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
     start.tile_count += units_[u].whole_tiles + units_[u].split_tiles;
   }
-  std::ranges::copy(folds_[thread_block], start.folds);
+  start.exchanged = exchanged_[thread_block];
+  start.thread_block = thread_block;
   if (start.unit_begin < start.unit_end) start.unit = units_[start.unit_begin];
   return start;
 }

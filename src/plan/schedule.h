@@ -71,19 +71,18 @@ class Scheduler {
     int32_t packed_rows() const { return static_cast<int32_t>(order.rows.size()) * group; }
     int32_t blocks() const;
     /// From the last partial to the last row of out when all rows have so many partials, in
-    /// microseconds. Those of a row beyond two are read while others are waited for.
+    /// microseconds. Those of a row beyond two are read while others are waited for. Their number
+    /// counts, at any head_dim.
     double merging_us(double sources) const {
+      const int64_t partials = 2 * int64_t{packed_rows()} * kv_heads;
       return cost.merge_us + merge_turns(sources) * cost.turn_us +
-             merge_lookups(sources) * cost.lookup_us + partials_us(2);
+             merge_lookups(sources) * cost.lookup_us +
+             static_cast<double>(partials) / thread_blocks * partial_row_us;
     }
-    /// The same when all lists are in two parts, of which one folds the other's partials in, in
-    /// microseconds. About two thirds of a merge of one partial a row: with less, shapes were cut
-    /// in two that took longer for it (docs/benchmarks/h200-kernel-fold-2026-11-29.txt).
-    double folding_us() const { return (cost.merge_us + partials_us(1)) * 2 / 3; }
-    /// Partials, so many of each row: their number counts, at any head_dim.
-    double partials_us(int32_t of_a_row) const {
-      const int64_t partials = int64_t{of_a_row} * packed_rows() * kv_heads;
-      return static_cast<double>(partials) / thread_blocks * partial_row_us;
+    /// The same when all lists are in two parts, for a cluster each, which exchanges its rows: a
+    /// third of a merge's fixed time (docs/benchmarks/h200-kernel-exchange-2026-11-30.txt).
+    double exchange_us() const {
+      return thread_blocks % 2 == 0 ? cost.merge_us / 3 : merging_us(2);
     }
   };
 
@@ -223,7 +222,7 @@ class Scheduler {
   static void weigh_steps(const Problem& p, Layout& out);
   void cut(const Problem& p, Layout& out);
   double cut_evenly(const Problem& p, int32_t parts, Layout& out);
-  static void deal_evenly(const Problem& p, Layout& out);
+  static void deal_evenly(const Problem& p, int32_t parts, Layout& out);
   static double cut_by_share(const Problem& p, Layout& out);
   int64_t deal_to_pairs(const Problem& p);
   void build_invariant(const Problem& p);
@@ -241,7 +240,8 @@ class Scheduler {
   static Unit make_unit(const Layout& layout, const Piece& piece);
   void list_units(const Problem& p);
   Source source_of(const Touch& touch) const;
-  const Touch* find_folder(std::span<const Touch> touches) const;
+  bool is_in_cluster(const Problem& p, std::span<const Touch> touches) const;
+  uint64_t end_in_cluster(std::span<const Touch> touches);
   void end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows);
   int32_t find_merge_team(const Problem& p) const;
   void list_merge_rows();
@@ -275,7 +275,7 @@ class Scheduler {
   std::vector<Merge> merges_;
   std::vector<MergeRow> merge_rows_;
   std::vector<Source> sources_;
-  std::vector<std::array<Source, 2>> folds_;  ///< by thread block: Start::folds
+  std::vector<int32_t> exchanged_;  ///< by thread block: Start::exchanged
   ScheduleHeader header_;
 };
 

@@ -148,12 +148,31 @@ bool source_is_sane(const Source& source, const Sections& s) {
   return unit.ending[source.writer % 2].partial == source.partial;
 }
 
-/// A last unit that waits for another's partials must not be waited for itself: it has none.
-bool folds_are_sane(const Start& start, const Sections& s) {
-  for (int32_t side = 0; side < 2; ++side) {
-    if (start.folds[side].rows == 0) continue;
-    if (start.unit_begin == start.unit_end || !source_is_sane(start.folds[side], s)) return false;
-    if (s.units[start.unit_end - 1].ending[side].partial >= 0) return false;
+/// The thread blocks of a cluster wait for each other where they exchange rows: both must, at the
+/// end of units of the same blocks, of whose rows each writes half.
+bool exchange_is_sane(const Start& start, const Sections& s) {
+  if (start.exchanged == 0) return true;
+  if (s.header.thread_blocks % 2 != 0) return false;
+  const Start& other = s.starts[start.thread_block ^ 1];
+  if (other.exchanged != start.exchanged || start.unit_begin == start.unit_end ||
+      other.unit_begin == other.unit_end) {
+    return false;
+  }
+  const Unit& unit = s.units[start.unit_end - 1];
+  const Unit& theirs = s.units[other.unit_end - 1];
+  if (unit.block != theirs.block || unit.blocks != theirs.blocks ||
+      unit.kv_head != theirs.kv_head || start.exchanged >> unit.blocks != 0) {
+    return false;
+  }
+  const uint32_t first = start.thread_block % 2 * kClusterRows;
+  for (int32_t side = 0; side < unit.blocks; ++side) {
+    if ((start.exchanged >> side & 1) == 0) continue;
+    const Ending& ending = unit.ending[side];
+    if (ending.partial >= 0) return false;
+    if (ending.direct != 0 &&
+        ((ending.direct & 255) < first || ending.direct >> 8 > first + kClusterRows)) {
+      return false;
+    }
   }
   return true;
 }
@@ -163,8 +182,7 @@ bool narrow_is_sane(const Start& start, const Sections& s, const PlanHeader& h) 
   if (start.narrow == 0) return true;
   const auto units = s.units.subspan(start.unit_begin, start.unit_end - start.unit_begin);
   return start.narrow == 1 && has_narrow_units(h.head_dim, h.kv_dtype == DType::kE4M3) &&
-         std::ranges::all_of(units, &Unit::is_narrow) && start.folds[0].rows == 0 &&
-         start.folds[1].rows == 0;
+         std::ranges::all_of(units, &Unit::is_narrow) && start.exchanged == 0;
 }
 
 /// Each thread block waits for writers in its merges.
@@ -197,10 +215,10 @@ bool first_tiles_are_sane(const Start& start, const Sections& s, int32_t page_to
 bool start_is_sane(const Start& start, const Sections& s, const Plan& plan) {
   const ScheduleHeader& h = s.header;
   const auto at = [](int32_t section, int64_t offset) { return section * int64_t{16} == offset; };
-  if (start.merges != h.merges || start.packed_rows != h.packed_rows ||
-      start.partial_rows != h.partial_rows || start.merge_rows != h.merge_rows ||
-      (start.evict_first & ~1) != 0 || start.merge_team_shift != h.merge_team_shift ||
-      h.merge_team_shift > kMostMergeTeamShift ||
+  if (start.thread_block != &start - s.starts.data() || start.merges != h.merges ||
+      start.packed_rows != h.packed_rows || start.partial_rows != h.partial_rows ||
+      start.merge_rows != h.merge_rows || (start.evict_first & ~1) != 0 ||
+      start.merge_team_shift != h.merge_team_shift || h.merge_team_shift > kMostMergeTeamShift ||
       (h.merge_team_shift < 0) != (h.merge_rows == 0 && h.merges > 0) ||
       !at(start.units_at, h.units_offset) || !at(start.halves_at, h.halves_offset) ||
       !at(start.runs_at, h.runs_offset) || !at(start.rows_at, h.rows_offset) ||
@@ -213,7 +231,7 @@ bool start_is_sane(const Start& start, const Sections& s, const Plan& plan) {
   for (int32_t u = start.unit_begin; u < start.unit_end; ++u) {
     tiles += int64_t{s.units[u].whole_tiles} + s.units[u].split_tiles;
   }
-  if (start.tile_count != tiles || !folds_are_sane(start, s) ||
+  if (start.tile_count != tiles || !exchange_is_sane(start, s) ||
       !narrow_is_sane(start, s, plan.header())) {
     return false;
   }

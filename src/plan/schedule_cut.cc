@@ -60,21 +60,26 @@ double Scheduler::cut_evenly(const Problem& p, int32_t parts, Layout& out) {
       thread_block = thread_block + 1 == p.thread_blocks ? 0 : thread_block + 1;
     }
   }
-  // There are as many thread blocks as pieces: each is the last unit of one, so that two fold.
-  const double end_us = parts > 2 ? p.merging_us(parts) : parts == 2 ? p.folding_us() : 0;
+  // There are as many thread blocks as pieces: each is the last unit of one.
+  const double end_us = parts > 2 ? p.merging_us(parts) : parts == 2 ? p.exchange_us() : 0;
   return *std::ranges::max_element(loads_) + end_us;
 }
 
 /// The pieces of cut_evenly at all kv heads, one thread block after another: the same parts of
-/// lists that read the same tokens lie side by side, so that L2 serves them together.
-void Scheduler::deal_evenly(const Problem& p, Layout& out) {
+/// lists that read the same tokens lie side by side, so that L2 serves them together. The two parts
+/// of a list are for the thread blocks of one cluster.
+void Scheduler::deal_evenly(const Problem& p, int32_t parts, Layout& out) {
   const size_t one_head = out.pieces.size();
+  const auto lists = static_cast<int32_t>(out.lists.size());
   out.pieces.resize(one_head * p.kv_heads);
   for (size_t at = 0; at < out.pieces.size(); ++at) {
     Piece& piece = out.pieces[at];
     piece = out.pieces[at % one_head];
     piece.kv_head = static_cast<int32_t>(at / one_head);
     piece.thread_block = static_cast<int32_t>(at % p.thread_blocks);
+    if (parts == 2) {
+      piece.thread_block = 2 * (piece.kv_head * lists + piece.list) + (piece.begin > 0 ? 1 : 0);
+    }
   }
 }
 
@@ -149,7 +154,7 @@ void Scheduler::cut(const Problem& p, Layout& out) {
     return;
   }
   if (best_parts != last_parts) cut_evenly(p, best_parts, out);
-  deal_evenly(p, out);
+  deal_evenly(p, best_parts, out);
 }
 
 }  // namespace pando::cuda

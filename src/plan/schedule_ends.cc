@@ -17,22 +17,43 @@ Source Scheduler::source_of(const Touch& t) const {
           .ticket = t.unit - unit_begin_[t.thread_block] + 1};
 }
 
-/// Of two units that touch a block, one that may wait for the other at its end: the last of its
-/// thread block, for which nobody waits then.
-const Scheduler::Touch* Scheduler::find_folder(std::span<const Touch> touches) const {
-  if (touches.size() != 2) return nullptr;
-  for (auto t = touches.rbegin(); t != touches.rend(); ++t) {
-    if (t->unit + 1 == unit_begin_[t->thread_block + 1]) return &*t;
+/// Whether all that touch a block are the last units of the thread blocks of one cluster, with the
+/// same blocks: see Start::exchanged. Narrow units stay narrow.
+bool Scheduler::is_in_cluster(const Problem& p, std::span<const Touch> touches) const {
+  if (touches.size() != 2 || p.thread_blocks % 2 != 0) return false;
+  if (touches[0].thread_block == touches[1].thread_block ||
+      touches[0].thread_block / 2 != touches[1].thread_block / 2) {
+    return false;
   }
-  return nullptr;
+  const auto is_last = [&](const Touch& t) {
+    return t.unit + 1 == unit_begin_[t.thread_block + 1];
+  };
+  const Unit& one = units_[touches[0].unit];
+  const Unit& other = units_[touches[1].unit];
+  const bool narrow = p.narrow_units && one.is_narrow() && other.is_narrow();
+  return std::ranges::all_of(touches, is_last) && !narrow && one.block == other.block &&
+         one.blocks == other.blocks;
 }
 
-/// Says where the rows of one block at one kv head go: those that one unit alone touches to out,
-/// and those that two touch, by way of partials, to the one of them that folds them into its own;
-/// the others to partials that are merged.
+/// The two units of a cluster put their rows together, and each writes half of them to out. Returns
+/// the rows that are written.
+uint64_t Scheduler::end_in_cluster(std::span<const Touch> touches) {
+  const int32_t begin = std::min(touches[0].begin, touches[1].begin);
+  const int32_t end = std::max(touches[0].end, touches[1].end);
+  for (const Touch& t : touches) {
+    const int32_t first = t.thread_block % 2 * kClusterRows;
+    Ending& ending = units_[t.unit].ending[t.side];
+    ending.touched = ending.direct =
+        packed_range(rows_between(std::max(begin, first), std::min(end, first + kClusterRows)));
+    exchanged_[t.thread_block] |= 1 << t.side;
+  }
+  return rows_between(begin, end);
+}
+
+/// Says where the rows of one block at one kv head go: those that one unit alone touches to out, as
+/// do those that the two of a cluster exchange; the others to partials that are merged.
 void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int64_t& partial_rows) {
   const auto& touches = touches_[static_cast<size_t>(block) * p.kv_heads + kv_head];
-  const Touch* const folder = find_folder(touches);
   uint64_t touched = 0, shared = 0;  // by one unit at least, by more than one
   for (const Touch& t : touches) {
     const uint64_t rows = rows_between(t.begin, t.end);
@@ -40,20 +61,17 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
     touched |= rows;
   }
   const uint64_t alone = touched & ~shared;
-  uint64_t wanted =
-      rows_before(p.packed_rows() - block * kBlockRows) & ~(folder == nullptr ? alone : touched);
+  const bool in_cluster = shared != 0 && is_in_cluster(p, touches);
+  const uint64_t ended = in_cluster ? end_in_cluster(touches) : alone;
+  uint64_t wanted = rows_before(p.packed_rows() - block * kBlockRows) & ~ended;
   Merge merge{.block = block,
               .kv_head = kv_head,
               .source_begin = static_cast<int32_t>(sources_.size()),
               .sources = 0,
               .rows = {},
               .reserved = {}};
-  for (const Touch& t : touches) {
+  for (const Touch& t : in_cluster ? std::span<const Touch>() : std::span(touches)) {
     Ending& ending = units_[t.unit].ending[t.side];
-    if (&t == folder) {
-      ending.direct = ending.touched;
-      continue;
-    }
     // Those that nobody else touches, as far as they are one stretch.
     const uint64_t mine = alone & rows_between(t.begin, t.end);
     const uint64_t direct = longest_stretch(mine);
@@ -62,8 +80,6 @@ void Scheduler::end_block(const Problem& p, int32_t block, int32_t kv_head, int6
     wanted |= mine & ~direct;
     ending.partial = static_cast<int32_t>(partial_rows);
     partial_rows += t.end - t.begin;
-    if (folder != nullptr) folds_[folder->thread_block][folder->side] = source_of(t);
-    if (folder != nullptr && mine == direct) continue;  // nothing is left to be merged
     sources_.push_back(source_of(t));
     ++merge.sources;
   }

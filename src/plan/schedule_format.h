@@ -44,6 +44,9 @@ static_assert(sizeof(ScheduleHeader) <= ScheduleHeader::kStartsOffset);
 /// Packed rows are cut into blocks of so many: the height of a wgmma.
 inline constexpr int32_t kBlockRows = 64;
 
+/// Of these, those that one thread block of a cluster writes: see Start::exchanged.
+inline constexpr int32_t kClusterRows = kBlockRows / 2;
+
 /// kHalfTokens slots of a stream, and the runs that lie in them.
 struct alignas(16) Half {
   int32_t slot_begin;
@@ -170,10 +173,11 @@ struct alignas(64) Start {
   int32_t merge_team_shift;  ///< log2 of the warps that merge one of merge_rows together
   int32_t narrow;            ///< 1: all its units are; see kNarrowRows
   int32_t evict_first;       ///< 1: L2 need not keep K and V once they were read
-  int32_t reserved;
-  /// Partials that each warpgroup merges into its rows of the last unit, where one other unit alone
-  /// has seen them; no rows: none.
-  Source folds[2];
+  /// One bit for each block of the last unit: of what its rows see, thread blocks 2 i and 2 i + 1,
+  /// a cluster, have a part each, and hand half of the rows over to each other.
+  int32_t exchanged;
+  int32_t thread_block;  ///< whose it is; a launch may deal clusters in another order
+  int32_t reserved[7];
   TileInfo tiles[kTiles];  ///< the first
 };
 static_assert(sizeof(Start) % 128 == 0, "what is read first begins with a line");

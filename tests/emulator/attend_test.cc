@@ -171,9 +171,9 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_where_teams_merge) {
   }
 }
 
-/// Lists in two parts, over pairs of blocks and over single ones: the last unit of a thread block
-/// folds the partials of another into its rows.
-TEST_F(EmulatedAttend, agrees_with_the_oracle_where_units_fold_partials) {
+/// Lists in two parts, over pairs of blocks and over single ones: the thread blocks of a cluster
+/// exchange halves of their rows.
+TEST_F(EmulatedAttend, agrees_with_the_oracle_where_clusters_exchange_rows) {
   for (const auto& [head_dim, kv_dtype] : {std::pair{64, DType::kBF16},
                                            {128, DType::kBF16},
                                            {256, DType::kBF16},
@@ -189,7 +189,7 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_where_units_fold_partials) {
       fill_unused(problem, Unused::kNan, true);
       Runner on = runner(sequences < 16 ? 4 : 8);
       expect_correct(problem, on.attend(problem, {}));
-      EXPECT_FALSE(pando::testing::ScheduleReader(on.plan()).decoded().folds.empty());
+      EXPECT_FALSE(pando::testing::ScheduleReader(on.plan()).decoded().exchanges.empty());
     }
   }
 }

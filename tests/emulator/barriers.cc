@@ -51,6 +51,29 @@ void barrier_sync(int barrier, int threads) {
   wait_until("bar.sync", [&] { return b.generation != before; });
 }
 
+void cluster_arrive() { ++current().block->in_cluster_barrier; }
+
+void cluster_wait() {
+  const Block& block = *current().block;
+  wait_until("barrier.cluster.wait", [&] {
+    for (int rank = 0; rank < block.grid->cluster_blocks(); ++rank) {
+      const Block& other = block.grid->in_cluster(block, rank);
+      const auto threads = static_cast<int>(other.warps.size()) * kWarpThreads;
+      if (other.in_cluster_barrier < threads) return false;
+    }
+    return true;
+  });
+}
+
+uint32_t in_thread_block(const std::byte* mine, uint32_t rank) {
+  return rank << 24 | static_cast<uint32_t>(mine - current().block->shared);
+}
+
+std::byte* in_cluster(uint32_t address) {
+  Block& block = *current().block;
+  return block.grid->in_cluster(block, address >> 24).shared + (address & 0xffffff);
+}
+
 void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {
   *barrier = std::bit_cast<uint64_t>(
       Mbarrier{.phase = 0, .arrivals = arrivals, .pending = arrivals, .bytes = 0});

@@ -119,12 +119,6 @@ TEST_F(NarrowAttend, agrees_with_the_oracle_where_thread_blocks_share_a_sequence
   }
 }
 
-/// A list in two parts: the unit that folds is a wide one, what it folds in a narrow one's.
-TEST_F(NarrowAttend, partials_of_narrow_units_are_folded) {
-  const Case problem = fp8_case(apart({1500}, {3}), 4);
-  EXPECT_FALSE(expect_narrow(problem, 4, Expect::kSome).folds.empty());
-}
-
 TEST_F(NarrowAttend, agrees_with_the_oracle_in_windows) {
   for (const int32_t window : {1, 7, 9, 130}) {
     SCOPED_TRACE(window);

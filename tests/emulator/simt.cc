@@ -60,6 +60,13 @@ Grid::Grid(int blocks, int threads, size_t shared_bytes, uint64_t seed) : random
 
 Grid::~Grid() { munmap(memory_, memory_bytes_); }
 
+Block& Grid::in_cluster(const Block& of, uint32_t rank) {
+  if (rank >= static_cast<uint32_t>(cluster_blocks())) {
+    fail_thread("cluster: there is no such thread block");
+  }
+  return *blocks_[of.index / cluster_blocks() * cluster_blocks() + rank];
+}
+
 void Grid::enter() {
   Thread& thread = *running;
   Grid& grid = *thread.block->grid;

@@ -74,6 +74,7 @@ struct Block {
   std::vector<std::vector<Exchange>> warps;
   std::vector<NamedBarrier> barriers = std::vector<NamedBarrier>(16);
   std::vector<Warpgroup> warpgroups;
+  int in_cluster_barrier = 0;  ///< threads that have come to it
 };
 
 struct Thread {
@@ -110,6 +111,9 @@ class Grid {
     blocks_[0]->index = x;
     blocks_[0]->index_y = y;
   }
+  /// Thread blocks of a cluster of two, one where their number is odd.
+  Block& in_cluster(const Block& of, uint32_t rank);
+  int cluster_blocks() const { return blocks() % 2 == 0 ? 2 : 1; }
   int blocks() const { return static_cast<int>(blocks_.size()); }
   void enqueue(std::function<void()> land);
   /// Random, below `limit`.
@@ -163,6 +167,16 @@ const uint64_t* exchange(uint32_t mask, const char* name, uint64_t value);
 /// Named barriers.
 void barrier_arrive(int barrier, int threads);
 void barrier_sync(int barrier, int threads);
+/// The barrier of a cluster, which is met once. The address in the cluster of what `mine` is in
+/// another of its thread blocks, and what lies there.
+void cluster_arrive();
+void cluster_wait();
+uint32_t in_thread_block(const std::byte* mine, uint32_t rank);
+std::byte* in_cluster(uint32_t address);
+template <class T>
+T* in_cluster(uint32_t address) {
+  return reinterpret_cast<T*>(in_cluster(address));
+}
 /// mbarriers: 64 bits of shared memory.
 void mbarrier_init(uint64_t* barrier, uint32_t arrivals);
 void mbarrier_arrive(uint64_t* barrier, int64_t expected_bytes);

@@ -64,7 +64,7 @@ TEST(NarrowUnits, of_an_unshared_batch_of_fp8_are_all_and_need_no_merge) {
   EXPECT_EQ(narrow_units(p), 8 * 64);  // four sequences of a group of 4 each
   EXPECT_EQ(p.header().units, 8 * 64);
   EXPECT_EQ(p.header().partial_rows, 0);
-  EXPECT_TRUE(decode(p).merges.empty() && decode(p).folds.empty());
+  EXPECT_TRUE(decode(p).merges.empty() && decode(p).exchanges.empty());
 }
 
 /// 1030 tokens fill eight tiles and a half.
@@ -227,20 +227,22 @@ TEST(NarrowUnits, that_are_not_narrow_are_refused) {
   }
 }
 
-/// A list of few rows in two parts: the one that folds is not narrow.
-TEST(NarrowUnits, that_others_are_folded_into_are_refused) {
+/// A list in two parts: of few rows they are narrow and merged. Of 20 they are exchanged, and the
+/// one of the second thread block, which writes none, is not narrow for that.
+TEST(NarrowUnits, exchange_no_rows) {
   OwnedBatch batch = unshared({8192});
+  const Plan few = plan_on(4, batch, spec_of(8, 2));
+  EXPECT_EQ(plan_problem(batch.view(), spec_of(8, 2), few), "");
+  EXPECT_EQ(narrow_units(few), 4);
+  EXPECT_EQ(decode(few).merges.size(), 2u * 4);
+  batch.q_len = {5};
   const Plan p = plan_on(4, batch, spec_of(8, 2));
   EXPECT_EQ(plan_problem(batch.view(), spec_of(8, 2), p), "");
-  EXPECT_EQ(decode(p).folds.size(), 2u * 4);
-  EXPECT_EQ(p.header().units, 4);
-  EXPECT_EQ(narrow_units(p), 2);
+  EXPECT_EQ(narrow_units(p), 0);
+  EXPECT_EQ(decode(p).exchanges.size(), 2u * 20);
   expect_refused(p, [](std::span<cuda::Start> starts) {
-    const auto folds = [](const cuda::Start& start) { return start.folds[0].rows != 0; };
-    const auto start = std::ranges::find_if(starts, folds);
-    ASSERT_NE(start, starts.end());
-    ASSERT_TRUE(start->unit.is_narrow());
-    start->narrow = 1;
+    ASSERT_TRUE(starts[1].unit.is_narrow());
+    starts[1].narrow = 1;
   });
 }
 

@@ -116,8 +116,9 @@ class ScheduleChecker {
     return next >= read.token_end ? "" : fmt::format("position {} is read, but not seen", next);
   }
 
-  /// Every end is written by one unit, or by one merge of exactly the partials written for it. Of a
-  /// batch-invariant plan those are left out of which the unit holds nothing that the row sees.
+  /// Every end is written by one unit, or by one merge of exactly the partials written for it, and
+  /// whoever holds something that it sees has a part in that. Of a batch-invariant plan those are
+  /// left out of which the unit holds nothing that the row sees.
   std::string check_ends(const DecodedSchedule& s) {
     std::vector<int> to_out(ends_);
     std::vector<std::vector<int64_t>> partials(ends_);
@@ -125,11 +126,12 @@ class ScheduleChecker {
     for (const ScheduledMerge& merge : s.merges) {
       for (const int64_t partial : merge.partials) ++merged.at(partial);
     }
-    for (const ScheduledFold& fold : s.folds) ++merged.at(fold.partial);
-    std::vector<int32_t> writers(ends_, -1);  // to out
+    std::vector<std::vector<int32_t>> parts(ends_);  // units
+    std::vector<int32_t> writers(ends_, -1);         // to out
     for (const ScheduledWrite& write : s.writes) {
       const int64_t i = place(write.packed, write.kv_head);
       if (write.partial < 0) writers[i] = write.unit;
+      parts[i].push_back(write.unit);
       if (plan_.header().batch_invariant != 0 && write.partial >= 0 &&
           merged.at(write.partial) == 0 && std::ranges::count(units_[i], write.unit) == 0) {
         continue;
@@ -152,14 +154,19 @@ class ScheduleChecker {
       }
       partials[i].clear();
     }
-    for (const ScheduledFold& fold : s.folds) {
-      const int64_t i = place(fold.packed, fold.kv_head);
-      if (writers[i] != fold.unit || partials[i] != std::vector<int64_t>{fold.partial}) {
-        return fmt::format("packed row {} has other partials folded in than its own", fold.packed);
+    for (const ScheduledExchange& exchange : s.exchanges) {
+      const int64_t i = place(exchange.packed, exchange.kv_head);
+      if (writers[i] != exchange.to || exchange.from == exchange.to) {
+        return fmt::format("packed row {} is handed to who does not write it", exchange.packed);
       }
-      partials[i].clear();
+      parts[i].push_back(exchange.from);
     }
     for (int64_t i = 0; i < ends_; ++i) {
+      for (const int32_t unit : units_[i]) {
+        if (std::ranges::count(parts[i], unit) == 0) {
+          return fmt::format("packed row {} lacks what unit {} has seen", i / kv_heads_, unit);
+        }
+      }
       if (to_out[i] != 1) return fmt::format("packed row {} has {} ends", i / kv_heads_, to_out[i]);
       if (!partials[i].empty()) {
         return fmt::format("a partial of packed row {} is not merged", i / kv_heads_);

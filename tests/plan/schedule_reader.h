@@ -40,12 +40,11 @@ struct ScheduledMerge {
   std::vector<int64_t> partials;
 };
 
-/// A unit merges a partial of one packed row at one kv head into what it writes to out.
-struct ScheduledFold {
-  int32_t unit;
+/// A unit hands what it has of one packed row at one kv head over to another, which writes it.
+struct ScheduledExchange {
+  int32_t from, to;  ///< units
   int32_t kv_head;
   int32_t packed;
-  int64_t partial;
 };
 
 struct ScheduledUnit {
@@ -60,7 +59,7 @@ struct DecodedSchedule {
   std::vector<ScheduledRead> reads;
   std::vector<ScheduledWrite> writes;
   std::vector<ScheduledMerge> merges;
-  std::vector<ScheduledFold> folds;
+  std::vector<ScheduledExchange> exchanges;
   int32_t thread_blocks = 0;
   int64_t partial_rows = 0;
   std::string problem;  ///< what the format forbids
@@ -116,7 +115,7 @@ class ScheduleReader {
       if (start.narrow != 0 && start.unit_begin == start.unit_end) {
         decoded_.problem = "a narrow thread block has no unit";
       }
-      if (start.unit_begin < start.unit_end) read_folds(start, units[start.unit_end - 1]);
+      if (start.exchanged != 0) read_exchange(start, starts[thread_block ^ 1], units);
     }
     if (next != header_.units) decoded_.problem = "units without a thread block";
     for (const auto& unit : units) {
@@ -136,16 +135,17 @@ class ScheduleReader {
     }
   }
 
-  /// Of rows that the last unit does not touch, the partials are for somebody else.
-  void read_folds(const cuda::Start& start, const cuda::Unit& last) {
+  /// What the last unit of a thread block gets of the other one's in its cluster.
+  void read_exchange(const cuda::Start& start, const cuda::Start& other,
+                     std::span<const cuda::Unit> units) {
+    const cuda::Unit& last = units[start.unit_end - 1];
     for (int32_t side = 0; side < last.blocks; ++side) {
-      const cuda::Source& fold = start.folds[side];
-      const uint32_t touched = last.ending[side].touched;
-      for (uint32_t r = fold.rows & 255; r < (fold.rows >> 8 & 255); ++r) {
-        if (r < (touched & 255) || r >= (touched >> 8 & 255)) continue;
-        decoded_.folds.push_back({start.unit_end - 1, last.kv_head,
-                                  static_cast<int32_t>((last.block + side) * cuda::kBlockRows + r),
-                                  fold.partial + int64_t{r} - (fold.rows & 255)});
+      if ((start.exchanged >> side & 1) == 0) continue;
+      const uint32_t rows = last.ending[side].direct;
+      for (uint32_t r = rows & 255; r < rows >> 8; ++r) {
+        decoded_.exchanges.push_back(
+            {other.unit_end - 1, start.unit_end - 1, last.kv_head,
+             static_cast<int32_t>((last.block + side) * cuda::kBlockRows + r)});
       }
     }
   }

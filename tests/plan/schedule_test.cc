@@ -132,31 +132,29 @@ TEST(Schedule, lists_on_a_long_prefix_are_cut_alike) {
   EXPECT_EQ(plan(discover(batch.view()), spec_of(32, 8), h200).header().units, 8 * 2 * 8);
 }
 
-/// 64 thread blocks have as much of memory's speed each as they can use, and nothing is merged.
+/// A merge of four partials a row takes longer than two tiles.
 TEST(Schedule, a_cut_that_spares_less_than_its_merge_costs_is_not_made) {
   OwnedBatch batch = shared_prefix(64, 1024 / 16, 0);
-  const Plan p = h100_plan(batch, spec_of(64, 64));
+  const Plan p = h100_plan(batch, spec_of(32, 32));
   EXPECT_EQ(p.header().units, 64);
   EXPECT_EQ(p.header().partial_rows, 0);
 }
 
-/// Two parts of a list fold, which takes two thirds of what a merge does.
-TEST(Schedule, a_cut_in_two_that_spares_more_than_a_fold_costs_is_made) {
+/// An exchange takes a third of what a merge does.
+TEST(Schedule, a_cut_in_two_that_spares_more_than_an_exchange_costs_is_made) {
   OwnedBatch batch = shared_prefix(64, 1024 / 16, 0);
-  const Plan p = h100_plan(batch, spec_of(32, 32));
-  EXPECT_EQ(p.header().units, 64);
-  EXPECT_EQ(p.header().partial_rows, 64 * 32);
+  const Plan p = h100_plan(batch, spec_of(64, 64));
+  EXPECT_EQ(p.header().units, 128);
+  EXPECT_EQ(p.header().partial_rows, 0);
 }
 
-/// A tile takes twice as long at a head_dim of 256, a fold does not.
+/// A tile takes twice as long at a head_dim of 256, a merge does not.
 TEST(Schedule, a_head_dim_of_256_is_cut_sooner) {
-  OwnedBatch batch = shared_prefix(128, 128 / 16, 1);
-  AttentionSpec spec = spec_of(32, 8);
-  EXPECT_EQ(h100_plan(batch, spec).header().units, 64);
+  OwnedBatch batch = shared_prefix(64, 768 / 16, 0);
+  AttentionSpec spec = spec_of(16, 16);
+  EXPECT_EQ(h100_plan(batch, spec).header().units, 2 * 16);
   spec.head_dim = 256;
-  const Plan p = h100_plan(batch, spec);
-  EXPECT_EQ(p.header().units, 128);
-  EXPECT_EQ(p.header().partial_rows, 64 * 64);
+  EXPECT_EQ(h100_plan(batch, spec).header().units, 6 * 16);
 }
 
 /// How many sequences a unit of a batch-invariant plan holds is free. Here each has four tiles in
@@ -184,18 +182,25 @@ TEST(Schedule, units_touch_only_rows_that_they_read) {
 }
 
 /// 64 lists over pairs of blocks, in two parts each.
-TEST(Schedule, lists_in_two_parts_fold) {
+TEST(Schedule, lists_in_two_parts_exchange_their_rows) {
   OwnedBatch batch = shared_prefix(256, 512, 8);
   const Plan p = h100_plan(batch, spec_of(32, 8));
   EXPECT_EQ(plan_problem(batch.view(), spec_of(32, 8), p), "");
   const testing::DecodedSchedule decoded = testing::ScheduleReader(p).decoded();
   EXPECT_TRUE(decoded.merges.empty());
-  EXPECT_EQ(decoded.folds.size(), 256u * 32);
+  EXPECT_EQ(p.header().partial_rows, 0);
+  EXPECT_EQ(decoded.exchanges.size(), 256u * 32);
+  std::vector<int> gets(decoded.units.size());
+  for (const testing::ScheduledExchange& each : decoded.exchanges) {
+    EXPECT_EQ(decoded.units[each.from].thread_block ^ 1, decoded.units[each.to].thread_block);
+    ++gets[each.to];
+  }
+  for (const int rows : gets) EXPECT_EQ(rows, 2 * cuda::kClusterRows);
 }
 
 /// Three lists for two thread blocks: the one that is cut ends the first and begins the second,
 /// whose other list is still to come.
-TEST(Schedule, only_the_last_unit_of_a_thread_block_folds) {
+TEST(Schedule, units_that_others_follow_exchange_nothing) {
   OwnedBatch batch = shared_prefix(96, 512, 8);
   DeviceProfile two = h100_profile();
   two.workers = 2;
@@ -203,9 +208,20 @@ TEST(Schedule, only_the_last_unit_of_a_thread_block_folds) {
   EXPECT_EQ(plan_problem(batch.view(), spec_of(4, 1), p), "");
   const testing::DecodedSchedule decoded = testing::ScheduleReader(p).decoded();
   ASSERT_EQ(decoded.units.size(), 4u);
-  EXPECT_TRUE(decoded.merges.empty());
-  EXPECT_EQ(decoded.folds.size(), 128u);
-  for (const testing::ScheduledFold& fold : decoded.folds) EXPECT_EQ(fold.unit, 1);
+  EXPECT_TRUE(decoded.exchanges.empty());
+  EXPECT_EQ(decoded.merges.size(), 128u);
+}
+
+/// Of an odd number of thread blocks none has another in its cluster.
+TEST(Schedule, an_odd_number_of_thread_blocks_exchanges_nothing) {
+  OwnedBatch batch = shared_prefix(256, 512, 8);
+  for (const int32_t workers : {131, 132}) {
+    DeviceProfile profile = h100_profile();
+    profile.workers = workers;
+    const Plan p = plan(discover(batch.view()), spec_of(32, 8), profile);
+    EXPECT_EQ(plan_problem(batch.view(), spec_of(32, 8), p), "");
+    EXPECT_EQ(testing::ScheduleReader(p).decoded().exchanges.empty(), workers == 131);
+  }
 }
 
 /// Whole lists begin with split tiles in every second eight thread blocks, others nowhere.
@@ -430,26 +446,46 @@ TEST(Schedule, spoiled_starts_are_refused) {
     refused("units_at", [](cuda::Start& s) { s.units_at += 4; });
     refused("merge_rows_at", [](cuda::Start& s) { s.merge_rows_at -= 4; });
     refused("unit", [](cuda::Start& s) { s.unit.whole_end += 1; });
-    refused("folds", [](cuda::Start& s) { s.folds[0] = {0, 1 << 8, 0, 1 << 20}; });
-    refused("folds", [](cuda::Start& s) { s.folds[1] = {1 << 20, 1 << 8, 0, 1}; });
-    refused("folds", [](cuda::Start& s) { s.folds[0] = {0, 65 << 8, 0, 1}; });
+    refused("exchanged", [](cuda::Start& s) { s.exchanged = 1; });
+    refused("thread_block", [](cuda::Start& s) { s.thread_block = 1; });
   }
 }
 
-/// A unit that waits for another's partials is waited for by nobody.
-TEST(Schedule, folds_of_units_with_partials_are_refused) {
+/// Each of the two waits for the other's rows: what only one of them expects would never come.
+TEST(Schedule, exchanges_that_only_one_side_makes_are_refused) {
   OwnedBatch batch = shared_prefix(256, 512, 8);
   const Plan p = h100_plan(batch, spec_of(32, 8));
-  std::vector<std::byte> bytes(p.bytes().begin(), p.bytes().end());
-  auto* const starts = reinterpret_cast<cuda::Start*>(bytes.data() + p.header().schedule_offset +
-                                                      cuda::ScheduleHeader::kStartsOffset);
-  const auto folds = [](const cuda::Start& start) { return start.folds[0].rows != 0; };
-  cuda::Start* const folder = std::find_if(starts, starts + p.header().workers, folds);
-  cuda::Start* const other = std::find_if_not(starts, starts + p.header().workers, folds);
-  ASSERT_NE(folder, starts + p.header().workers);
-  ASSERT_EQ(folder->folds[0].writer / 2, other - starts);
-  std::swap(folder->folds, other->folds);
-  EXPECT_THROW(Plan::from_bytes(bytes), Error);
+  const auto refused =
+      [&](const char* what,
+          const std::function<void(std::span<cuda::Start>, std::span<cuda::Unit>)>& spoil) {
+        std::vector<std::byte> bytes(p.bytes().begin(), p.bytes().end());
+        std::byte* const schedule = bytes.data() + p.header().schedule_offset;
+        cuda::ScheduleHeader header;
+        std::memcpy(&header, schedule, sizeof(header));
+        const std::span units(reinterpret_cast<cuda::Unit*>(schedule + header.units_offset),
+                              static_cast<size_t>(header.units));
+        const std::span starts(
+            reinterpret_cast<cuda::Start*>(schedule + cuda::ScheduleHeader::kStartsOffset),
+            static_cast<size_t>(header.thread_blocks));
+        ASSERT_EQ(starts[0].exchanged, 3);
+        ASSERT_EQ(starts[1].exchanged, 3);
+        spoil(starts, units);
+        for (cuda::Start& start : starts) {
+          if (start.unit_begin < start.unit_end) start.unit = units[start.unit_begin];
+        }
+        EXPECT_THROW(Plan::from_bytes(bytes), Error) << what;
+      };
+  using Starts = std::span<cuda::Start>;
+  using Units = std::span<cuda::Unit>;
+  refused("one side", [](Starts s, Units) { s[1].exchanged = 0; });
+  refused("one block", [](Starts s, Units) { s[0].exchanged = 1; });
+  refused("a third block", [](Starts s, Units) { s[0].exchanged = s[1].exchanged = 7; });
+  refused("negative", [](Starts s, Units) { s[0].exchanged = s[1].exchanged = -1; });
+  refused("another block", [](Starts, Units u) { u[1].block += 2; });
+  refused("another kv_head", [](Starts s, Units u) { s[1].tiles[0].kv_head = u[1].kv_head ^= 1; });
+  refused("the other's rows", [](Starts, Units u) {
+    u[0].ending[1].touched = u[0].ending[1].direct = u[1].ending[1].direct;
+  });
 }
 
 /// Of all starts, the header and, where it is the first, the copy of a unit.

@@ -1,9 +1,11 @@
-// Ring<Stages>: shared memory slots between one producer and several consumers. The only code that
-// knows about mbarrier phases.
+// Ring<Stages>: shared memory slots between one producer and several consumers; Signal: what thread
+// blocks of a cluster tell each other. The only code that knows about mbarrier phases.
 #pragma once
 
 #include <cstdint>
 #include <cuda/ptx>
+
+#include "cuda/ptx/cluster.cuh"
 
 namespace pando::cuda {
 
@@ -66,6 +68,31 @@ class RingCursor {
   RingBarriers<Stages>* barriers_;
   int stage_ = 0;
   uint32_t phase_ = 0;
+};
+
+/// What happens once in a launch, in shared memory: as many have come as it was made for, and so
+/// have the bytes that they announced.
+class Signal {
+ public:
+  /// By one thread, before anybody uses it.
+  __device__ void init(uint32_t comers) { ::cuda::ptx::mbarrier_init(&barrier_, comers); }
+  /// Comes to the same signal of another thread block of the cluster: this one has read what that
+  /// one waits to write to.
+  __device__ void come_to(uint32_t rank) { ptx::mbarrier_arrive_in(in(rank)); }
+  /// Comes to it, and announces `bytes` of asynchronous stores.
+  __device__ void expect(uint32_t bytes) {
+    ::cuda::ptx::mbarrier_arrive_expect_tx(::cuda::ptx::sem_release, ::cuda::ptx::scope_cta,
+                                           ::cuda::ptx::space_shared, &barrier_, bytes);
+  }
+  /// That of another thread block, for stores to complete.
+  __device__ uint32_t in(uint32_t rank) const { return ptx::in_thread_block(&barrier_, rank); }
+  __device__ void wait() {
+    while (!::cuda::ptx::mbarrier_try_wait_parity(&barrier_, 0u)) {
+    }
+  }
+
+ private:
+  uint64_t barrier_;
 };
 
 }  // namespace pando::cuda

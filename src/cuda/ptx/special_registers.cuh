@@ -12,4 +12,11 @@ __device__ __forceinline__ uint32_t tid_x() {
   return x;
 }
 
+/// %smid: the multiprocessor on which the thread block runs.
+__device__ __forceinline__ uint32_t smid() {
+  uint32_t multiprocessor;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(multiprocessor));
+  return multiprocessor;
+}
+
 }  // namespace pando::ptx

@@ -74,6 +74,20 @@ struct FirstMerges {
   int4 sources[kSources];
 };
 
+/// Warps that hand their rows over to the other thread block of a cluster: half of the consumers.
+inline constexpr int kHandingWarps = 4;
+
+/// What the thread blocks of a cluster tell each other: see exchange.cuh.
+struct ExchangeSignals {
+  Signal open;                   ///< the other's ring may be written to
+  Signal handed[kHandingWarps];  ///< a warp's rows are here
+
+  __device__ void init(int consumer_warps) {
+    open.init(consumer_warps);
+    for (Signal& signal : handed) signal.init(1);
+  }
+};
+
 /// A row's place in out and lse.
 struct alignas(16) RowPlace {
   int64_t out, lse;
@@ -145,6 +159,7 @@ struct SharedPlan {
   RingBarriers<C::kSlots> ring;
   RingBarriers<C::kInfos> info_ring;
   RingBarriers<1> merge_ring;
+  ExchangeSignals exchange;
   TreeRow tree_rows[C::kConsumers]
                    [kBlockRows];  ///< of each warpgroup's rows, where some have holes
   /// The visible ranges of each warpgroup's rows, where their registers are wanted for the output.
@@ -182,6 +197,9 @@ struct Landing {
 struct TensorMaps {
   CUtensorMap k_big, v_big, k_small, v_small;
 };
+
+/// Which thread block of a cluster this is, 0 or 1.
+__device__ __forceinline__ int cluster_rank() { return static_cast<int>(blockIdx.x % 2); }
 
 /// A section of the schedule, `at` times 16 bytes from its start.
 template <class T>

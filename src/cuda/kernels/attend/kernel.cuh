@@ -10,6 +10,8 @@
 
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/kernels/attend/convert.cuh"
+#include "cuda/kernels/attend/exchange.cuh"
+#include "cuda/kernels/attend/join.cuh"
 #include "cuda/kernels/attend/merge.cuh"
 #include "cuda/kernels/attend/narrow.cuh"
 #include "cuda/kernels/attend/producer.cuh"
@@ -70,52 +72,11 @@ __device__ __forceinline__ void write_rows(const AttendParams& params, SharedPla
   }
 }
 
-/// Merges another unit's partials into a warp's rows of a block, which lack their `scale`; those
-/// that got some have it then.
-template <class C>
-__device__ __forceinline__ void fold_partials(const AttendParams& params, SharedPlan<C>& shared,
-                                              const LaneSource& fold, RowState<C>& r,
-                                              float (&scale)[2], float (&lse)[2]) {
-  constexpr int kAtOnce = 8;  // reads of 16 bytes
-  const uint32_t thread = this_thread<C>();
-  const int lane = thread % 32;
-  if (lane == 0) fold.wait(params, shared.epoch);
-  __syncwarp();
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
-    if (!fold.holds(row, 1)) continue;
-    const int64_t slot = int64_t{fold.partial} + row - fold.begin;
-    const auto* const from = reinterpret_cast<const float4*>(params.partials + slot * C::kHeadDim);
-    const float theirs_lse = __ldcg(&partial_lse<C>(params, shared.start)[slot]);
-    const MergedEnd both(lse[i], theirs_lse);
-#pragma unroll
-    for (int first = 0; first < C::kHeadDim / 16; first += kAtOnce) {
-      constexpr int kCount = C::kHeadDim / 16 < kAtOnce ? C::kHeadDim / 16 : kAtOnce;
-      float4 theirs[kCount];
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) theirs[j] = __ldcg(&from[(first + j) * 4 + lane % 4]);
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) {
-        float* const o = &r.o[(first + j) * 8 + i * 2];
-        const float mine = both.first * scale[i];
-        o[0] = o[0] * mine + theirs[j].x * both.second;
-        o[1] = o[1] * mine + theirs[j].y * both.second;
-        o[4] = o[4] * mine + theirs[j].z * both.second;
-        o[5] = o[5] * mine + theirs[j].w * both.second;
-      }
-    }
-    lse[i] = both.lse;
-    scale[i] = 1;
-  }
-}
-
-/// Writes a block's rows: to out where nobody else has seen anything for them, or all that was seen
-/// is here once `fold` is merged in, else to partials. `ending` is an Ending.
+/// Writes a block's rows: to out where all that was seen for them is here, else to partials.
+/// `ending` is an Ending.
 template <class C>
 __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, int4 ending,
-                             const LaneSource& fold, int32_t block, int32_t kv_head, int consumer,
-                             RowState<C>& r) {
+                             int32_t block, int32_t kv_head, int consumer, RowState<C>& r) {
   const uint32_t thread = this_thread<C>();
   const int lane = thread % 32;
   const int warp = thread / 32 % 4;
@@ -129,7 +90,6 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
         r.sum[i] == 0 ? -INFINITY : (r.top[i] * scale_log2(params, r) + ptx::lg2(r.sum[i])) * kLn2;
     if constexpr (C::kFp8) scale[i] *= __ldg(&params.v_scale[kv_head * params.v_scale_stride]);
   }
-  if (fold.begin < fold.end) fold_partials<C>(params, shared, fold, r, scale, lse);
   if (params.sinks != nullptr) {
     // In two steps, as where partials are merged.
 #pragma unroll
@@ -193,28 +153,8 @@ __device__ void join_halves(const AttendParams& params, RowState<C>& r, SharedPl
   }
   ptx::bar_arrive(kFree, 256);
   ptx::bar_sync(kReady, 256);
-  const float4 ends = shared.handed_ends[thread];
-  const float tops[2] = {ends.x, ends.y}, sums[2] = {ends.z, ends.w};
-  float a[2], b[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float both = fmaxf(r.top[i], tops[i]);
-    const float scale = scale_log2(params, r);
-    const float base = both == -INFINITY ? 0.0f : __fmul_rn(both, scale);
-    a[i] = ptx::ex2(__fmul_rn(r.top[i], scale) - base);
-    b[i] = ptx::ex2(__fmul_rn(tops[i], scale) - base);
-    r.top[i] = both;
-    r.sum[i] = r.sum[i] * a[i] + sums[i] * b[i];
-  }
-#pragma unroll
-  for (int j = 0; j < 2 * kFours; ++j) {
-    const float4 theirs = shared.q[1 - j / kFours].handed[j % kFours][thread];
-    float* const o = &r.o[j * 4];
-    o[0] = o[0] * a[0] + theirs.x * b[0];
-    o[1] = o[1] * a[0] + theirs.y * b[0];
-    o[2] = o[2] * a[1] + theirs.z * b[1];
-    o[3] = o[3] * a[1] + theirs.w * b[1];
-  }
+  join_rows<C>(params, r, shared.handed_ends[thread],
+               [&](int j) { return shared.q[1 - j / kFours].handed[j % kFours][thread]; });
   ptx::bar_arrive(kFree, 256);
 }
 
@@ -292,6 +232,8 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
     }
     if (absent) skip_tiles<C>(cursor, unit.whole_tiles, consumer);
     mark(Stage::kTiles);
+    const bool exchanges = done == units && start.exchanged != 0;
+    if (exchanges) open_to_cluster<C>(shared);
     reduce_sums<C>(r);
     if constexpr (C::kFewRegisters) {  // nothing of this is kept beside the tiles
       consumer = this_thread<C>() / 128 - 1;
@@ -303,10 +245,12 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
     }
     int32_t finished = 0;  // units that the grid has yet to be told of
     if (!alone || consumer == 0) {
+      if (exchanges && (start.exchanged >> half & 1) != 0) {
+        exchange_rows<C>(params, shared, consumer, r);
+        mark(Stage::kExchanged);
+      }
       const int4 ending = *reinterpret_cast<const int4*>(&unit.ending[half]);
-      LaneSource fold;
-      if (done == units) fold = LaneSource(*reinterpret_cast<const int4*>(&start.folds[half]));
-      finish_block<C>(params, shared, ending, fold, unit.block + half, unit.kv_head, consumer, r);
+      finish_block<C>(params, shared, ending, unit.block + half, unit.kv_head, consumer, r);
       mark(Stage::kWritten);
       if (ending.x >= 0) {
         ptx::bar_sync(1 + consumer, 128);
@@ -314,7 +258,9 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
       }
     }
     if (done == units) {
-      if (finished > 0 && threadIdx.x % 128 == 0) publish(params, shared.epoch, consumer, done);
+      if (finished > 0 && threadIdx.x % 128 == 0) {
+        publish(params, shared.start, shared.epoch, consumer, done);
+      }
       mark(Stage::kPublished);
       return;
     }
@@ -364,9 +310,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     shared.info_ring.init(1, C::kConsumers * 4 + 2);
     if constexpr (C::kUnitsAhead > 0) shared.ahead.ring.init(1, C::kConsumers * 4);
     shared.merge_ring.init(1, 1);
+    shared.exchange.init(C::kConsumerWarps);
     ::cuda::ptx::fence_mbarrier_init(::cuda::ptx::sem_release, ::cuda::ptx::scope_cluster);
   }
   __syncthreads();
+  ptx::cluster_arrive();
   // Roles in the order in which their code should lie, so that what one launch runs is within reach
   // of the instruction cache: see "Where code lies" in the README.
   const bool narrow = C::kHasNarrow && shared.start.narrow != 0;

@@ -13,6 +13,7 @@
 #include "cuda/kernels/attend/kernel.cuh"
 #include "cuda/kernels/attend/launch.h"
 #include "cuda/kernels/attend/timeline.h"
+#include "cuda/kernels/grid.h"
 #include "cuda/tensor_map.h"
 #include "pando/error.h"
 
@@ -68,17 +69,14 @@ constexpr int32_t kSharedBytes = sizeof(SharedPlan<C>);
 
 template <class C>
 void launch_as(const AttendLaunch& launch, const TensorMaps& maps) {
-  // Cooperative: the thread blocks wait for each other, so none may start unless all can.
-  cudaLaunchAttribute cooperative{};
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
+  GridAttributes grid(has_clusters(launch.thread_blocks));
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(launch.thread_blocks);
   config.blockDim = dim3(C::kThreads);
   config.dynamicSmemBytes = kSharedBytes<C>;
   config.stream = launch.stream;
-  config.attrs = &cooperative;
-  config.numAttrs = 1;
+  config.attrs = grid.attributes;
+  config.numAttrs = grid.count;
   check(cudaLaunchKernelEx(&config, attend_kernel<C>, launch.params, maps), "attend: launch");
 }
 

@@ -50,9 +50,9 @@ struct MergedEnd {
 };
 
 /// Tells the grid that this warpgroup has finished `units` units; by one thread, after a barrier.
-__device__ __forceinline__ void publish(const AttendParams& params, uint64_t epoch, int consumer,
-                                        int32_t units) {
-  ptx::st_release(&params.control[Control::progress(blockIdx.x * 2 + consumer)],
+__device__ __forceinline__ void publish(const AttendParams& params, const Start& start,
+                                        uint64_t epoch, int consumer, int32_t units) {
+  ptx::st_release(&params.control[Control::progress(start.thread_block * 2 + consumer)],
                   epoch << 32 | uint32_t(units));
 }
 

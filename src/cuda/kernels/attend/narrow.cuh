@@ -402,7 +402,7 @@ __device__ void consume_narrow(const AttendParams& params, SharedPlan<C>& shared
     finish_narrow<C>(params, shared, unit, warp, place, r);
     mark(Stage::kWritten);
     if (warp == 0 && threadIdx.x % 32 == 0 && unit.ending[0].partial >= 0) {
-      publish(params, shared.epoch, 0, done);
+      publish(params, shared.start, shared.epoch, 0, done);
     }
     mark(Stage::kPublished);
   }

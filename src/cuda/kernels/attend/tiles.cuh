@@ -103,7 +103,9 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   if constexpr (C::kFp8 && !C::kCapped) r.scale_log2 = params.scale_log2 * k_scale;
 #pragma unroll
   for (int d = 0; d < C::kHeadDim / 2; ++d) r.o[d] = 0;
-  if (finished > 0 && threadIdx.x % 128 == 0) publish(params, shared.epoch, consumer, finished);
+  if (finished > 0 && threadIdx.x % 128 == 0) {
+    publish(params, shared.start, shared.epoch, consumer, finished);
+  }
   ptx::bar_sync(1 + consumer, 128);  // the scores of the unit before are done
   if constexpr (C::kFp8 && C::kCapped) {
     if (threadIdx.x % 128 == 0) shared.fp8.into_cap[consumer] = params.into_cap * k_scale;

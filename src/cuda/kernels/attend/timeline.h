@@ -21,6 +21,7 @@ enum class Stage : int32_t {
   kWeights,    ///< and weights
   kTiles,      ///< the last tile's output is there
   kJoined,     ///< that of the other warpgroup too, where both had the same rows
+  kExchanged,  ///< and that of the other thread block of a cluster
   kWritten,    ///< the last unit's rows are written, to out or to partials
   kPublished,  ///< and published
   kSources,    ///< the partials of the last merge job are there
@@ -28,8 +29,8 @@ enum class Stage : int32_t {
 };
 inline constexpr int kStages = static_cast<int>(Stage::kEnd) + 1;
 inline constexpr std::array<std::string_view, kStages> kStageNames = {
-    "begin",   "role",  "described", "issued",  "queries",   "keys",    "scores",
-    "weights", "tiles", "joined",    "written", "published", "sources", "end"};
+    "begin", "role",   "described", "issued",  "queries",   "keys",    "scores", "weights",
+    "tiles", "joined", "exchanged", "written", "published", "sources", "end"};
 
 /// By thread block and consumer warpgroup, cycles since kBegin of the last launch on the current
 /// device; 0: that stage was not met. Waits for the device. Empty in builds without PANDO_TIMELINE.
