@@ -10,6 +10,7 @@
 #include "cuda/invariance.h"
 #include "cuda/variant_cases.h"
 #include "plan/cuda_shapes.h"
+#include "plan/schedule_reader.h"
 
 namespace pando::cases {
 namespace {
@@ -51,6 +52,26 @@ TEST_F(CudaAttend, lengths_around_every_block_agree_with_the_oracle) {
   }
   for (const int32_t head_dim : kHeadDims) {
     expect_correct(at_head_dim(head_dim, device_case(shape, 64)));
+  }
+}
+
+/// Lists in two parts, over single blocks of rows and over pairs: in clusters of a launch that has
+/// all multiprocessors or some, and, where their number is odd, in none.
+TEST_F(CudaAttend, clusters_that_exchange_rows_agree_with_the_oracle) {
+  for (const int32_t head_dim : kHeadDims) {
+    for (const auto& [sequences, prefix] : {std::pair{13, 900}, {62, 2000}}) {
+      for (const int thread_blocks : {0, sequences < 16 ? 4 : 8, 9}) {
+        SCOPED_TRACE(::testing::Message() << sequences << " sequences, head_dim " << head_dim
+                                          << ", " << thread_blocks << " thread blocks");
+        RunOptions options;
+        options.threads = thread_blocks;
+        expect_correct(at_head_dim(head_dim, device_case(prefix_shape(sequences, prefix, 40))),
+                       options);
+        const auto decoded = pando::testing::ScheduleReader(runner_.plan()).decoded();
+        if (thread_blocks == 0) continue;
+        EXPECT_EQ(decoded.exchanges.empty(), thread_blocks == 9);
+      }
+    }
   }
 }
 
