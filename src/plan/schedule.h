@@ -80,9 +80,9 @@ class Scheduler {
              static_cast<double>(partials) / thread_blocks * partial_row_us;
     }
     /// The same when all lists are in two parts, for a cluster each, which exchanges its rows: a
-    /// third of a merge's fixed time (docs/benchmarks/h200-kernel-exchange-2026-11-30.txt).
+    /// quarter of a merge's fixed time (docs/benchmarks/h200-kernel-exchange-2026-11-30.txt).
     double exchange_us() const {
-      return thread_blocks % 2 == 0 ? cost.merge_us / 3 : merging_us(2);
+      return thread_blocks % 2 == 0 ? cost.merge_us / 4 : merging_us(2);
     }
   };
 

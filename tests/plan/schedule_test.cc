@@ -140,7 +140,7 @@ TEST(Schedule, a_cut_that_spares_less_than_its_merge_costs_is_not_made) {
   EXPECT_EQ(p.header().partial_rows, 0);
 }
 
-/// An exchange takes a third of what a merge does.
+/// An exchange takes a quarter of what a merge does.
 TEST(Schedule, a_cut_in_two_that_spares_more_than_an_exchange_costs_is_made) {
   OwnedBatch batch = shared_prefix(64, 1024 / 16, 0);
   const Plan p = h100_plan(batch, spec_of(64, 64));
@@ -446,7 +446,7 @@ TEST(Schedule, spoiled_starts_are_refused) {
     refused("units_at", [](cuda::Start& s) { s.units_at += 4; });
     refused("merge_rows_at", [](cuda::Start& s) { s.merge_rows_at -= 4; });
     refused("unit", [](cuda::Start& s) { s.unit.whole_end += 1; });
-    refused("exchanged", [](cuda::Start& s) { s.exchanged = 1; });
+    refused("exchanged", [](cuda::Start& s) { s.exchanged ^= 1; });
     refused("thread_block", [](cuda::Start& s) { s.thread_block = 1; });
   }
 }
