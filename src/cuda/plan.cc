@@ -1,12 +1,11 @@
 // CudaPlan: a plan's schedule in pinned and in device memory.
 #include <cstring>
-#include <span>
 
 #include "core/check.h"
 #include "cuda/device.h"
 #include "cuda/executor.h"
+#include "cuda/kernels/attend/host_params.h"
 #include "plan/check_args.h"
-#include "plan/schedule_format.h"
 
 namespace pando {
 namespace {
@@ -42,16 +41,6 @@ void check_fits_capture(const PlanHeader& h, const cuda::PlanState::Captured& ca
   require(h.max_page_id < captured.num_pages,
           "plan: has a page id of {}, but the captured call was given {} pages", h.max_page_id,
           captured.num_pages);
-}
-
-/// Gives each thread block of a launch the start of the one in whose place it runs.
-void place_starts(const Plan& plan, std::span<const int32_t> placement, std::byte* schedule) {
-  std::byte* to = schedule + cuda::ScheduleHeader::kStartsOffset;
-  const std::byte* const from = plan.schedule().data() + cuda::ScheduleHeader::kStartsOffset;
-  for (const int32_t thread_block : placement) {
-    std::memcpy(to, from + thread_block * sizeof(cuda::Start), sizeof(cuda::Start));
-    to += sizeof(cuda::Start);
-  }
 }
 
 }  // namespace
@@ -103,7 +92,7 @@ void CudaPlan::assign(const Plan& plan) {
   const cuda::DeviceGuard guard(s.device);
   cuda::check(cudaEventSynchronize(s.uploaded), "assign");
   std::memcpy(s.pinned, plan.schedule().data(), h.schedule_bytes);
-  if (h.workers == s.multiprocessors) place_starts(plan, s.placement, s.pinned);
+  if (h.workers == s.multiprocessors) cuda::place_starts(plan, s.placement, s.pinned);
   s.header = h;
   s.upload_is_enqueued = false;
 }

@@ -1,5 +1,6 @@
 // The attend kernel's work list in bytes: a header, then sections at offsets from its start. Host
-// and device read the same structs; nothing else in the library looks past the header.
+// and device read the same structs; nothing else in the library looks past the header, but for
+// place_starts, which deals the starts to the thread blocks of a launch.
 #pragma once
 
 #include <cstdint>

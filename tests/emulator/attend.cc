@@ -1,6 +1,8 @@
 #include "emulator/attend.h"
 
 #include <algorithm>
+#include <numeric>
+#include <random>
 #include <type_traits>
 #include <vector>
 
@@ -26,6 +28,19 @@ CUtensorMap tensor_map(const void* data, const KvLayout& kv, DType kv_dtype, int
   return map;
 }
 
+/// Clusters in some order, each with its thread blocks in theirs.
+std::vector<int32_t> any_placement(int32_t thread_blocks, uint64_t seed) {
+  const int32_t of_cluster = thread_blocks % 2 == 0 ? 2 : 1;
+  std::vector<int32_t> clusters(thread_blocks / of_cluster);
+  std::iota(clusters.begin(), clusters.end(), 0);
+  std::shuffle(clusters.begin(), clusters.end(), std::mt19937_64(seed));
+  std::vector<int32_t> placement;
+  for (const int32_t cluster : clusters) {
+    for (int32_t i = 0; i < of_cluster; ++i) placement.push_back(cluster * of_cluster + i);
+  }
+  return placement;
+}
+
 template <class C>
 void launch(int blocks, const cuda::AttendParams& params, const cuda::TensorMaps& maps,
             uint64_t seed) {
@@ -44,6 +59,7 @@ void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
   };
   std::vector<Line> schedule(plan.schedule().size() / sizeof(Line) + 1);
   std::ranges::copy(plan.schedule(), schedule[0].bytes);
+  cuda::place_starts(plan, any_placement(h.workers, seed), schedule[0].bytes);
   std::vector<uint64_t> control(cuda::Control::kBytes / sizeof(uint64_t));
   const cuda::AttendParams params =
       cuda::make_params(h, args, schedule[0].bytes, reinterpret_cast<std::byte*>(control.data()));

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <numbers>
+#include <span>
 #include <utility>
 
 #include "cuda/kernels/attend/params.h"
@@ -82,6 +85,18 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
           .v_scale = args.v_scale.data(),
           .k_scale_stride = args.k_scale.size() > 1 ? 1 : 0,
           .v_scale_stride = args.v_scale.size() > 1 ? 1 : 0};
+}
+
+/// Gives each thread block of a launch, in a copy of the plan's schedule, the start of that in
+/// whose place it runs: see find_placement.
+inline void place_starts(const Plan& plan, std::span<const int32_t> placement,
+                         std::byte* schedule) {
+  std::byte* to = schedule + ScheduleHeader::kStartsOffset;
+  const std::byte* const from = plan.schedule().data() + ScheduleHeader::kStartsOffset;
+  for (const int32_t thread_block : placement) {
+    std::memcpy(to, from + thread_block * sizeof(Start), sizeof(Start));
+    to += sizeof(Start);
+  }
 }
 
 }  // namespace pando::cuda
