@@ -82,7 +82,7 @@ class Scheduler {
     /// The same when all lists are in two parts, for a cluster each, which exchanges its rows: a
     /// quarter of a merge's fixed time (docs/benchmarks/h200-kernel-exchange-2026-11-30.txt).
     double exchange_us() const {
-      return thread_blocks % 2 == 0 ? cost.merge_us / 4 : merging_us(2);
+      return has_clusters(thread_blocks) ? cost.merge_us / 4 : merging_us(2);
     }
   };
 

@@ -152,7 +152,7 @@ bool source_is_sane(const Source& source, const Sections& s) {
 /// end of units of the same blocks, of whose rows each writes half.
 bool exchange_is_sane(const Start& start, const Sections& s) {
   if (start.exchanged == 0) return true;
-  if (s.header.thread_blocks % 2 != 0) return false;
+  if (!has_clusters(s.header.thread_blocks)) return false;
   const Start& other = s.starts[start.thread_block ^ 1];
   if (other.exchanged != start.exchanged || start.unit_begin == start.unit_end ||
       other.unit_begin == other.unit_end) {

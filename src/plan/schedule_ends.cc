@@ -20,7 +20,7 @@ Source Scheduler::source_of(const Touch& t) const {
 /// Whether all that touch a block are the last units of the thread blocks of one cluster, with the
 /// same blocks: see Start::exchanged. Narrow units stay narrow.
 bool Scheduler::is_in_cluster(const Problem& p, std::span<const Touch> touches) const {
-  if (touches.size() != 2 || p.thread_blocks % 2 != 0) return false;
+  if (touches.size() != 2 || !has_clusters(p.thread_blocks)) return false;
   if (touches[0].thread_block == touches[1].thread_block ||
       touches[0].thread_block / 2 != touches[1].thread_block / 2) {
     return false;

@@ -42,6 +42,9 @@ struct ScheduleHeader {
 };
 static_assert(sizeof(ScheduleHeader) <= ScheduleHeader::kStartsOffset);
 
+/// Whether so many thread blocks are clusters of two, which see each other's shared memory.
+constexpr bool has_clusters(int32_t thread_blocks) { return thread_blocks % 2 == 0; }
+
 /// Packed rows are cut into blocks of so many: the height of a wgmma.
 inline constexpr int32_t kBlockRows = 64;
 

@@ -30,7 +30,7 @@ CUtensorMap tensor_map(const void* data, const KvLayout& kv, DType kv_dtype, int
 
 /// Clusters in some order, each with its thread blocks in theirs.
 std::vector<int32_t> any_placement(int32_t thread_blocks, uint64_t seed) {
-  const int32_t of_cluster = thread_blocks % 2 == 0 ? 2 : 1;
+  const int32_t of_cluster = cuda::has_clusters(thread_blocks) ? 2 : 1;
   std::vector<int32_t> clusters(thread_blocks / of_cluster);
   std::iota(clusters.begin(), clusters.end(), 0);
   std::shuffle(clusters.begin(), clusters.end(), std::mt19937_64(seed));

@@ -5,10 +5,6 @@
 
 namespace pando::cuda {
 
-/// Whether a grid of so many thread blocks is one of clusters of two, which see each other's shared
-/// memory.
-constexpr bool has_clusters(int thread_blocks) { return thread_blocks % 2 == 0; }
-
 /// Attributes of a launch: none of its thread blocks starts unless all can.
 struct GridAttributes {
   cudaLaunchAttribute attributes[2] = {};

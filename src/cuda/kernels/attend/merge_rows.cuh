@@ -31,24 +31,6 @@ __device__ __forceinline__ float add_sink(const AttendParams& params, int32_t he
   return __fmul_rn(a, ptx::rcp(sum));
 }
 
-/// As merge_weights of pando/merge.h, by fast exponentials: what each of two normalised results of
-/// a row is scaled by, and the LSE of both.
-struct MergedEnd {
-  float first, second, lse;
-
-  __device__ MergedEnd(float first_lse, float second_lse) {
-    const float top = fmaxf(first_lse, second_lse);
-    const float base = top == -INFINITY ? 0.0f : top;
-    first = __expf(first_lse - base);
-    second = __expf(second_lse - base);
-    const float sum = first + second;
-    const float scale = sum == 0 ? 0.0f : ptx::rcp(sum);
-    first *= scale;
-    second *= scale;
-    lse = sum == 0 ? -INFINITY : top + ptx::lg2(sum) * kLn2;
-  }
-};
-
 /// Tells the grid that this warpgroup has finished `units` units; by one thread, after a barrier.
 __device__ __forceinline__ void publish(const AttendParams& params, const Start& start,
                                         uint64_t epoch, int consumer, int32_t units) {

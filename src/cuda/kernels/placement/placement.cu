@@ -1,12 +1,11 @@
 #include <algorithm>
 #include <numeric>
-#include <string>
 
+#include "cuda/device.h"
 #include "cuda/kernels/attend/params.h"
 #include "cuda/kernels/grid.h"
 #include "cuda/kernels/placement/launch.h"
 #include "cuda/ptx/special_registers.cuh"
-#include "pando/error.h"
 
 namespace pando::cuda {
 namespace {
@@ -19,11 +18,7 @@ __global__ void placement_kernel(uint32_t* multiprocessors, uint32_t* said) {
   }
 }
 
-void check(cudaError_t status) {
-  if (status == cudaSuccess) return;
-  throw Error(ErrorCode::kDevice, std::string("device: its multiprocessors in pairs: ") +
-                                      cudaGetErrorName(status) + ", " + cudaGetErrorString(status));
-}
+void check(cudaError_t status) { cuda::check(status, "device: its multiprocessors in pairs"); }
 
 /// Memory of the current device.
 class Words {
