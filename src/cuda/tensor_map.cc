@@ -37,8 +37,8 @@ CUtensorMap tensor_map(const void* data, DType dtype, std::span<const int64_t> s
   std::ranges::copy(stride_bytes, map_strides);
   std::ranges::copy(box, map_box);
   const cuuint32_t steps[kMostDimensions] = {1, 1, 1, 1, 1};
-  // A box takes every other line of memory. Promoted to two lines, long runs took 2 to 3 % longer
-  // (docs/benchmarks/h200-memory-2026-11-29.txt).
+  // Promoted to two lines, long runs took 4 to 8 % longer
+  // (docs/benchmarks/h200-kernel-boxes-2026-11-30.txt).
   CUtensorMap map;
   const bool fp8 = dtype == DType::kE4M3;
   const int64_t row_bytes = box[0] * dtype_bytes(dtype);

@@ -10,6 +10,7 @@
 
 #include "core/check.h"
 #include "plan/cuda_shapes.h"
+#include "plan/kv_steps.h"
 #include "plan/scratch.h"
 #include "plan/variants.h"
 
@@ -103,6 +104,11 @@ void check_kv(const KvLayout& kv, const PlanHeader& h) {
             "kv.{}: got {} elements, want less than 2^40 bytes for the CUDA backend", d.name,
             d.stride);
   }
+  require(
+      cuda::KvSteps::of(kv).fit(kv),
+      "kv.page_stride: got {} elements for {} pages and a head_stride of {}, want less than 2^31 "
+      "times their greatest common divisor in all for the CUDA backend",
+      kv.page_stride, kv.num_pages, kv.head_stride);
 }
 
 void check_sinks(const float* sinks, const PlanHeader& h) {

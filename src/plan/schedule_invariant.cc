@@ -31,7 +31,7 @@ constexpr int32_t kPairRows = 2 * kBlockRows;
 constexpr int32_t kStep = 16;  ///< tokens of one step of the second product
 
 /// Where in a tile a piece of a stretch may begin: at its position modulo this. Pieces of more than
-/// a few tokens keep the boxes of 64 whole.
+/// a few tokens begin with a half of a tile.
 int32_t alignment_of(int32_t tokens) { return tokens > kStep ? kHalfTokens : kStep; }
 
 /// Slots that tokens [begin, end) of one run take, but for what they leave free.

@@ -10,10 +10,11 @@ namespace pando::cuda {
 namespace {
 
 /// Where a run of `tokens` may start, so that most of its boxes are whole: a long one with a half,
-/// a shorter one where a page may, and one that has no whole box next to the run before it.
+/// a shorter one with a box, and one that has no whole box next to the run before it.
 int32_t run_alignment(int32_t tokens, int32_t page_tokens) {
   if (tokens >= kHalfTokens) return kHalfTokens;
-  return tokens >= page_tokens ? std::max(page_tokens, kGranule) : kGranule;
+  const int32_t box = PageShape::of(page_tokens).box_tokens();
+  return tokens >= box ? std::max(box, kGranule) : kGranule;
 }
 
 }  // namespace

@@ -47,6 +47,10 @@ struct alignas(16) Run {
   constexpr uint32_t empty() const { return (rows & kEmpty) >> kEmptyShift; }
 };
 
+/// Tokens of a big box at most. Larger ones were slower by up to 3 %: the first of their tokens
+/// come later (docs/benchmarks/h200-kernel-boxes-2026-11-30.txt).
+inline constexpr int32_t kBoxTokens = 16;
+
 /// The pages that tokens lie in, and the boxes in which they are loaded.
 struct PageShape {
   int32_t page_shift;  ///< log2 of the tokens of a page
@@ -54,7 +58,7 @@ struct PageShape {
 
   static constexpr PageShape of(int32_t page_tokens) {
     const auto log2 = [](int32_t power) { return std::countr_zero(static_cast<uint32_t>(power)); };
-    return {log2(page_tokens), log2(std::min(page_tokens, kHalfTokens))};
+    return {log2(page_tokens), log2(std::min(page_tokens, kBoxTokens))};
   }
   constexpr int32_t page_tokens() const { return 1 << page_shift; }
   constexpr int32_t box_tokens() const { return 1 << box_shift; }

@@ -116,6 +116,8 @@ TEST_F(CudaCheckArgs, strides_are_multiples_of_eight) {
   });
   expect_refused("kv.page_stride: got 1099511627776",
                  [](AttendArgs& a) { a.kv.page_stride = int64_t{1} << 40; });
+  expect_refused("kv.page_stride: got 34359738376 elements for 8 pages and a head_stride of 2048",
+                 [](AttendArgs& a) { a.kv.page_stride = (int64_t{1} << 35) + 8; });
 }
 
 TEST_F(CudaCheckArgs, layouts_must_be_those_of_the_plan) {

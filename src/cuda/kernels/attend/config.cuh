@@ -45,13 +45,17 @@ struct Config {
   /// Consumers that would keep more than fits: they look up or work out again what need not be
   /// kept.
   static constexpr bool kFewRegisters = kParts > 1 || (kFp8 && kHeadDim == 128);
-  static constexpr int kHalfBytes = kSlotTokens * 128;
-  static constexpr int kSlotBytes = kHalfBytes * kHalves;
+  /// A slot holds one granule after another, of each 64 dimensions after 64. Copies of whole rows
+  /// come so, and wgmma finds all of them at equal distances.
+  static constexpr int kHalfBytes = kGranule * 128;
+  static constexpr int kGranuleBytes = kHalfBytes * kHalves;
+  static constexpr int kSlotBytes = kSlotTokens / kGranule * kGranuleBytes;
   static constexpr int kRows = kConsumers * kBlockRows;
-  // What the loaders bring in: boxes as wide as a row of a half, or rows of fp8 as they are.
+  // What the loaders bring in: granules of a slot, or rows of fp8 as they are.
   static constexpr int kLoadSlots = kFp8 ? 3 * 128 / kHeadDim : kSlots;
   static constexpr int kLoadHalves = kFp8 ? 1 : kHalves;
-  static constexpr int kLoadRowBytes = kFp8 ? kHeadDim : 128;           ///< of a token, in a part
+  static constexpr int kLoadRowBytes = kFp8 ? kHeadDim : 128;  ///< of a token, in a half
+  static constexpr int kLoadHalfBytes = kGranule * kLoadRowBytes;
   static constexpr int kKvBytes = kFp8 ? 1 : 2;                         ///< of an element in memory
   static constexpr bool kHasNarrow = has_narrow_units(kHeadDim, kFp8);  ///< see narrow.cuh
   static constexpr int kHalfSlots = 2 * kSlots;  ///< of half the size, for fp8 as it is

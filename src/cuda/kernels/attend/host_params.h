@@ -14,12 +14,14 @@
 #include "cuda/kernels/attend/params.h"
 #include "pando/attention.h"
 #include "pando/plan.h"
+#include "plan/kv_steps.h"
 
 namespace pando::cuda {
 
-/// K or V as a tensor map describes it: [elements of a row, tokens of a page, rows of head_dim, kv
-/// heads, pages], in boxes of `box_tokens` tokens of one row of one page at one kv head. A row has
-/// 128 bytes, or all of a head_dim that has less.
+/// K or V as a tensor map describes it: [elements of a row, tokens of a granule, rows of head_dim,
+/// granules of a page, KvSteps], in boxes of `box_tokens` tokens of one page at one kv head: all
+/// rows of each granule, one granule after another. A row has 128 bytes, or all of a head_dim that
+/// has less. Boxes of pages smaller than a granule have one row of each token.
 struct TensorGeometry {
   int64_t sizes[5];
   int64_t stride_bytes[4];  ///< of all dimensions but the first
@@ -28,18 +30,20 @@ struct TensorGeometry {
   TensorGeometry(const KvLayout& kv, DType kv_dtype, int32_t box_tokens) {
     const int64_t element_bytes = dtype_bytes(kv_dtype);
     const int64_t width = std::min<int64_t>(128 / element_bytes, kv.head_dim);
-    const int64_t all[] = {width, kv.page_tokens, kv.head_dim / width, kv.kv_heads, kv.num_pages};
+    const int32_t tokens = std::min(kv.page_tokens, kGranule);
+    const KvSteps steps = KvSteps::of(kv);
+    const int64_t all[] = {width, tokens, kv.head_dim / width, kv.page_tokens / tokens,
+                           steps.entries(kv)};
     std::ranges::copy(all, sizes);
-    const int32_t one_box[] = {static_cast<int32_t>(width), box_tokens, 1, 1, 1};
+    const auto rows = static_cast<int32_t>(tokens == kGranule ? all[2] : 1);
+    const int32_t one_box[] = {static_cast<int32_t>(width), tokens, rows, box_tokens / tokens, 1};
     std::ranges::copy(one_box, box);
-    // The stride of a dimension of one entry may be anything in KvLayout, but not in a tensor map.
-    const auto bytes = [&](int64_t entries, int64_t stride) {
-      return element_bytes * (entries > 1 ? stride : kv.head_dim);
-    };
-    stride_bytes[0] = bytes(kv.page_tokens, kv.token_stride);
+    // That of a page of one token may be anything.
+    const int64_t token_stride = kv.page_tokens > 1 ? kv.token_stride : kv.head_dim;
+    stride_bytes[0] = element_bytes * token_stride;
     stride_bytes[1] = element_bytes * width;
-    stride_bytes[2] = bytes(kv.kv_heads, kv.head_stride);
-    stride_bytes[3] = bytes(kv.num_pages, kv.page_stride);
+    stride_bytes[2] = element_bytes * token_stride * tokens;
+    stride_bytes[3] = element_bytes * steps.unit;
   }
 };
 
@@ -55,6 +59,7 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
   const auto [q_row_stride, q_head_stride] = strides(args.q.row_stride, args.q.head_stride);
   const auto [out_row_stride, out_head_stride] = strides(args.out.row_stride, args.out.head_stride);
   const int64_t q_rows_end = int64_t{h.rows - 1} * q_row_stride + (h.q_heads - 1) * q_head_stride;
+  const KvSteps steps = KvSteps::of(args.kv);
   float scale_ln = h.scale == 0 ? 1.0f : std::abs(h.scale);
   const float into_cap = h.soft_cap > 0 ? scale_ln / h.soft_cap : 0.0f;
   if (h.soft_cap > 0) scale_ln = h.soft_cap;
@@ -73,6 +78,8 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
           .group = h.q_heads / h.kv_heads,
           .by_group = Divider::by(h.q_heads / h.kv_heads),
           .pages = PageShape::of(h.page_tokens),
+          .page_step = static_cast<int32_t>(steps.page),
+          .head_step = static_cast<int32_t>(steps.head),
           .scale_log2 = scale_ln * std::numbers::log2e_v<float>,
           .into_cap = into_cap,
           .sinks = args.sinks,

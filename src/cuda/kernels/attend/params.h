@@ -41,6 +41,7 @@ struct AttendParams {
   int32_t group;
   Divider by_group;  ///< divides by `group`
   PageShape pages;
+  int32_t page_step, head_step;  ///< KvSteps::page and head
   /// Of weights exp2(scale_log2 * difference of scores): |scale| * log2(e), log2(e) for a scale of
   /// 0. With a soft cap scores become tanh(into_cap * score), and this is cap * log2(e).
   float scale_log2;

@@ -22,7 +22,7 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
                              uint64_t policy) {
   [[maybe_unused]] int32_t tokens;
   if constexpr (C::kParts > 1) {
-    tokens = __reduce_add_sync(~0u, lane % C::kHalves == 0 ? t.tokens(params.pages) : 0);
+    tokens = __reduce_add_sync(~0u, t.tokens(params.pages));
   }
   cursor.wait_empty();
   if constexpr (C::kParts == 1) tokens = info.tokens;
@@ -30,22 +30,24 @@ __device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
   __syncwarp();
   uint8_t* const slot = Tiles::slot(shared, cursor.stage());
   const int32_t page_tokens = params.pages.page_tokens();
-  // The halves of a token's row lie side by side in memory and are asked for one after the other.
-  static_assert(kGranules / C::kParts * C::kLoadHalves <= 32);
-  const int half = lane % C::kLoadHalves;
-  const int granule = lane / C::kLoadHalves;  // lanes beyond the last load nothing
-  const auto load_box = [&](int32_t page, int32_t into) {
-    const int32_t coords[5] = {0, t.position & (page_tokens - 1), half, info.kv_head, page};
+  // Each lane has a granule; those beyond the last load nothing.
+  const auto load_box = [&](int32_t page, int half, int32_t into) {
+    const int32_t in_page = t.position & (page_tokens - 1);
+    const int32_t coords[5] = {0, in_page % kGranule, half, in_page / kGranule,
+                               page * params.page_step + info.kv_head * params.head_step};
     ptx::cp_async_bulk_tensor(
-        slot + half * C::kHalfBytes + (granule * kGranule + into) * C::kLoadRowBytes,
+        slot + (lane * C::kLoadHalves + half) * C::kLoadHalfBytes + into * C::kLoadRowBytes,
         t.is(LaneTile::kBig) ? big : small, coords, cursor.full_barrier(), policy);
   };
   if (t.is(LaneTile::kBig | LaneTile::kSmall)) {
     if (page_tokens >= kGranule) {
-      load_box(t.page, 0);
+      load_box(t.page, 0, 0);
     } else {
+#pragma unroll 1
       for (int32_t into = 0; into < t.tokens(params.pages); into += page_tokens) {
-        load_box(__ldg(&params.page_ids[t.page + into / page_tokens]), into);
+        const int32_t page = __ldg(&params.page_ids[t.page + into / page_tokens]);
+#pragma unroll 1
+        for (int half = 0; half < C::kLoadHalves; ++half) load_box(page, half, into);
       }
     }
   }
@@ -72,9 +74,9 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
 #pragma unroll
     for (int part = 0; part < C::kParts; ++part) {
       constexpr int kPart = kGranules / C::kParts;
-      const int granule = part * kPart + lane / C::kLoadHalves % kPart;
-      LaneTile t{{info.position[granule], info.page[granule],
-                  lane < kPart * C::kLoadHalves ? info.rows[granule] : 0}};
+      const int granule = part * kPart + lane % kPart;
+      LaneTile t{
+          {info.position[granule], info.page[granule], lane < kPart ? info.rows[granule] : 0}};
       if (tile < Start::kTiles) t.look_up(params);
       // All thread blocks ask at once: first for what is wanted first.
       if (tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
