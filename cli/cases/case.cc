@@ -76,7 +76,15 @@ AttentionSpec Case::attention() const {
 
 KvLayout Case::kv() const {
   const auto make = order == KvOrder::kHnd ? &KvLayout::hnd : &KvLayout::nhd;
-  return make(tables.num_pages, tables.page_tokens, spec.kv_heads, spec.head_dim);
+  KvLayout kv = make(tables.num_pages, tables.page_tokens, spec.kv_heads, spec.head_dim);
+  if (kv_gap == 0) return kv;
+  const bool by_head = order == KvOrder::kHnd;
+  int64_t& inner = by_head ? kv.token_stride : kv.head_stride;
+  int64_t& outer = by_head ? kv.head_stride : kv.token_stride;
+  inner = spec.head_dim + kv_gap;
+  outer = (by_head ? tables.page_tokens : spec.kv_heads) * inner + kv_gap;
+  kv.page_stride = (by_head ? spec.kv_heads : tables.page_tokens) * outer + kv_gap;
+  return kv;
 }
 
 Problem Case::problem() const {
@@ -84,9 +92,7 @@ Problem Case::problem() const {
           kv(),           sinks_or_null(), k_scale,  v_scale};
 }
 
-int64_t Case::kv_elements() const {
-  return tables.num_pages * tables.page_tokens * spec.kv_heads * spec.head_dim;
-}
+int64_t Case::kv_elements() const { return tables.num_pages * kv().page_stride; }
 
 int64_t Case::q_offset(int64_t row, int64_t head) const {
   if (q_row_stride == 0 && q_head_stride == 0) return (row * spec.q_heads + head) * spec.head_dim;
@@ -101,6 +107,7 @@ Case subset(const Case& problem, const std::vector<int32_t>& sequences) {
   part.name = problem.name;
   part.spec = problem.spec;
   part.order = problem.order;
+  part.kv_gap = problem.kv_gap;
   part.sinks = problem.sinks;
   part.k_scale = problem.k_scale;
   part.v_scale = problem.v_scale;

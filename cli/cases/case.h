@@ -43,6 +43,7 @@ struct Case {
   std::vector<float> sinks;             ///< empty, or [q_heads]
   std::vector<float> k_scale, v_scale;  ///< of fp8 KV, as in AttendArgs; else empty
   KvOrder order = KvOrder::kHnd;
+  int32_t kv_gap = 0;        ///< elements after each row, token or head, and page of k and v
   int64_t q_row_stride = 0;  ///< elements; 0: contiguous
   int64_t q_head_stride = 0;
   Buffer q;  ///< [q_rows, q_heads, head_dim]

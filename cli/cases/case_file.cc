@@ -224,6 +224,7 @@ std::span<const std::byte> contiguous_q(const Case& problem, std::vector<std::by
 }  // namespace
 
 void write_case(const std::string& path, const Case& problem) {
+  require(problem.kv_gap == 0, "kv_gap: got {}, files hold K and V without gaps", problem.kv_gap);
   const Tables& t = problem.tables;
   const AttentionSpec& s = problem.spec;
   const std::string dtype(file_dtype(s.dtype));

@@ -61,6 +61,7 @@ Case DeviceCase::download(const std::vector<int32_t>& sequences) const {
   whole.k_scale = problem_.k_scale;
   whole.v_scale = problem_.v_scale;
   whole.order = problem_.order;
+  whole.kv_gap = problem_.kv_gap;
   whole.q_row_stride = problem_.q_row_stride;
   whole.q_head_stride = problem_.q_head_stride;
   whole.q = Buffer(q_.size());
