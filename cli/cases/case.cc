@@ -75,9 +75,10 @@ AttentionSpec Case::attention() const {
 }
 
 KvLayout Case::kv() const {
-  const auto make = order == KvOrder::kHnd ? &KvLayout::hnd : &KvLayout::nhd;
-  KvLayout kv = make(tables.num_pages, tables.page_tokens, spec.kv_heads, spec.head_dim);
-  if (kv_gap == 0) return kv;
+  KvLayout kv{.num_pages = tables.num_pages,
+              .page_tokens = tables.page_tokens,
+              .kv_heads = spec.kv_heads,
+              .head_dim = spec.head_dim};
   const bool by_head = order == KvOrder::kHnd;
   int64_t& inner = by_head ? kv.token_stride : kv.head_stride;
   int64_t& outer = by_head ? kv.head_stride : kv.token_stride;

@@ -135,7 +135,7 @@ void Scheduler::place_run(const Problem& p, const pando::Run& run, const List& l
   for (VisibleRange part : seen_) {
     // A box of 8 tokens, or of a smaller page, must not cross a page: what comes before a multiple
     // of that is a run by itself.
-    const int32_t box = std::min(kGranule, p.forest.page_tokens());
+    const int32_t box = PageShape::of(p.forest.page_tokens()).small_box_tokens();
     const int32_t next = part.begin / box * box + box;
     if (part.begin % box != 0 && next < part.end) {
       add(part.begin, next);

@@ -48,6 +48,18 @@ void for_each_cuda_shape(const ForestShape& forest, std::optional<DType> kv_dtyp
   }
 }
 
+/// Batches of `forest` with gaps between the tokens, heads and pages of K and V, in either layout.
+template <class Check>
+void for_each_layout_with_gaps(const ForestShape& forest, int32_t head_dim, Check&& check) {
+  for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) {
+    Case problem = device_case(forest, 16, order);
+    problem.spec.head_dim = head_dim;
+    problem.kv_gap = 8;
+    fill_data(problem, {.seed = 7});
+    check(problem);
+  }
+}
+
 /// Every code of fp8 comes out as the number that it stands for: `attend` gives the output.
 template <class Attend>
 void expect_exact_fp8(Attend&& attend) {

@@ -155,14 +155,8 @@ TEST_F(EmulatedAttend, strided_outputs_and_no_lse_are_written_and_nothing_else) 
 
 TEST_F(EmulatedAttend, finds_k_and_v_with_gaps_between_tokens_heads_and_pages) {
   for (const int32_t head_dim : kHeadDims) {
-    for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) {
-      Case problem = device_case(prefix_shape(9, 200, 61));
-      problem.spec.head_dim = head_dim;
-      problem.order = order;
-      problem.kv_gap = 8;
-      fill_data(problem, {.seed = 7});
-      expect_correct(problem, 5);
-    }
+    for_each_layout_with_gaps(prefix_shape(9, 200, 61), head_dim,
+                              [&](const Case& problem) { expect_correct(problem, 5); });
   }
 }
 

@@ -50,6 +50,8 @@ struct Config {
   static constexpr int kHalfBytes = kGranule * 128;
   static constexpr int kGranuleBytes = kHalfBytes * kHalves;
   static constexpr int kSlotBytes = kSlotTokens / kGranule * kGranuleBytes;
+  /// Where the granule of a slot's token begins.
+  __device__ static constexpr int granule_of(int token) { return token / kGranule * kGranuleBytes; }
   static constexpr int kRows = kConsumers * kBlockRows;
   // What the loaders bring in: granules of a slot, or rows of fp8 as they are.
   static constexpr int kLoadSlots = kFp8 ? 3 * 128 / kHeadDim : kSlots;

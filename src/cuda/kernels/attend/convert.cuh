@@ -41,7 +41,7 @@ __device__ __forceinline__ void convert_tile(const uint8_t* from, uint8_t* to) {
   // Those who write to another half take another token, whose swizzle is another.
   const int token = (thread / kChunks) ^ (chunk / 4);
   from += token * C::kHeadDim + (kSwizzled ? chunk ^ (token & 7) : chunk) * 16;
-  to += token / kGranule * C::kGranuleBytes + chunk / 4 * C::kHalfBytes + token % kGranule * 128 +
+  to += C::granule_of(token) + chunk / 4 * C::kHalfBytes + token % kGranule * 128 +
         ((chunk % 4 * 2) ^ (token & 7)) * 16;
   // To the other chunk of the two.
   const int other = (token & 1) == 0 ? 16 : -16;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void convert_tile(const uint8_t* from, uint8_t* to) {
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      uint8_t* const row = to + (first + i * kTokensAtOnce) / kGranule * C::kGranuleBytes;
+      uint8_t* const row = to + C::granule_of(first + i * kTokensAtOnce);
       const uint2 a = convert_four(in[i].x, E{}), b = convert_four(in[i].y, E{});
       *reinterpret_cast<uint4*>(row) = make_uint4(a.x, a.y, b.x, b.y);
       const uint2 c = convert_four(in[i].z, E{}), d = convert_four(in[i].w, E{});

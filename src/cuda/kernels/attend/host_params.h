@@ -30,7 +30,7 @@ struct TensorGeometry {
   TensorGeometry(const KvLayout& kv, DType kv_dtype, int32_t box_tokens) {
     const int64_t element_bytes = dtype_bytes(kv_dtype);
     const int64_t width = std::min<int64_t>(128 / element_bytes, kv.head_dim);
-    const int32_t tokens = std::min(kv.page_tokens, kGranule);
+    const int32_t tokens = PageShape::of(kv.page_tokens).small_box_tokens();
     const KvSteps steps = KvSteps::of(kv);
     const int64_t all[] = {width, tokens, kv.head_dim / width, kv.page_tokens / tokens,
                            steps.entries(kv)};

@@ -52,8 +52,8 @@ template <class C, int N>
 __device__ __forceinline__ void start_scores(Scores<N>& s, const uint8_t* q, const uint8_t* k,
                                              int32_t first) {
   const uint64_t queries = ptx::matrix_descriptor(ptx::shared_address(q), 16, 1024);
-  const uint64_t keys = ptx::matrix_descriptor(
-      ptx::shared_address(k + first / kGranule * C::kGranuleBytes), 16, C::kGranuleBytes);
+  const uint64_t keys =
+      ptx::matrix_descriptor(ptx::shared_address(k + C::granule_of(first)), 16, C::kGranuleBytes);
 #pragma unroll
   for (int step = 0; step < C::kHeadDim / 16; ++step) {
     const uint32_t q_offset = step / 4 * kBlockRows * 128 + step % 4 * 32;
@@ -67,13 +67,12 @@ __device__ __forceinline__ void start_scores(Scores<N>& s, const uint8_t* q, con
 template <class C, int N>
 __device__ __forceinline__ void start_output(RowState<C>& r, const Weights<N>& p, const uint8_t* v,
                                              int32_t first) {
-  const uint64_t descriptor =
-      ptx::matrix_descriptor(ptx::shared_address(v + first / kGranule * C::kGranuleBytes),
-                             C::kHalfBytes, C::kGranuleBytes);
+  const uint64_t descriptor = ptx::matrix_descriptor(ptx::shared_address(v + C::granule_of(first)),
+                                                     C::kHalfBytes, C::kGranuleBytes);
 #pragma unroll
   for (int step = 0; step < N / 16; ++step) {
     mma<C::kHeadDim, true, typename C::Element>(
-        r.o, p[step], ptx::advance(descriptor, step * 2 * C::kGranuleBytes), true);
+        r.o, p[step], ptx::advance(descriptor, C::granule_of(step * 16)), true);
   }
 }
 
@@ -91,15 +90,14 @@ __device__ __forceinline__ void fill_holes(uint8_t* v, int32_t first, const Hole
   constexpr int kAtOnce = 16;  // slots, 8 threads for each
   if (C::kParts > 1 ? (holes.slots[0] | holes.slots[N / 32 - 1]) == 0 : !holes.any) return;
   const uint32_t thread = this_thread<C>();
-  v +=
-      first / kGranule * C::kGranuleBytes + thread % 128 / 64 * C::kGranuleBytes + thread % 64 * 16;
+  v += C::granule_of(first) + thread % 128 / 64 * C::kGranuleBytes + thread % 64 * 16;
 #pragma unroll
   for (int slot = 0; slot < N; slot += kAtOnce) {
     const int32_t mine = slot + thread % 128 / 8;
     if ((holes.slots[slot / 32] >> mine % 32 & 1) == 0) continue;
 #pragma unroll
     for (int half = 0; half < C::kHalves; ++half) {
-      uint8_t* const to = v + slot / kGranule * C::kGranuleBytes + half * C::kHalfBytes;
+      uint8_t* const to = v + C::granule_of(slot) + half * C::kHalfBytes;
       *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
     }
   }
