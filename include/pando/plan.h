@@ -110,7 +110,7 @@ struct PlanCost {
 /// The head of a plan's flat buffer; sections follow at the given byte offsets.
 struct PlanHeader {
   static constexpr uint32_t kMagic = 0x4f444e50;  // "PNDO"
-  static constexpr uint32_t kVersion = 7;
+  static constexpr uint32_t kVersion = 8;
 
   uint32_t magic = kMagic;
   uint32_t version = kVersion;

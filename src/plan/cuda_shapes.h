@@ -22,7 +22,7 @@ inline constexpr std::array kCudaShapes = {
     CudaShape{DType::kBF16, 128}, CudaShape{DType::kBF16, 64}, CudaShape{DType::kBF16, 256},
     CudaShape{DType::kF16, 128},  CudaShape{DType::kF16, 64},  CudaShape{DType::kF16, 256}};
 
-/// Every page size of a BatchView. Those below 8 tokens take a copy for each page.
+/// Every page size of a BatchView. Of those below 8 tokens each token is copied by itself.
 inline constexpr std::array<int32_t, 9> kCudaPageTokens = {1, 2, 4, 8, 16, 32, 64, 128, 256};
 
 constexpr bool cuda_supports(const CudaShape& shape) {
@@ -36,11 +36,6 @@ constexpr bool cuda_supports_pages(int32_t page_tokens) {
 /// Whether there are instances for fp8 KV. At 256 shared memory has no room for tiles of both
 /// sorts.
 constexpr bool cuda_supports_fp8(int32_t head_dim) { return head_dim <= 128; }
-
-/// Whether pages of fp8 can be loaded: TMA begins at multiples of 128 bytes of shared memory.
-constexpr bool cuda_supports_fp8_pages(int32_t head_dim, int32_t page_tokens) {
-  return int64_t{head_dim} * page_tokens >= 128;
-}
 
 /// "128 x bf16, 128 x fp16".
 std::string cuda_shapes_text();

@@ -97,11 +97,6 @@ void check_spec(const AttentionSpec& spec, const Forest& forest, Backend backend
     fail(ErrorCode::kUnsupported,
          "head_dim: got {} with fp8 KV, of which the CUDA backend supports 64, 128", spec.head_dim);
   }
-  if (fp8_on_cuda && !cuda_supports_fp8_pages(spec.head_dim, forest.page_tokens())) {
-    fail(ErrorCode::kUnsupported,
-         "page_tokens: got {} with fp8 KV of head_dim {}, the CUDA backend supports {} or more",
-         forest.page_tokens(), spec.head_dim, 128 / spec.head_dim);
-  }
   require(spec.window >= 0, "window: got {}, want 0 (no window) or more", spec.window);
   if (!spec.visible.empty()) {
     require(spec.visible.size() == static_cast<size_t>(forest.q_rows()),

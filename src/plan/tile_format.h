@@ -63,12 +63,14 @@ struct PageShape {
   constexpr int32_t page_tokens() const { return 1 << page_shift; }
   constexpr int32_t box_tokens() const { return 1 << box_shift; }
   constexpr int32_t small_box_tokens() const { return std::min(page_tokens(), kGranule); }
+  /// Whether tokens are copied one by one, since a box would be smaller than a granule.
+  constexpr bool by_token() const { return page_tokens() < kGranule; }
 };
 
 /// Eight slots of a tile.
 struct Granule {
   static constexpr uint32_t kBig = 1u << 24;    ///< a big box that starts here is loaded
-  static constexpr uint32_t kSmall = 1u << 25;  ///< boxes of at most 8 tokens are loaded
+  static constexpr uint32_t kSmall = 1u << 25;  ///< a box of 8 tokens is loaded
   static constexpr int kSlotsShift = 16;
   static constexpr uint32_t kAllSlots = (1u << kGranule) - 1;
   static_assert(((kBig | kSmall | kAllSlots << kSlotsShift) & (Run::kFull | Run::kPlain)) == 0);
@@ -81,17 +83,9 @@ struct Granule {
   constexpr bool is(uint32_t flags) const { return (rows & flags) != 0; }
   constexpr uint32_t slots() const { return rows >> kSlotsShift & kAllSlots; }
   constexpr bool has_hole() const { return slots() != kAllSlots; }
-  /// Tokens that are loaded. Of pages smaller than a granule, those up to the last token.
+  /// Tokens of the boxes that are loaded.
   constexpr int32_t tokens(const PageShape& pages) const {
-    if (is(kBig)) return pages.box_tokens();
-    if (!is(kSmall)) return 0;
-    const int32_t page_tokens = pages.page_tokens();
-    if (page_tokens >= kGranule) return kGranule;
-    int32_t last = 0;  // std::bit_width is host code
-    for (int32_t slot = 0; slot < kGranule; ++slot) {
-      if ((slots() >> slot & 1) != 0) last = slot + 1;
-    }
-    return (last + page_tokens - 1) & -page_tokens;
+    return is(kBig) ? pages.box_tokens() : is(kSmall) ? kGranule : 0;
   }
 
   /// The granule at `slot` of a stream, the `in_half`-th of its half; `run` is the last that starts

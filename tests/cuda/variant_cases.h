@@ -29,11 +29,8 @@ struct VariantCase {
 template <class Check>
 void for_each_cuda_shape(const ForestShape& forest, std::optional<DType> kv_dtype, Check&& check) {
   for (const CudaShape& shape : kCudaShapes) {
+    if (kv_dtype && !cuda_supports_fp8(shape.head_dim)) continue;
     for (const int32_t page_tokens : kCudaPageTokens) {
-      if (kv_dtype && (!cuda_supports_fp8(shape.head_dim) ||
-                       !cuda_supports_fp8_pages(shape.head_dim, page_tokens))) {
-        continue;
-      }
       for (const KvOrder order : {KvOrder::kHnd, KvOrder::kNhd}) {
         SCOPED_TRACE(fmt::format("{} {}, pages of {}", dtype_name(shape.dtype), shape.head_dim,
                                  page_tokens));

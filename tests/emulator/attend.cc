@@ -73,19 +73,27 @@ void attend(const Plan& plan, const AttendArgs& args, uint64_t seed) {
                                  map(args.v, small)};
   const bool bf16 = h.dtype == DType::kBF16;
   const auto run = [&]<class E>(E) {
-    const auto of_head_dim = [&]<bool kCapped, bool kFp8>(std::bool_constant<kCapped>,
-                                                          std::bool_constant<kFp8>) {
+    const auto of_head_dim = [&]<bool kByToken, bool kCapped, bool kFp8>(
+                                 std::bool_constant<kByToken>, std::bool_constant<kCapped>,
+                                 std::bool_constant<kFp8>) {
+      const auto with = [&]<int kHeadDim, bool kSupported>() {
+        launch<cuda::Config<E, kHeadDim, kByToken, kCapped, kFp8 && kSupported>>(h.workers, params,
+                                                                                 maps, seed);
+      };
       switch (h.head_dim) {
-        case 64: return launch<cuda::Config<E, 64, kCapped, kFp8>>(h.workers, params, maps, seed);
-        case 128: return launch<cuda::Config<E, 128, kCapped, kFp8>>(h.workers, params, maps, seed);
-        default: return launch<cuda::Config<E, 256, kCapped>>(h.workers, params, maps, seed);
+        case 64: return with.template operator()<64, true>();
+        case 128: return with.template operator()<128, true>();
+        default: return with.template operator()<256, false>();
       }
     };
-    const auto of_cap = [&](auto fp8) {
-      params.into_cap > 0 ? of_head_dim(std::true_type{}, fp8)
-                          : of_head_dim(std::false_type{}, fp8);
+    const auto either = [](bool yes, auto&& call) {
+      yes ? call(std::true_type{}) : call(std::false_type{});
     };
-    h.kv_dtype == DType::kE4M3 ? of_cap(std::true_type{}) : of_cap(std::false_type{});
+    either(params.pages.by_token(), [&](auto by_token) {
+      either(params.into_cap > 0, [&](auto capped) {
+        either(h.kv_dtype == DType::kE4M3, [&](auto fp8) { of_head_dim(by_token, capped, fp8); });
+      });
+    });
   };
   bf16 ? run(__nv_bfloat16{}) : run(__half{});
 }

@@ -65,6 +65,12 @@ struct Copy {
   int rounds;  ///< until it lands
 };
 
+/// Copies of one thread, at the end of which it arrives at a barrier.
+struct CopyGroup {
+  int left = 0;                 ///< that have not landed
+  uint64_t* barrier = nullptr;  ///< null: there may be more of them
+};
+
 class Grid;
 
 struct Block {
@@ -84,10 +90,11 @@ struct Thread {
   bool finished = false;
   bool (*ready)(void*) = nullptr;  ///< what it waits for; null: nothing
   void* ready_argument = nullptr;
-  const char* where = "";       ///< the instruction it waits in
-  bool polling = false;         ///< it waits in a loop of its own
-  int64_t issued = 0;           ///< products
-  std::vector<int64_t> groups;  ///< products issued when each group was committed
+  const char* where = "";        ///< the instruction it waits in
+  bool polling = false;          ///< it waits in a loop of its own
+  int64_t issued = 0;            ///< products
+  std::vector<int64_t> groups;   ///< products issued when each group was committed
+  std::deque<CopyGroup> copies;  ///< by cp.async: some have not landed
 
   int lane() const { return index % kWarpThreads; }
   int warp() const { return index / kWarpThreads; }
@@ -182,6 +189,11 @@ void mbarrier_init(uint64_t* barrier, uint32_t arrivals);
 void mbarrier_arrive(uint64_t* barrier, int64_t expected_bytes);
 void mbarrier_receive(uint64_t* barrier, int64_t bytes);
 void mbarrier_wait(uint64_t* barrier, uint32_t parity);
+/// cp.async: starts a copy of 16 bytes to shared memory; arrives at an mbarrier when this thread's
+/// copies so far have landed; waits until they have.
+void copy_16(void* to, const void* from);
+void arrive_when_copied(uint64_t* barrier);
+void wait_copies();
 /// wgmma: issues this thread's part of a product; closes a group; waits until at most `pending`
 /// groups are not computed.
 void issue_product(const Product& product, Product::Operands operands);

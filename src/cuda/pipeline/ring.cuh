@@ -6,6 +6,7 @@
 #include <cuda/ptx>
 
 #include "cuda/ptx/cluster.cuh"
+#include "cuda/ptx/cp_async.cuh"
 
 namespace pando::cuda {
 
@@ -45,6 +46,10 @@ class RingCursor {
   }
   /// Producer: says that its own writes into the slot are done.
   __device__ void fill() const { ::cuda::ptx::mbarrier_arrive(&barriers_->full[stage_]); }
+  /// Producer: the same, once this thread's cp.async so far are complete.
+  __device__ void fill_when_copied() const {
+    ptx::cp_async_mbarrier_arrive(&barriers_->full[stage_]);
+  }
   __device__ uint64_t* full_barrier() const { return &barriers_->full[stage_]; }
 
   /// Consumer: waits until the slot is filled.

@@ -16,11 +16,13 @@ inline constexpr float kLn2 = 0.6931471805599453f;
 inline constexpr float kLog2E = 1.4426950408889634f;
 
 /// What one instance of the kernel is made for.
-template <class Element_, int HeadDim_, bool kCapped_ = false, bool kFp8_ = false>
+template <class Element_, int HeadDim_, bool kByToken_ = false, bool kCapped_ = false,
+          bool kFp8_ = false>
 struct Config {
   using Element = Element_;
-  static constexpr bool kCapped = kCapped_;  ///< scores have a soft cap
-  static constexpr bool kFp8 = kFp8_;        ///< K and V come as fp8: see convert.cuh
+  static constexpr bool kByToken = kByToken_;  ///< see PageShape::by_token
+  static constexpr bool kCapped = kCapped_;    ///< scores have a soft cap
+  static constexpr bool kFp8 = kFp8_;          ///< K and V come as fp8: see convert.cuh
   static constexpr int kHeadDim = HeadDim_;
   static constexpr int kHalves = kHeadDim / 64;  ///< parts of 64 dimensions, two of 128
   static constexpr int kSlotTokens = tokens_at_once(kHeadDim);  ///< of K or V in a slot of the ring
@@ -58,7 +60,8 @@ struct Config {
   static constexpr int kLoadHalves = kFp8 ? 1 : kHalves;
   static constexpr int kLoadRowBytes = kFp8 ? kHeadDim : 128;  ///< of a token, in a half
   static constexpr int kLoadHalfBytes = kGranule * kLoadRowBytes;
-  static constexpr int kKvBytes = kFp8 ? 1 : 2;                         ///< of an element in memory
+  static constexpr int kKvBytes = kFp8 ? 1 : 2;       ///< of an element in memory
+  static constexpr int kFillers = kByToken ? 32 : 1;  ///< threads of a loader that fill a slot
   static constexpr bool kHasNarrow = has_narrow_units(kHeadDim, kFp8);  ///< see narrow.cuh
   static constexpr int kHalfSlots = 2 * kSlots;  ///< of half the size, for fp8 as it is
   static_assert(!kFp8 || kParts == 1);
@@ -199,7 +202,7 @@ struct Landing {
   }
 };
 
-/// K and V as TMA sees them: boxes of up to 64 tokens of a page, and of 8.
+/// K and V as TMA sees them: boxes of up to 16 tokens of a page, and of 8.
 struct TensorMaps {
   CUtensorMap k_big, v_big, k_small, v_small;
 };

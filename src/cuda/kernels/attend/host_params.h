@@ -21,7 +21,7 @@ namespace pando::cuda {
 /// K or V as a tensor map describes it: [elements of a row, tokens of a granule, rows of head_dim,
 /// granules of a page, KvSteps], in boxes of `box_tokens` tokens of one page at one kv head: all
 /// rows of each granule, one granule after another. A row has 128 bytes, or all of a head_dim that
-/// has less. Boxes of pages smaller than a granule have one row of each token.
+/// has less.
 struct TensorGeometry {
   int64_t sizes[5];
   int64_t stride_bytes[4];  ///< of all dimensions but the first
@@ -35,8 +35,8 @@ struct TensorGeometry {
     const int64_t all[] = {width, tokens, kv.head_dim / width, kv.page_tokens / tokens,
                            steps.entries(kv)};
     std::ranges::copy(all, sizes);
-    const auto rows = static_cast<int32_t>(tokens == kGranule ? all[2] : 1);
-    const int32_t one_box[] = {static_cast<int32_t>(width), tokens, rows, box_tokens / tokens, 1};
+    const int32_t one_box[] = {static_cast<int32_t>(width), tokens, static_cast<int32_t>(all[2]),
+                               box_tokens / tokens, 1};
     std::ranges::copy(one_box, box);
     // That of a page of one token may be anything.
     const int64_t token_stride = kv.page_tokens > 1 ? kv.token_stride : kv.head_dim;
@@ -80,6 +80,11 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
           .pages = PageShape::of(h.page_tokens),
           .page_step = static_cast<int32_t>(steps.page),
           .head_step = static_cast<int32_t>(steps.head),
+          .k = static_cast<const std::byte*>(args.k),
+          .v = static_cast<const std::byte*>(args.v),
+          .page_stride = args.kv.page_stride,
+          .head_stride = args.kv.head_stride,
+          .token_stride = args.kv.token_stride,
           .scale_log2 = scale_ln * std::numbers::log2e_v<float>,
           .into_cap = into_cap,
           .sinks = args.sinks,

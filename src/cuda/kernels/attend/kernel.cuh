@@ -278,12 +278,10 @@ __device__ __forceinline__ void load_operand_tiles(const AttendParams& params,
                                                    const TensorMaps& maps, bool narrow,
                                                    SharedPlan<C>& shared) {
   const int operand = threadIdx.x / 64;
-  const CUtensorMap* const big = operand == 0 ? &maps.k_big : &maps.v_big;
-  const CUtensorMap* const small = operand == 0 ? &maps.k_small : &maps.v_small;
   if (C::kHasNarrow && narrow) {
-    load_tiles<C, Landing<C, C::kHasNarrow>>(params, big, small, operand, shared);
+    load_tiles<C, Landing<C, C::kHasNarrow>>(params, maps, operand, shared);
   } else {
-    load_tiles<C, Landing<C, false>>(params, big, small, operand, shared);
+    load_tiles<C, Landing<C, false>>(params, maps, operand, shared);
   }
 }
 
@@ -304,9 +302,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     ptx::prefetch_tensormap(&maps.v_small);
   }
   if (threadIdx.x == 0) {
-    shared.ring.init(C::kFp8 ? 4 : 1, C::kConsumers * 4);
-    if constexpr (C::kFp8) shared.fp8.ring.init(1, 4);
-    if constexpr (C::kFp8) shared.fp8.narrow_ring.init(1, C::kConsumers * 4);
+    shared.ring.init(C::kFp8 ? 4 : C::kFillers, C::kConsumers * 4);
+    if constexpr (C::kFp8) shared.fp8.ring.init(C::kFillers, 4);
+    if constexpr (C::kFp8) shared.fp8.narrow_ring.init(C::kFillers, C::kConsumers * 4);
     shared.info_ring.init(1, C::kConsumers * 4 + 2);
     if constexpr (C::kUnitsAhead > 0) shared.ahead.ring.init(1, C::kConsumers * 4);
     shared.merge_ring.init(1, 1);

@@ -6,7 +6,6 @@
 #include <mutex>
 #include <string>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "cuda/kernels/attend/host_params.h"
@@ -55,9 +54,9 @@ TensorMaps encode_maps(const AttendLaunch& launch) {
   return {map(launch.k, big), map(launch.v, big), map(launch.k, small), map(launch.v, small)};
 }
 
-template <CudaShape shape, bool kCapped, bool kFp8>
+template <CudaShape shape, bool kByToken, bool kCapped, bool kFp8>
 using ConfigOf = Config<std::conditional_t<shape.dtype == DType::kBF16, __nv_bfloat16, __half>,
-                        shape.head_dim, kCapped, kFp8>;
+                        shape.head_dim, kByToken, kCapped, kFp8>;
 
 #if defined(PANDO_TIMELINE)
 template <class C>
@@ -80,19 +79,29 @@ void launch_as(const AttendLaunch& launch, const TensorMaps& maps) {
   check(cudaLaunchKernelEx(&config, attend_kernel<C>, launch.params, maps), "attend: launch");
 }
 
-/// Calls `call` with the Config of `shape`; false when the table does not have it.
-template <bool kFp8, size_t I = 0, class Call>
-bool visit_shape(const CudaShape& shape, bool capped, Call&& call) {
+/// Calls `call` with every Config of a shape, one after another, until it returns true.
+template <CudaShape shape, class Call>
+bool any_config(Call&& call) {
+  const auto with = [&]<bool kByToken, bool kCapped, bool kFp8>() {
+    return call.template operator()<ConfigOf<shape, kByToken, kCapped, kFp8>>();
+  };
+  const auto with_kv = [&]<bool kFp8>() {
+    return with.template operator()<false, false, kFp8>() ||
+           with.template operator()<false, true, kFp8>() ||
+           with.template operator()<true, false, kFp8>() ||
+           with.template operator()<true, true, kFp8>();
+  };
+  if (with_kv.template operator()<false>()) return true;
+  if constexpr (cuda_supports_fp8(shape.head_dim)) return with_kv.template operator()<true>();
+  return false;
+}
+
+/// The same with those of a shape `shape`; false when the table does not have it.
+template <size_t I = 0, class Call>
+bool any_config(const CudaShape& shape, Call&& call) {
   if constexpr (I < kCudaShapes.size()) {
-    if (kCudaShapes[I] != shape) return visit_shape<kFp8, I + 1>(shape, capped, call);
-    if constexpr (!kFp8 || cuda_supports_fp8(kCudaShapes[I].head_dim)) {
-      if (capped) {
-        call.template operator()<ConfigOf<kCudaShapes[I], true, kFp8>>();
-      } else {
-        call.template operator()<ConfigOf<kCudaShapes[I], false, kFp8>>();
-      }
-      return true;
-    }
+    if (kCudaShapes[I] != shape) return any_config<I + 1>(shape, call);
+    return any_config<kCudaShapes[I]>(call);
   }
   return false;
 }
@@ -104,24 +113,16 @@ void prepare() {
         "attend: shared memory");
 }
 
-template <CudaShape shape>
-void prepare_shape() {
-  prepare<ConfigOf<shape, false, false>>();
-  prepare<ConfigOf<shape, true, false>>();
-  if constexpr (cuda_supports_fp8(shape.head_dim)) {
-    prepare<ConfigOf<shape, false, true>>();
-    prepare<ConfigOf<shape, true, true>>();
-  }
-}
-
-template <size_t... I>
-void prepare_shapes(std::index_sequence<I...>) {
-  (prepare_shape<kCudaShapes[I]>(), ...);
-}
-
 }  // namespace
 
-void prepare_kernels() { prepare_shapes(std::make_index_sequence<kCudaShapes.size()>()); }
+void prepare_kernels() {
+  for (const CudaShape& shape : kCudaShapes) {
+    any_config(shape, [&]<class C>() {
+      prepare<C>();
+      return false;
+    });
+  }
+}
 
 /// One place for each value of a hash: what comes later to a place replaces what was there.
 struct TensorMapCache::State {
@@ -163,11 +164,16 @@ TensorMapCache::~TensorMapCache() = default;
 
 void launch_attend(const AttendLaunch& launch, TensorMapCache& cache) {
   const TensorMaps maps = cache.state_->find(launch);
-  const bool capped = launch.params.into_cap > 0;
-  const auto run = [&]<class C>() { launch_as<C>(launch, maps); };
-  const bool fp8 = launch.kv_dtype == DType::kE4M3;
-  if (!(fp8 ? visit_shape<true>(launch.shape, capped, run)
-            : visit_shape<false>(launch.shape, capped, run))) {
+  const bool launched = any_config(launch.shape, [&]<class C>() {
+    if (C::kByToken != launch.params.pages.by_token() ||
+        C::kCapped != (launch.params.into_cap > 0) ||
+        C::kFp8 != (launch.kv_dtype == DType::kE4M3)) {
+      return false;
+    }
+    launch_as<C>(launch, maps);
+    return true;
+  });
+  if (!launched) {
     throw Error(ErrorCode::kUnsupported, "head_dim, dtype: there is no kernel for this shape");
   }
 }

@@ -42,6 +42,8 @@ struct AttendParams {
   Divider by_group;  ///< divides by `group`
   PageShape pages;
   int32_t page_step, head_step;  ///< KvSteps::page and head
+  const std::byte *k, *v;        ///< for copies by token, with their strides in elements
+  int64_t page_stride, head_stride, token_stride;
   /// Of weights exp2(scale_log2 * difference of scores): |scale| * log2(e), log2(e) for a scale of
   /// 0. With a soft cap scores become tanh(into_cap * score), and this is cap * log2(e).
   float scale_log2;

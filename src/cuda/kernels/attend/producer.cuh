@@ -1,77 +1,181 @@
-// The producer warpgroup. Warps 0 and 2, the loaders, bring K and V by TMA; warp 1, the scout, runs
+// The producer warpgroup. Warps 0 and 2, the loaders, bring K and V; warp 1, the scout, runs
 // ahead and describes the tiles to come; warp 3 fetches the start record, what will be wanted at
 // the end, and the units after the first.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cuda/ptx>
+#include <type_traits>
 
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/kernels/attend/scout.cuh"
 #include "cuda/kernels/attend/timeline.cuh"
 #include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/bulk_tensor.cuh"
+#include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/prefetch.cuh"
 
 namespace pando::cuda {
 
+/// Copies by TMA, of boxes that lie on one page: a granule a lane.
 template <class C, class Tiles>
-__device__ void load_operand(const AttendParams& params, const CUtensorMap* big,
-                             const CUtensorMap* small, const TileInfo& info, const LaneTile& t,
-                             RingCursor<Tiles::kSlots>& cursor, SharedPlan<C>& shared, int lane,
-                             uint64_t policy) {
-  [[maybe_unused]] int32_t tokens;
-  if constexpr (C::kParts > 1) {
-    tokens = __reduce_add_sync(~0u, t.tokens(params.pages));
-  }
-  cursor.wait_empty();
-  if constexpr (C::kParts == 1) tokens = info.tokens;
-  if (lane == 0) cursor.expect(tokens * C::kHeadDim * C::kKvBytes);
-  __syncwarp();
-  uint8_t* const slot = Tiles::slot(shared, cursor.stage());
-  const int32_t page_tokens = params.pages.page_tokens();
-  // Each lane has a granule; those beyond the last load nothing.
-  const auto load_box = [&](int32_t page, int half, int32_t into) {
-    const int32_t in_page = t.position & (page_tokens - 1);
-    const int32_t coords[5] = {0, in_page % kGranule, half, in_page / kGranule,
-                               page * params.page_step + info.kv_head * params.head_step};
+class BoxCopies {
+ public:
+  __device__ BoxCopies(const AttendParams& params, const TensorMaps& maps, int operand,
+                       SharedPlan<C>& shared)
+      : params_(params),
+        shared_(shared),
+        big_(operand == 0 ? &maps.k_big : &maps.v_big),
+        small_(operand == 0 ? &maps.k_small : &maps.v_small),
+        policy_(shared.start.evict_first != 0 ? ptx::evict_first() : ptx::evict_unchanged()) {}
+
+  __device__ __forceinline__ void load(const TileInfo& info, const LaneTile& t,
+                                       const RingCursor<Tiles::kSlots>& cursor) {
+    const int lane = threadIdx.x % 32;
+    [[maybe_unused]] int32_t tokens;
+    if constexpr (C::kParts > 1) {
+      tokens = __reduce_add_sync(~0u, t.tokens(params_.pages));
+    }
+    cursor.wait_empty();
+    if constexpr (C::kParts == 1) tokens = info.tokens;
+    if (lane == 0) cursor.expect(tokens * C::kHeadDim * C::kKvBytes);
+    __syncwarp();
+    if (!t.is(LaneTile::kBig | LaneTile::kSmall)) return;
+    const int32_t in_page = t.position & (params_.pages.page_tokens() - 1);
+    const int32_t coords[5] = {0, in_page % kGranule, 0, in_page / kGranule,
+                               t.page * params_.page_step + info.kv_head * params_.head_step};
     ptx::cp_async_bulk_tensor(
-        slot + (lane * C::kLoadHalves + half) * C::kLoadHalfBytes + into * C::kLoadRowBytes,
-        t.is(LaneTile::kBig) ? big : small, coords, cursor.full_barrier(), policy);
-  };
-  if (t.is(LaneTile::kBig | LaneTile::kSmall)) {
-    if (page_tokens >= kGranule) {
-      load_box(t.page, 0, 0);
-    } else {
+        Tiles::slot(shared_, cursor.stage()) + lane * C::kLoadHalves * C::kLoadHalfBytes,
+        t.is(LaneTile::kBig) ? big_ : small_, coords, cursor.full_barrier(), policy_);
+  }
+  __device__ void finish() {}
+
+ private:
+  const AttendParams& params_;
+  SharedPlan<C>& shared_;
+  const CUtensorMap *big_, *small_;
+  uint64_t policy_;
+};
+
+/// Copies of single tokens, 16 bytes a lane, where pages are smaller than a granule: TMA would take
+/// two boxes for each page, and one warp cannot issue so many. Who multiplies what they bring needs
+/// a fence: see fence_copies.
+template <class C, class Tiles>
+class TokenCopies {
+ public:
+  __device__ TokenCopies(const AttendParams& params, const TensorMaps&, int operand,
+                         SharedPlan<C>& shared)
+      : params_(params), shared_(shared), from_(operand == 0 ? params.k : params.v) {}
+
+  __device__ __forceinline__ void load(const TileInfo& info, const LaneTile& t,
+                                       const RingCursor<Tiles::kSlots>& cursor) {
+    constexpr int kTimes = C::kSlotTokens / 32;
+    int32_t pages[kTimes];  // of one token in 32 each
+#pragma unroll
+    for (int i = 0; i < kTimes; ++i) pages[i] = page_of(t, i * kAtHand);
+    cursor.wait_empty();
+    uint8_t* to = Tiles::slot(shared_, cursor.stage());
 #pragma unroll 1
-      for (int32_t into = 0; into < t.tokens(params.pages); into += page_tokens) {
-        const int32_t page = __ldg(&params.page_ids[t.page + into / page_tokens]);
+    for (int granule = 0; granule < kTimes * kAtHand; granule += kAtHand) {
+      const uint64_t row = row_of(t, granule, info.kv_head, pages[0]);
+#pragma unroll
+      for (int i = 1; i < kTimes; ++i) pages[i - 1] = pages[i];
 #pragma unroll 1
-        for (int half = 0; half < C::kLoadHalves; ++half) load_box(page, half, into);
+      for (int first = 0; first < 32; first += kTokens) {
+        copy_tokens(row, first, to);
       }
+      to += kAtHand * kGranuleBytes;
+    }
+    cursor.fill_when_copied();
+  }
+  __device__ void finish() { ptx::cp_async_wait_all(); }
+
+ private:
+  static constexpr int kAtHand = 32 / kGranule;  ///< granules whose tokens a warp's lanes have
+  static constexpr int kChunks = C::kHeadDim * C::kKvBytes / 16;  ///< of a token
+  static constexpr int kAtOnce = 32 / kChunks;                    ///< tokens
+  /// Copied at once, as registers allow.
+  static constexpr int kTokens = std::min(16, (C::kFp8 ? 2 : 4) * kAtOnce);
+  static constexpr int kHalfChunks = C::kLoadRowBytes / 16;
+  static constexpr int kGranuleBytes = C::kLoadHalves * C::kLoadHalfBytes;
+  static constexpr bool kSwizzled = is_swizzled(C::kLoadRowBytes);
+
+  /// The granule of this lane's token, of those from `first` on.
+  __device__ __forceinline__ static LaneTile granule_of(const LaneTile& t, int first) {
+    const int from = first + threadIdx.x % 32 / kGranule;
+    return {{__shfl_sync(~0u, t.position, from), __shfl_sync(~0u, t.page, from),
+             __shfl_sync(~0u, t.rows, from)}};
+  }
+  /// The page of this lane's token, or -1 where there is none.
+  __device__ __forceinline__ int32_t page_of(const LaneTile& t, int first) const {
+    const LaneTile mine = granule_of(t, first);
+    const int32_t in_granule = threadIdx.x % kGranule;
+    const bool held = (mine.slots() >> in_granule & 1) != 0;
+    const int32_t shift = params_.pages.page_shift;
+    const int32_t at =
+        mine.page + ((mine.position + in_granule) >> shift) - (mine.position >> shift);
+    const int32_t page = __ldg(&params_.page_ids[held ? at : 0]);
+    return held ? page : -1;
+  }
+  /// Where this lane's token lies. Where there is none, what any other is: slots without a token
+  /// may hold anything.
+  __device__ __forceinline__ uint64_t row_of(const LaneTile& t, int first, int32_t kv_head,
+                                             int32_t page) const {
+    const int32_t position = granule_of(t, first).position + threadIdx.x % kGranule;
+    const int32_t in_page = position & (params_.pages.page_tokens() - 1);
+    const int64_t element =
+        page * params_.page_stride + kv_head * params_.head_stride + in_page * params_.token_stride;
+    return reinterpret_cast<uint64_t>(from_ + (page < 0 ? 0 : element * C::kKvBytes));
+  }
+  /// Copies as many tokens, which the lanes from `first` on have, to where TMA would write them.
+  __device__ __forceinline__ static void copy_tokens(uint64_t row, int first, uint8_t* to) {
+    const int lane = threadIdx.x % 32;
+    const int chunk = lane % kChunks, lane_token = lane / kChunks;
+    const int lane_place = chunk / kHalfChunks * C::kLoadHalfBytes + lane_token * C::kLoadRowBytes +
+                           (chunk % kHalfChunks ^ (kSwizzled ? lane_token : 0)) * 16;
+    to += first / kGranule * kGranuleBytes + first % kGranule * C::kLoadRowBytes;
+    constexpr int kTurns = kTokens / kAtOnce;
+    // All lookups first, then all copies: none waits for another.
+    uint64_t from[kTurns];
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      from[turn] = __shfl_sync(~0u, row, first + turn * kAtOnce + lane_token);
+    }
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      const int token = turn * kAtOnce;  // none of its bits is one of the lane's token
+      const int place = token % kGranule * C::kLoadRowBytes +
+                        (lane_place ^ (kSwizzled ? (first + token) % kGranule * 16 : 0));
+      ptx::cp_async(to + token / kGranule * kGranuleBytes + place,
+                    reinterpret_cast<const std::byte*>(from[turn]) + chunk * 16);
     }
   }
-  cursor.advance();
-}
+
+  const AttendParams& params_;
+  SharedPlan<C>& shared_;
+  const std::byte* from_;
+};
 
 /// Loads K of all tiles or V, `operand` 0 or 1, in the ring's order (see Config::kKeysAhead). Short
 /// runs make many small copies, of which one warp alone could not issue enough.
 template <class C, class Tiles>
-__device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
-                           const CUtensorMap* small, int operand, SharedPlan<C>& shared) {
+__device__ __forceinline__ void load_tiles(const AttendParams& params, const TensorMaps& maps,
+                                           int operand, SharedPlan<C>& shared) {
   constexpr int kFirstKeys = 7;  // barrier: they are asked for
   const int lane = threadIdx.x % 32;
   RingCursor<Tiles::kSlots> cursor(Tiles::ring(shared));
   RingCursor<C::kInfos> infos(shared.info_ring);
+  using Copies = std::conditional_t<C::kByToken, TokenCopies<C, Tiles>, BoxCopies<C, Tiles>>;
+  Copies copies(params, maps, operand, shared);
   if (operand == 1) cursor.advance();
   if (operand == 1 && C::kKeysAhead) cursor.advance();
   const int32_t tiles = shared.start.tile_count;
-  const uint64_t policy =
-      shared.start.evict_first != 0 ? ptx::evict_first() : ptx::evict_unchanged();
   for (int32_t tile = 0; tile < tiles; ++tile) {
     if (tile >= Start::kTiles) infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
-#pragma unroll
+#pragma unroll C::kByToken ? 1 : C::kParts  // as registers allow
     for (int part = 0; part < C::kParts; ++part) {
       constexpr int kPart = kGranules / C::kParts;
       const int granule = part * kPart + lane % kPart;
@@ -80,7 +184,8 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
       if (tile < Start::kTiles) t.look_up(params);
       // All thread blocks ask at once: first for what is wanted first.
       if (tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
-      load_operand<C, Tiles>(params, big, small, info, t, cursor, shared, lane, policy);
+      copies.load(info, t, cursor);
+      cursor.advance();
       if (tile == 0 && part == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
       mark_producer(Stage::kIssued);
       if (!C::kKeysAhead || operand == 1 || tile > 0) cursor.advance();
@@ -89,6 +194,7 @@ __device__ void load_tiles(const AttendParams& params, const CUtensorMap* big,
     if (lane == 0) infos.release();
     infos.advance();
   }
+  copies.finish();
 }
 
 /// Brings an area into L2, each thread block its share of it, but at most kMost bytes; by one

@@ -111,7 +111,7 @@ struct LaneTile : Granule {
   }
   /// From the page's index to its id, where a copy needs it.
   __device__ void look_up(const AttendParams& params) {
-    if (is(kBig | kSmall) && params.pages.page_tokens() >= kGranule) {
+    if (is(kBig | kSmall) && !params.pages.by_token()) {
       page = __ldg(&params.page_ids[page]);
     }
   }

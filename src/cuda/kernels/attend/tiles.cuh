@@ -216,6 +216,13 @@ struct Turns {
   __device__ static void pass(int consumer) { ptx::bar_arrive(kBarrier + 1 - consumer, 256); }
 };
 
+/// Before products of what was copied by token: cp.async writes as a thread does, and wgmma reads
+/// as TMA would write.
+template <class C>
+__device__ __forceinline__ void fence_copies() {
+  if constexpr (C::kByToken) ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared);
+}
+
 /// Tiles of a unit, of which this warpgroup takes kTaken slots, N at once. The output of these
 /// accumulates while the scores of the next become weights. `fresh`: nothing was seen before them.
 template <class C, int kTaken>
@@ -250,6 +257,7 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   if constexpr (kOwnPart) cursor.pass_over(consumer == 1);
   cursor.slot.wait_full();
   mark(Stage::kKeys, true);
+  fence_copies<C>();
   ptx::wgmma_fence();
   start_scores<C, N>(s, q, shared.slots[cursor.slot.stage()], in_slot);
   ptx::wgmma_commit_group();
@@ -282,6 +290,7 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
     fill_holes<C, N>(shared.slots[v.stage()], in_slot, holes, named_barrier);
     k.wait_full();
     if constexpr (kInTurns) Turns::take(consumer);
+    fence_copies<C>();
     ptx::wgmma_fence();
     start_scores<C, N>(s, q, shared.slots[k.stage()], in_slot);
     ptx::wgmma_commit_group();
@@ -301,6 +310,7 @@ __device__ __forceinline__ void attend_tiles(const AttendParams& params, RowStat
   const RingCursor<C::kSlots> v = cursor.values();
   v.wait_full();
   fill_holes<C, N>(shared.slots[v.stage()], in_slot, holes, named_barrier);
+  fence_copies<C>();
   ptx::wgmma_fence();
   start_output<C, N>(r, p, shared.slots[v.stage()], in_slot);
   ptx::wgmma_commit_group();
