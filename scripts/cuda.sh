@@ -65,6 +65,7 @@ must_have() {
 if [[ -z $cuobjdump ]]; then
   echo "cuda: no cuobjdump on PATH: instructions not checked"
 else
+  must_have pando_kernels by_token.cu HGMMA LDGSTS
   must_have pando_kernels launch.cu HGMMA UTMALDG F2FP.F16.E4M3
   # The softmax of a tile is to hide under the output of the last: all its exponentials come before the
   # wait for that output, in both loops of each kernel. Waits for scores that follow each other are

@@ -33,7 +33,8 @@ inline constexpr std::array<std::string_view, kStages> kStageNames = {
     "tiles", "joined", "exchanged", "written", "published", "sources", "end"};
 
 /// By thread block and consumer warpgroup, cycles since kBegin of the last launch on the current
-/// device; 0: that stage was not met. Waits for the device. Empty in builds without PANDO_TIMELINE.
+/// device, but for those on pages smaller than a granule; 0: that stage was not met. Waits for the
+/// device. Empty in builds without PANDO_TIMELINE.
 std::vector<std::array<int64_t, kStages>> read_timeline(int thread_blocks);
 
 }  // namespace pando::cuda
