@@ -5,21 +5,14 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <string>
 #include <type_traits>
 
+#include "cuda/device.h"
 #include "cuda/kernels/attend/kernel.cuh"
 #include "cuda/kernels/attend/launch.h"
 #include "cuda/kernels/grid.h"
-#include "pando/error.h"
 
 namespace pando::cuda {
-
-inline void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  throw Error(ErrorCode::kDevice, std::string(what) + ": " + cudaGetErrorName(status) + ", " +
-                                      cudaGetErrorString(status));
-}
 
 template <CudaShape shape, bool kByToken, bool kCapped, bool kFp8>
 using ConfigOf = Config<std::conditional_t<shape.dtype == DType::kBF16, __nv_bfloat16, __half>,

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <vector>
 
+#include "cuda/device.h"
 #include "cuda/kernels/attend/host_params.h"
 #include "cuda/kernels/attend/instances.cuh"
 #include "cuda/kernels/attend/launch.h"
