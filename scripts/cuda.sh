@@ -47,6 +47,14 @@ if grep -E 'Potential Performance Loss' "$log"; then
   exit 1
 fi
 
+# nvcc 12 does not compress them.
+size=$(find build-cuda -path '*pando_kernels.dir*' -name '*.cu.o' -printf '%s\n' | awk '{ sum += $1 } END { print sum }')
+echo "cuda: $((size / 1000)) KB of kernels"
+if grep -q -e '-compress-mode=size' build-cuda/build.ninja && ((size > 5000000)); then
+  echo "cuda: the kernels have more than 5 MB: the library should have 10 at most"
+  exit 1
+fi
+
 # must_have TARGET SOURCE INSTRUCTION...: the source's kernels have them.
 must_have() {
   local source=$2 object instruction count

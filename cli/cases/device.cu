@@ -8,17 +8,14 @@
 #include <string>
 
 #include "cases/device.h"
+#include "cuda/device.h"
 #include "cuda/kernels/attend/timeline.h"
 #include "pando/error.h"
 
 namespace pando::cases {
 namespace {
 
-void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  throw Error(ErrorCode::kDevice, std::string(what) + ": " + cudaGetErrorName(status) + ", " +
-                                      cudaGetErrorString(status));
-}
+using cuda::check;
 
 cudaStream_t stream_of(const DeviceStream& stream) {
   return static_cast<cudaStream_t>(stream.get());

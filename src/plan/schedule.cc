@@ -253,6 +253,8 @@ Start Scheduler::make_start(int32_t thread_block) const {
   start.exchanged = exchanged_[thread_block];
   start.thread_block = thread_block;
   if (start.unit_begin < start.unit_end) start.unit = units_[start.unit_begin];
+  const bool one_tile = start.unit_end - start.unit_begin == 1 && start.unit.is_one_tile();
+  start.one_tile = one_tile && header_.tree_rows == 0 ? 1 : 0;
   return start;
 }
 

@@ -185,6 +185,13 @@ bool narrow_is_sane(const Start& start, const Sections& s, const PlanHeader& h) 
          std::ranges::all_of(units, &Unit::is_narrow) && start.exchanged == 0;
 }
 
+/// Consumers of a thread block with one tile take that without a look at its unit.
+bool one_tile_is_sane(const Start& start, const Sections& s) {
+  if (start.one_tile == 0) return true;
+  return start.one_tile == 1 && start.unit_end - start.unit_begin == 1 &&
+         s.units[start.unit_begin].is_one_tile() && start.tree_rows_at == 0;
+}
+
 /// Each thread block waits for writers in its merges.
 bool merges_are_sane(const Sections& s, int64_t blocks, int32_t kv_heads) {
   for (const Merge& merge : s.merges) {
@@ -232,7 +239,7 @@ bool start_is_sane(const Start& start, const Sections& s, const Plan& plan) {
     tiles += int64_t{s.units[u].whole_tiles} + s.units[u].split_tiles;
   }
   if (start.tile_count != tiles || !exchange_is_sane(start, s) ||
-      !narrow_is_sane(start, s, plan.header())) {
+      !narrow_is_sane(start, s, plan.header()) || !one_tile_is_sane(start, s)) {
     return false;
   }
   if (tiles == 0) return true;

@@ -102,6 +102,8 @@ struct alignas(16) Unit {
     return blocks == 1 && whole_tiles == 0 &&
            static_cast<int32_t>(rows >> 8 & 255) - static_cast<int32_t>(rows & 255) <= kNarrowRows;
   }
+  /// Whether it has one tile, split, of one block.
+  constexpr bool is_one_tile() const { return blocks == 1 && whole_tiles == 0 && split_tiles == 1; }
   /// Halves of the stream from one split tile to the next.
   constexpr int32_t split_stride() const { return blocks == 2 ? 1 : 2; }
 };
@@ -181,7 +183,8 @@ struct alignas(64) Start {
   /// a cluster, have a part each, and hand half of the rows over to each other.
   int32_t exchanged;
   int32_t thread_block;  ///< whose it is; a launch may deal clusters in another order
-  int32_t reserved[7];
+  int32_t one_tile;      ///< 1: its only unit is of one tile, and no row has holes
+  int32_t reserved[6];
   TileInfo tiles[kTiles];  ///< the first
 };
 static_assert(sizeof(Start) % 128 == 0, "what is read first begins with a line");

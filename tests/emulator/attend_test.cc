@@ -201,6 +201,31 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_where_clusters_exchange_rows) {
   }
 }
 
+/// Thread blocks of one tile beside others: their rows go to out, to partials and to the other of a
+/// cluster. With sinks they run the code of the others.
+TEST_F(EmulatedAttend, agrees_with_the_oracle_where_thread_blocks_have_one_tile) {
+  const auto expect_one_tile = [](const Case& problem, int thread_blocks) {
+    Runner on = runner(thread_blocks);
+    expect_correct(problem, on.attend(problem, {}));
+    return pando::testing::ScheduleReader(on.plan()).decoded();
+  };
+  for (const int32_t head_dim : {64, 128, 256}) {
+    for (const auto& [sequences, prefix, own] :
+         {std::tuple{8, 512, 128}, {16, 100, 3}, {13, 240, 0}, {5, 128, 200}}) {
+      SCOPED_TRACE(::testing::Message() << sequences << " sequences, " << prefix << " and " << own
+                                        << " tokens, head_dim " << head_dim);
+      Case problem = device_case(prefix_shape(sequences, prefix, own));
+      problem.spec.head_dim = head_dim;
+      problem.spec.dtype = head_dim == 128 ? DType::kF16 : DType::kBF16;
+      fill_data(problem, {.seed = 11});
+      fill_unused(problem, Unused::kNan, true);
+      EXPECT_GT(expect_one_tile(problem, 24).one_tile, 0);
+      problem.sinks = {0.5f, -1, 2, -3, 0, 1, 4, -2};
+      EXPECT_GT(expect_one_tile(problem, 24).one_tile, 0);
+    }
+  }
+}
+
 /// More units in a thread block than are fetched ahead of it, over pairs of blocks that lack their
 /// second in the last list.
 TEST_F(EmulatedAttend, agrees_with_the_oracle_over_units_that_follow_each_other) {

@@ -62,7 +62,8 @@ struct DecodedSchedule {
   std::vector<ScheduledExchange> exchanges;
   int32_t thread_blocks = 0;
   int64_t partial_rows = 0;
-  std::string problem;  ///< what the format forbids
+  int32_t one_tile = 0;  ///< thread blocks that have one
+  std::string problem;   ///< what the format forbids
 };
 
 class ScheduleReader {
@@ -114,6 +115,12 @@ class ScheduleReader {
       }
       if (start.narrow != 0 && start.unit_begin == start.unit_end) {
         decoded_.problem = "a narrow thread block has no unit";
+      }
+      const bool one_tile = start.unit_end - start.unit_begin == 1 &&
+                            units[start.unit_begin].is_one_tile() && header_.tree_rows == 0;
+      decoded_.one_tile += one_tile ? 1 : 0;
+      if (start.one_tile != (one_tile ? 1 : 0)) {
+        decoded_.problem = "a thread block says the wrong thing of whether it has one tile";
       }
       if (start.exchanged != 0) read_exchange(start, starts[thread_block ^ 1], units);
     }

@@ -64,6 +64,14 @@ TEST(Schedule, spoiled_bytes_are_refused) {
   refused([](std::byte* s, Header&) {
     reinterpret_cast<cuda::Start*>(s + Header::kStartsOffset)->tile_count += 1;
   });
+  // Consumers of a thread block that has one tile look at nothing else.
+  for (const int32_t what : {-1, 1, 2}) {
+    refused([what](std::byte* s, Header&) {
+      auto* const start = reinterpret_cast<cuda::Start*>(s + Header::kStartsOffset);
+      ASSERT_EQ(start->one_tile, 0);
+      start->one_tile = what;
+    });
+  }
   refused([](std::byte* s, Header& h) {
     reinterpret_cast<cuda::Run*>(s + h.runs_offset)->page_offset = 1 << 20;
   });

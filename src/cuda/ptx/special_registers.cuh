@@ -12,6 +12,12 @@ __device__ __forceinline__ uint32_t tid_x() {
   return x;
 }
 
+/// A copy of `value` of which the compiler knows nothing: it is kept, not worked out anew.
+__device__ __forceinline__ int32_t opaque(int32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 /// %smid: the multiprocessor on which the thread block runs.
 __device__ __forceinline__ uint32_t smid() {
   uint32_t multiprocessor;

@@ -17,12 +17,17 @@ inline constexpr float kLog2E = 1.4426950408889634f;
 
 /// What one instance of the kernel is made for.
 template <class Element_, int HeadDim_, bool kByToken_ = false, bool kCapped_ = false,
-          bool kFp8_ = false>
+          bool kFp8_ = false, bool kOneTile_ = false>
 struct Config {
   using Element = Element_;
   static constexpr bool kByToken = kByToken_;  ///< see PageShape::by_token
   static constexpr bool kCapped = kCapped_;    ///< scores have a soft cap
   static constexpr bool kFp8 = kFp8_;          ///< K and V come as fp8: see convert.cuh
+  /// Consumers of a thread block that has one tile: code of its own, in the kernels without
+  /// variants.
+  static constexpr bool kOneTile = kOneTile_;
+  static constexpr bool kHasOneTile = !kOneTile && !kByToken && !kCapped && !kFp8;
+  using OneTile = Config<Element, HeadDim_, kByToken, kCapped, kFp8, true>;
   static constexpr int kHeadDim = HeadDim_;
   static constexpr int kHalves = kHeadDim / 64;  ///< parts of 64 dimensions, two of 128
   static constexpr int kSlotTokens = tokens_at_once(kHeadDim);  ///< of K or V in a slot of the ring
@@ -252,10 +257,11 @@ __device__ __forceinline__ void load_start(const AttendParams& params, SharedPla
 }
 
 /// threadIdx.x. Where the output takes most registers, a tile that is looked at granule by granule
-/// works out anew what follows from it, rather than keep it.
+/// works out anew what follows from it, rather than keep it. So does code for one tile, rather than
+/// have the other code of its kernel keep it too.
 template <class C>
 __device__ __forceinline__ uint32_t this_thread() {
-  if constexpr (C::kFewRegisters) return ptx::tid_x();
+  if constexpr (C::kFewRegisters || C::kOneTile) return ptx::tid_x();
   return threadIdx.x;
 }
 

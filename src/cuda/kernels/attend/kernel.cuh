@@ -90,7 +90,7 @@ __device__ void finish_block(const AttendParams& params, SharedPlan<C>& shared, 
         r.sum[i] == 0 ? -INFINITY : (r.top[i] * scale_log2(params, r) + ptx::lg2(r.sum[i])) * kLn2;
     if constexpr (C::kFp8) scale[i] *= __ldg(&params.v_scale[kv_head * params.v_scale_stride]);
   }
-  if (params.sinks != nullptr) {
+  if (!C::kOneTile && params.sinks != nullptr) {
     // In two steps, as where partials are merged.
 #pragma unroll
     for (int j = 0; j < C::kHeadDim / 2; ++j) r.o[j] *= scale[j / 2 % 2];
@@ -207,7 +207,7 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   bool alone;
   int32_t half;  // of the unit's blocks
   const auto take_side = [&](const Unit& unit) {
-    alone = unit.blocks == 1;
+    alone = C::kOneTile || unit.blocks == 1;
     half = alone ? 0 : consumer;
   };
   take_side(start.unit);
@@ -217,22 +217,26 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   for (int32_t done = 1;; ++done) {
     const Unit& unit = all.get(done - 1);
     // Lists of batch-invariant plans are over pairs, even where there is no second block.
-    const bool absent = (unit.block + half) * kBlockRows >= start.packed_rows;
+    if constexpr (C::kOneTile) {
+      attend_tiles<C, kHalfTokens>(params, r, cursor, shared, 1, true, consumer, 0);
+    } else {
+      const bool absent = (unit.block + half) * kBlockRows >= start.packed_rows;
 #pragma unroll 1
-    for (int turn = absent ? 2 : 0; turn < 2; ++turn) {
-      if (turn != unit.split_first) {
-        attend_tiles<C, kHalfTokens>(params, r, cursor, shared, unit.split_tiles,
-                                     turn == 0 || unit.whole_tiles == 0, consumer,
-                                     half * kBlockRows);
-      } else {
-        attend_tiles<C, kTileTokens>(params, r, cursor, shared, unit.whole_tiles,
-                                     turn == 0 || unit.split_tiles == 0, consumer,
-                                     half * kBlockRows);
+      for (int turn = absent ? 2 : 0; turn < 2; ++turn) {
+        if (turn != unit.split_first) {
+          attend_tiles<C, kHalfTokens>(params, r, cursor, shared, unit.split_tiles,
+                                       turn == 0 || unit.whole_tiles == 0, consumer,
+                                       half * kBlockRows);
+        } else {
+          attend_tiles<C, kTileTokens>(params, r, cursor, shared, unit.whole_tiles,
+                                       turn == 0 || unit.split_tiles == 0, consumer,
+                                       half * kBlockRows);
+        }
       }
+      if (absent) skip_tiles<C>(cursor, unit.whole_tiles, consumer);
     }
-    if (absent) skip_tiles<C>(cursor, unit.whole_tiles, consumer);
     mark(Stage::kTiles);
-    const bool exchanges = done == units && start.exchanged != 0;
+    const bool exchanges = (C::kOneTile || done == units) && start.exchanged != 0;
     if (exchanges) open_to_cluster<C>(shared);
     reduce_sums<C>(r);
     if constexpr (C::kFewRegisters) {  // nothing of this is kept beside the tiles
@@ -257,7 +261,7 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
         finished = done;
       }
     }
-    if (done == units) {
+    if (C::kOneTile || done == units) {
       if (finished > 0 && threadIdx.x % 128 == 0) {
         publish(params, shared.start, shared.epoch, consumer, done);
       }
@@ -295,7 +299,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   mark(Stage::kBegin);
   if (threadIdx.x / 32 == 3) load_start<C>(params, shared);
   if (threadIdx.x == 64) prefetch_plan(params);
-  if (threadIdx.x == 32) {
+  if (!C::kByToken && threadIdx.x == 32) {
     ptx::prefetch_tensormap(&maps.k_big);
     ptx::prefetch_tensormap(&maps.v_big);
     ptx::prefetch_tensormap(&maps.k_small);
@@ -313,14 +317,23 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   }
   __syncthreads();
   ptx::cluster_arrive();
-  // Roles in the order in which their code should lie, so that what one launch runs is within reach
-  // of the instruction cache: see "Where code lies" in the README.
+  // Roles in an order by which ptxas lays out their code so that what one launch runs is within
+  // reach of the instruction cache: see "Where code lies" in the README.
   const bool narrow = C::kHasNarrow && shared.start.narrow != 0;
+  const bool one_tile = C::kHasOneTile && shared.start.one_tile != 0 && params.sinks == nullptr;
   if (narrow && (group == 1 || group == 2)) {
     if constexpr (C::kHasNarrow) {
       ptx::setmaxnreg_inc<C::kConsumerRegisters>();
       mark(Stage::kRole);
       consume_narrow<C>(params, shared);
+    }
+  } else if (one_tile && group != 0) {
+    if constexpr (C::kHasOneTile) {
+      using One = typename C::OneTile;
+      static_assert(sizeof(SharedPlan<One>) == sizeof(SharedPlan<C>));
+      ptx::setmaxnreg_inc<C::kConsumerRegisters>();
+      mark(Stage::kRole);
+      consume<One>(params, ptx::dynamic_shared<SharedPlan<One>>(), ptx::opaque(group - 1));
     }
   } else if (group == 0) {
     ptx::setmaxnreg_dec<C::kProducerRegisters>();

@@ -115,7 +115,7 @@ __device__ __forceinline__ RowPlace open_narrow(const AttendParams& params, cons
     if (lane % 4 == 0) {
       shared.visible[consumer][at] = {__ldg(&rows[mine[i].index].visible_begin),
                                       __ldg(&rows[mine[i].index].visible_end)};
-      keep_holes(params, start, mine[i], shared.tree_rows[consumer][at]);
+      keep_holes<C>(params, start, mine[i], shared.tree_rows[consumer][at]);
     }
 #pragma unroll
     for (int w = 0; w < kWords; ++w) q.set(i, w, scaled_queries(params, words[i][w]));

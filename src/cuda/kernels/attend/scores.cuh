@@ -234,7 +234,7 @@ __device__ __forceinline__ Holes<N> mask_scores(Scores<N>& s, const RowState<C>&
       seen[i] |= (theirs >> lane % 4 * 2 & 0x03030303) << 2 * k;
     }
   }
-  if (shared.start.tree_rows_at != 0) {
+  if (!C::kOneTile && shared.start.tree_rows_at != 0) {
     // Granules that some row of the warp may see.
     const uint32_t lane_rows = info.rows[first / kGranule + lane % (N / kGranule)];
     const uint32_t which =

@@ -49,9 +49,10 @@ __device__ __forceinline__ uint4 scaled_queries(const AttendParams& params, uint
 }
 
 /// What the holes of a query row hide, to where hide_holes looks for it.
+template <class C>
 __device__ __forceinline__ void keep_holes(const AttendParams& params, const Start& start,
                                            const QueryRow& row, TreeRow& to) {
-  if (start.tree_rows_at == 0) return;
+  if (C::kOneTile || start.tree_rows_at == 0) return;
   const TreeRow* const from = section<TreeRow>(params, start.tree_rows_at) + row.index;
   reinterpret_cast<int4&>(to) = __ldg(reinterpret_cast<const int4*>(from));
 }
@@ -118,7 +119,7 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
       if constexpr (C::kFewRegisters) {
         shared.visible[consumer][row] = {r.visible_begin[i], r.visible_end[i]};
       }
-      keep_holes(params, start, mine[i], shared.tree_rows[consumer][row]);
+      keep_holes<C>(params, start, mine[i], shared.tree_rows[consumer][row]);
     }
 #pragma unroll
     for (int k = 0; k < C::kHeadDim / 32; ++k) {

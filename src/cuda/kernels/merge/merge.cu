@@ -2,6 +2,7 @@
 #include <limits>
 #include <string>
 
+#include "cuda/device.h"
 #include "cuda/kernels/merge/kernel.cuh"
 #include "cuda/kernels/merge/launch.h"
 #include "pando/error.h"
@@ -27,7 +28,7 @@ void check_tensor(const std::string& name, const void* address,
   }
 }
 
-void check(const MergeParams& p, DType dtype) {
+void check_params(const MergeParams& p, DType dtype) {
   if (dtype == DType::kF32) unsupported("dtype: got fp32 on CUDA, want one of bf16, fp16");
   if (p.head_dim % kMergeColumns != 0) {
     unsupported("head_dim: got " + std::to_string(p.head_dim) + ", want a multiple of 8");
@@ -39,7 +40,7 @@ void check(const MergeParams& p, DType dtype) {
 }  // namespace
 
 void launch_merge(const MergeParams& params, DType dtype, cudaStream_t stream) {
-  check(params, dtype);
+  check_params(params, dtype);
   const int64_t blocks = merge_blocks(params);
   if (blocks == 0) return;
   if (blocks > std::numeric_limits<int32_t>::max()) {
@@ -49,13 +50,9 @@ void launch_merge(const MergeParams& params, DType dtype, cudaStream_t stream) {
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kMergeThreads);
   config.stream = stream;
-  const cudaError_t status = dtype == DType::kBF16
-                                 ? cudaLaunchKernelEx(&config, merge_kernel<__nv_bfloat16>, params)
-                                 : cudaLaunchKernelEx(&config, merge_kernel<__half>, params);
-  if (status != cudaSuccess) {
-    throw Error(ErrorCode::kDevice, std::string("merge: launch: ") + cudaGetErrorName(status) +
-                                        ", " + cudaGetErrorString(status));
-  }
+  check(dtype == DType::kBF16 ? cudaLaunchKernelEx(&config, merge_kernel<__nv_bfloat16>, params)
+                              : cudaLaunchKernelEx(&config, merge_kernel<__half>, params),
+        "merge: launch");
 }
 
 }  // namespace pando::cuda
