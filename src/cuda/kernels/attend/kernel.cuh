@@ -216,10 +216,10 @@ __device__ void consume(const AttendParams& params, SharedPlan<C>& shared, int c
   mark(Stage::kQueries, true);
   for (int32_t done = 1;; ++done) {
     const Unit& unit = all.get(done - 1);
-    // Lists of batch-invariant plans are over pairs, even where there is no second block.
     if constexpr (C::kOneTile) {
       attend_tiles<C, kHalfTokens>(params, r, cursor, shared, 1, true, consumer, 0);
     } else {
+      // Lists of batch-invariant plans are over pairs, even where there is no second block.
       const bool absent = (unit.block + half) * kBlockRows >= start.packed_rows;
 #pragma unroll 1
       for (int turn = absent ? 2 : 0; turn < 2; ++turn) {
