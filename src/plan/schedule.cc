@@ -227,6 +227,12 @@ bool Scheduler::is_narrow(int32_t thread_block) const {
   return std::ranges::all_of(units, &Unit::is_narrow) && exchanged_[thread_block] == 0;
 }
 
+/// Whether a thread block's only unit is one split tile.
+bool Scheduler::has_one_tile(int32_t thread_block) const {
+  const int32_t begin = unit_begin_[thread_block];
+  return unit_begin_[thread_block + 1] - begin == 1 && units_[begin].is_one_tile();
+}
+
 /// All of a start but what follows from its units' tiles and rows.
 Start Scheduler::make_start(int32_t thread_block) const {
   const auto at = [](int64_t offset) { return static_cast<int32_t>(offset / 16); };
@@ -253,7 +259,8 @@ Start Scheduler::make_start(int32_t thread_block) const {
   start.exchanged = exchanged_[thread_block];
   start.thread_block = thread_block;
   if (start.unit_begin < start.unit_end) start.unit = units_[start.unit_begin];
-  const bool one_tile = start.unit_end - start.unit_begin == 1 && start.unit.is_one_tile();
+  const bool one_tile =
+      has_one_tile(thread_block) && (start.exchanged == 0 || has_one_tile(thread_block ^ 1));
   start.one_tile = one_tile && header_.tree_rows == 0 ? 1 : 0;
   return start;
 }

@@ -185,11 +185,15 @@ bool narrow_is_sane(const Start& start, const Sections& s, const PlanHeader& h) 
          std::ranges::all_of(units, &Unit::is_narrow) && start.exchanged == 0;
 }
 
-/// Consumers of a thread block with one tile take that without a look at its unit.
+/// Consumers of a thread block with one tile take that without a look at its unit, and exchange
+/// rows in a way of their own.
 bool one_tile_is_sane(const Start& start, const Sections& s) {
-  if (start.one_tile == 0) return true;
-  return start.one_tile == 1 && start.unit_end - start.unit_begin == 1 &&
-         s.units[start.unit_begin].is_one_tile() && start.tree_rows_at == 0;
+  if (start.exchanged != 0 && s.starts[start.thread_block ^ 1].one_tile != start.one_tile) {
+    return false;
+  }
+  return start.one_tile == 0 ||
+         (start.one_tile == 1 && start.tree_rows_at == 0 &&
+          start.unit_end - start.unit_begin == 1 && s.units[start.unit_begin].is_one_tile());
 }
 
 /// Each thread block waits for writers in its merges.

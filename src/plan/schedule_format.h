@@ -183,7 +183,9 @@ struct alignas(64) Start {
   /// a cluster, have a part each, and hand half of the rows over to each other.
   int32_t exchanged;
   int32_t thread_block;  ///< whose it is; a launch may deal clusters in another order
-  int32_t one_tile;      ///< 1: its only unit is of one tile, and no row has holes
+  /// 1: its only unit is of one tile, no row has holes, and so it is with the thread block that it
+  /// exchanges rows with.
+  int32_t one_tile;
   int32_t reserved[6];
   TileInfo tiles[kTiles];  ///< the first
 };

@@ -223,6 +223,14 @@ TEST_F(EmulatedAttend, agrees_with_the_oracle_where_thread_blocks_have_one_tile)
       problem.sinks = {0.5f, -1, 2, -3, 0, 1, 4, -2};
       EXPECT_GT(expect_one_tile(problem, 24).one_tile, 0);
     }
+    // One tile that exchanges rows with two.
+    Case problem = device_case(prefix_shape(13, 370, 0));
+    problem.spec.head_dim = head_dim;
+    fill_data(problem, {.seed = 12});
+    fill_unused(problem, Unused::kNan, true);
+    const auto decoded = expect_one_tile(problem, 4);
+    EXPECT_EQ(decoded.one_tile, 0);
+    EXPECT_FALSE(decoded.exchanges.empty());
   }
 }
 

@@ -116,8 +116,11 @@ class ScheduleReader {
       if (start.narrow != 0 && start.unit_begin == start.unit_end) {
         decoded_.problem = "a narrow thread block has no unit";
       }
-      const bool one_tile = start.unit_end - start.unit_begin == 1 &&
-                            units[start.unit_begin].is_one_tile() && header_.tree_rows == 0;
+      const auto has_one_tile = [&](const cuda::Start& s) {
+        return s.unit_end - s.unit_begin == 1 && units[s.unit_begin].is_one_tile();
+      };
+      const bool one_tile = header_.tree_rows == 0 && has_one_tile(start) &&
+                            (start.exchanged == 0 || has_one_tile(starts[thread_block ^ 1]));
       decoded_.one_tile += one_tile ? 1 : 0;
       if (start.one_tile != (one_tile ? 1 : 0)) {
         decoded_.problem = "a thread block says the wrong thing of whether it has one tile";

@@ -40,8 +40,10 @@ __device__ __forceinline__ void wgmma_wait_group_after(float sum) {
 }
 
 // The accumulators of a product, as text and as operands; each list begins with the shorter one.
-#define PANDO_LIST_32                                                      \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+#define PANDO_LIST_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define PANDO_LIST_32 \
+  PANDO_LIST_16       \
+  ", "                \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define PANDO_LIST_64                                                                \
   PANDO_LIST_32                                                                      \
@@ -57,15 +59,18 @@ __device__ __forceinline__ void wgmma_wait_group_after(float sum) {
   "%111, "                                                                                     \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, " \
   "%127"
+#define PANDO_REGISTERS_16 "{" PANDO_LIST_16 "}, "
 #define PANDO_REGISTERS_32 "{" PANDO_LIST_32 "}, "
 #define PANDO_REGISTERS_64 "{" PANDO_LIST_64 "}, "
 #define PANDO_REGISTERS_128 "{" PANDO_LIST_128 "}, "
-#define PANDO_OPERANDS_32(d)                                                                      \
+#define PANDO_OPERANDS_16(d)                                                                      \
   "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),    \
-      "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),  \
-      "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),  \
-      "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+      "+f"(d[15])
+#define PANDO_OPERANDS_32(d)                                                                     \
+  PANDO_OPERANDS_16(d), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),         \
+      "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), \
+      "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
 #define PANDO_OPERANDS_64(d)                                                                     \
   PANDO_OPERANDS_32(d), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]),         \
       "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), \
@@ -102,6 +107,34 @@ __device__ __forceinline__ void wgmma_wait_group_after(float sum) {
                ", p, 1, 1, 0, " TRANSPOSED ";\n}\n"                                               \
                : OPERANDS(d)                                                                      \
                : "l"(a), "l"(b), "r"(int32_t{accumulate}), "n"(int32_t{BTransposed}))
+
+/// wgmma.mma_async m64n32k16, D = A * B + D (fp32), A in registers, B in shared memory.
+/// BTransposed: B is MN-major (its columns are contiguous).
+template <bool BTransposed, class E>
+__device__ __forceinline__ void wgmma_m64n32k16(float (&d)[16], const uint32_t (&a)[4], uint64_t b,
+                                                bool accumulate, E) {
+  if constexpr (std::is_same_v<E, __half>) {
+    PANDO_WGMMA_A_IN_REGISTERS("m64n32k16", "f16", PANDO_REGISTERS_16, PANDO_OPERANDS_16,
+                               "{%16, %17, %18, %19}", "%20", "%21", "%22");
+  } else {
+    PANDO_WGMMA_A_IN_REGISTERS("m64n32k16", "bf16", PANDO_REGISTERS_16, PANDO_OPERANDS_16,
+                               "{%16, %17, %18, %19}", "%20", "%21", "%22");
+  }
+}
+
+/// wgmma.mma_async m64n32k16, D = A * B + D (fp32), A and B in shared memory.
+/// BTransposed: B is MN-major (its columns are contiguous).
+template <bool BTransposed, class E>
+__device__ __forceinline__ void wgmma_m64n32k16(float (&d)[16], uint64_t a, uint64_t b,
+                                                bool accumulate, E) {
+  if constexpr (std::is_same_v<E, __half>) {
+    PANDO_WGMMA_A_IN_SHARED("m64n32k16", "f16", PANDO_REGISTERS_16, PANDO_OPERANDS_16, "%16", "%17",
+                            "%18", "%19");
+  } else {
+    PANDO_WGMMA_A_IN_SHARED("m64n32k16", "bf16", PANDO_REGISTERS_16, PANDO_OPERANDS_16, "%16",
+                            "%17", "%18", "%19");
+  }
+}
 
 /// wgmma.mma_async m64n64k16, D = A * B + D (fp32), A in registers, B in shared memory.
 /// BTransposed: B is MN-major (its columns are contiguous).
@@ -175,12 +208,15 @@ __device__ __forceinline__ void wgmma_m64n256k16(float (&d)[128], const uint32_t
 
 #undef PANDO_WGMMA_A_IN_REGISTERS
 #undef PANDO_WGMMA_A_IN_SHARED
+#undef PANDO_LIST_16
 #undef PANDO_LIST_32
 #undef PANDO_LIST_64
 #undef PANDO_LIST_128
+#undef PANDO_REGISTERS_16
 #undef PANDO_REGISTERS_32
 #undef PANDO_REGISTERS_64
 #undef PANDO_REGISTERS_128
+#undef PANDO_OPERANDS_16
 #undef PANDO_OPERANDS_32
 #undef PANDO_OPERANDS_64
 #undef PANDO_OPERANDS_128

@@ -11,7 +11,9 @@ namespace pando::cuda {
 /// `b` a matrix descriptor; BTransposed: b's columns are contiguous.
 template <int N, bool BTransposed, class E, class A>
 __device__ __forceinline__ void mma(float (&d)[N / 2], const A& a, uint64_t b, bool accumulate) {
-  if constexpr (N == 64) {
+  if constexpr (N == 32) {
+    ptx::wgmma_m64n32k16<BTransposed>(d, a, b, accumulate, E{});
+  } else if constexpr (N == 64) {
     ptx::wgmma_m64n64k16<BTransposed>(d, a, b, accumulate, E{});
   } else if constexpr (N == 256) {
     ptx::wgmma_m64n256k16<BTransposed>(d, a, b, accumulate, E{});

@@ -30,6 +30,8 @@ struct Config {
       !kOneTile && !kByToken && !kCapped && !kFp8 && HeadDim_ <= 128;
   using OneTile = Config<Element, HeadDim_, kByToken, kCapped, kFp8, true>;
   static constexpr int kHeadDim = HeadDim_;
+  /// Columns of its rows' output that a warpgroup computes: of one tile half of them.
+  static constexpr int kColumns = kOneTile ? kHeadDim / 2 : kHeadDim;
   static constexpr int kHalves = kHeadDim / 64;  ///< parts of 64 dimensions, two of 128
   static constexpr int kSlotTokens = tokens_at_once(kHeadDim);  ///< of K or V in a slot of the ring
   static constexpr int kParts = kTileTokens / kSlotTokens;  ///< slots of a tile's K, and of its V
@@ -39,6 +41,11 @@ struct Config {
   /// before it is wanted; with five slots of K0 V0 K1 V1 ... it would be one. Tiles in parts have
   /// that order, in which a slot holds the same part of each.
   static constexpr bool kKeysAhead = kParts == 1;
+  /// Consumers ask for their first queries before their role is known. Those of narrow thread
+  /// blocks want others.
+  static constexpr bool kAsksAtOnce = !kFp8;
+  /// Several warps of the producer ask for the first tile: see FirstTile.
+  static constexpr bool kAsksFirst = !kByToken && !kFp8 && kParts == 1;
   static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
   /// Units that are fetched ahead. Of fp8 none: there is no room beside its slots.
   static constexpr int kUnitsAhead = kFp8 ? 0 : 2;
@@ -228,6 +235,12 @@ __device__ __forceinline__ const Unit& nth_unit(const AttendParams& params, cons
   return nth == 0 ? start.unit : section<Unit>(params, start.units_at)[start.unit_begin + nth];
 }
 
+/// The start record of this thread block, in global memory.
+__device__ __forceinline__ const Start& start_record(const AttendParams& params) {
+  return *reinterpret_cast<const Start*>(params.schedule + ScheduleHeader::kStartsOffset +
+                                         int64_t{sizeof(Start)} * blockIdx.x);
+}
+
 /// Brings what all warps begin with into shared memory, by one warp in one read: the first tiles'
 /// descriptions to their places in the ring.
 template <class C>
@@ -236,8 +249,7 @@ __device__ __forceinline__ void load_start(const AttendParams& params, SharedPla
   constexpr int kWords = kHead + sizeof(TileInfo) / sizeof(int4) * Start::kTiles;
   static_assert(offsetof(Start, tiles) % sizeof(int4) == 0 && kWords < 64);
   const int lane = threadIdx.x % 32;
-  const auto* const from = reinterpret_cast<const int4*>(
-      params.schedule + ScheduleHeader::kStartsOffset + int64_t{sizeof(Start)} * blockIdx.x);
+  const auto* const from = reinterpret_cast<const int4*>(&start_record(params));
   int4 words[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -264,6 +276,12 @@ template <class C>
 __device__ __forceinline__ uint32_t this_thread() {
   if constexpr (C::kFewRegisters || C::kOneTile) return ptx::tid_x();
   return threadIdx.x;
+}
+
+/// Of a row's columns that a warpgroup computes the first.
+template <class C>
+__device__ __forceinline__ int32_t first_column(int consumer) {
+  return C::kOneTile ? consumer * C::kColumns : 0;
 }
 
 /// Where the LSE of the partials stand.

@@ -11,15 +11,18 @@
 
 namespace pando::cuda {
 
-/// What a warp hands over: to slots of the ring that the other thread block has done with.
+/// What a warp hands over: to slots of the ring that the other thread block has done with, or does
+/// not use.
 template <class C>
 struct HandedRows {
-  float4 o[C::kHeadDim / 8][32];
+  float4 o[C::kColumns / 8][32];
   float4 ends[32];  ///< tops, sums
 
   __device__ static HandedRows& of(SharedPlan<C>& shared, int handed) {
-    static_assert(kHandingWarps * sizeof(HandedRows) <= sizeof(shared.slots));
-    return reinterpret_cast<HandedRows*>(shared.slots)[handed];
+    constexpr int kFirst = C::kOneTile ? C::kSlots - 128 / C::kHeadDim : 0;  // that it leaves alone
+    static_assert(kHandingWarps * sizeof(HandedRows) <=
+                  sizeof(shared.slots[0]) * (C::kSlots - kFirst));
+    return reinterpret_cast<HandedRows*>(shared.slots[kFirst])[handed];
   }
 };
 
@@ -45,9 +48,9 @@ __device__ __forceinline__ void exchange_rows(const AttendParams& params, Shared
   if (warp / 2 != rank) {
     const uint32_t to = ptx::in_thread_block(&rows.o[0][lane], rank ^ 1);
     const uint32_t complete = there.in(rank ^ 1);
-    shared.exchange.open.wait();
+    if constexpr (!C::kOneTile) shared.exchange.open.wait();
 #pragma unroll
-    for (int j = 0; j < C::kHeadDim / 8; ++j) {
+    for (int j = 0; j < C::kColumns / 8; ++j) {
       const float* const o = &r.o[j * 4];
       ptx::st_async(to + j * sizeof(rows.o[0]), make_float4(o[0], o[1], o[2], o[3]), complete);
     }

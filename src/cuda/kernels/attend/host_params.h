@@ -60,6 +60,15 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
   const auto [out_row_stride, out_head_stride] = strides(args.out.row_stride, args.out.head_stride);
   const int64_t q_rows_end = int64_t{h.rows - 1} * q_row_stride + (h.q_heads - 1) * q_head_stride;
   const KvSteps steps = KvSteps::of(args.kv);
+  const auto area = [&](const void* from, int64_t bytes) {
+    constexpr int64_t kLine = 128, kMost = 32 << 10;
+    const auto begin = (reinterpret_cast<uintptr_t>(from) + 15) & ~uintptr_t{15};
+    const auto end = (reinterpret_cast<uintptr_t>(from) + bytes) & ~uintptr_t{15};
+    const int64_t share = (bytes / kLine / h.workers + 1) * kLine;
+    return PrefetchedArea{static_cast<int64_t>(end - begin),
+                          static_cast<int32_t>(std::min(share, kMost))};
+  };
+  const auto page_ids_bytes = static_cast<int64_t>(args.page_ids.size_bytes());
   float scale_ln = h.scale == 0 ? 1.0f : std::abs(h.scale);
   const float into_cap = h.soft_cap > 0 ? scale_ln / h.soft_cap : 0.0f;
   if (h.soft_cap > 0) scale_ln = h.soft_cap;
@@ -90,9 +99,9 @@ inline AttendParams make_params(const PlanHeader& h, const AttendArgs& args,
           .sinks = args.sinks,
           .q_keep = h.scale == 0 ? 0 : ~uint32_t{0},
           .q_flip = h.scale < 0 ? kTwoSigns : 0,
-          .schedule_bytes = h.schedule_bytes,
-          .page_ids_bytes = static_cast<int64_t>(args.page_ids.size_bytes()),
-          .q_bytes = (q_rows_end + h.head_dim) * dtype_bytes(h.dtype),
+          .schedule_area = area(schedule, h.schedule_bytes),
+          .page_ids_area = area(args.page_ids.data(), page_ids_bytes),
+          .q_area = area(args.q.data, (q_rows_end + h.head_dim) * dtype_bytes(h.dtype)),
           .k_scale = args.k_scale.data(),
           .v_scale = args.v_scale.data(),
           .k_scale_stride = args.k_scale.size() > 1 ? 1 : 0,

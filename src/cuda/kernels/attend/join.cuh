@@ -25,7 +25,7 @@ __device__ __forceinline__ void join_rows(const AttendParams& params, RowState<C
     r.sum[i] = r.sum[i] * a[i] + sums[i] * b[i];
   }
 #pragma unroll
-  for (int j = 0; j < C::kHeadDim / 8; ++j) {
+  for (int j = 0; j < C::kColumns / 8; ++j) {
     const float4 four = theirs(j);
     float* const o = &r.o[j * 4];
     o[0] = o[0] * a[0] + four.x * b[0];

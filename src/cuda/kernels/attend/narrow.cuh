@@ -87,7 +87,8 @@ __device__ __forceinline__ RowPlace open_narrow(const AttendParams& params, cons
   const auto find = [&](int32_t row) {
     // Rows beyond the unit's take the query of its last.
     const int32_t inside = max(0, min(touched.begin + row, touched.end - 1));
-    return QueryRow(params, start, unit.block * kBlockRows + inside, unit.kv_head, first_unit);
+    return QueryRow(params, RowFinder::of(start, first_unit), unit.block * kBlockRows + inside,
+                    unit.kv_head);
   };
   const QueryRow mine[2] = {find(lane / 4), find(lane / 4 + 8)};
   uint4 words[2][kWords];

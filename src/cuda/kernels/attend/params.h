@@ -25,6 +25,12 @@ struct Divider {
   }
 };
 
+/// Memory that the thread blocks of a launch bring into L2, each its share.
+struct PrefetchedArea {
+  int64_t bytes;  ///< from its first multiple of 16 to its last
+  int32_t share;  ///< bytes of a thread block
+};
+
 /// Pointers into device memory, strides and constants of the AttentionSpec. A captured graph keeps
 /// these; what depends on the plan the kernel reads from `schedule`.
 struct AttendParams {
@@ -53,7 +59,7 @@ struct AttendParams {
   uint32_t q_flip;     ///< bits that change: the signs, for a negative scale
   /// What is read first, one thing after another: schedule, page ids, q. Of the plan that was
   /// launched or captured; a later one may use less or more of them.
-  int64_t schedule_bytes, page_ids_bytes, q_bytes;
+  PrefetchedArea schedule_area, page_ids_area, q_area;
   /// Of fp8 K and V; of kv head h that at h * stride.
   const float *k_scale, *v_scale;
   int32_t k_scale_stride, v_scale_stride;

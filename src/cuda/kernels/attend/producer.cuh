@@ -19,6 +19,18 @@
 
 namespace pando::cuda {
 
+/// Asks for the box of a tile that begins with this granule, on its page.
+template <class C>
+__device__ __forceinline__ void copy_box(const AttendParams& params, uint8_t* slot,
+                                         const CUtensorMap* map, const Granule& t, int granule,
+                                         int32_t kv_head, uint64_t* barrier, uint64_t policy) {
+  const int32_t in_page = t.position & (params.pages.page_tokens() - 1);
+  const int32_t coords[5] = {0, in_page % kGranule, 0, in_page / kGranule,
+                             t.page * params.page_step + kv_head * params.head_step};
+  ptx::cp_async_bulk_tensor(slot + granule * C::kLoadHalves * C::kLoadHalfBytes, map, coords,
+                            barrier, policy);
+}
+
 /// Copies by TMA, of boxes that lie on one page: a granule a lane.
 template <class C, class Tiles>
 class BoxCopies {
@@ -43,12 +55,8 @@ class BoxCopies {
     if (lane == 0) cursor.expect(tokens * C::kHeadDim * C::kKvBytes);
     __syncwarp();
     if (!t.is(LaneTile::kBig | LaneTile::kSmall)) return;
-    const int32_t in_page = t.position & (params_.pages.page_tokens() - 1);
-    const int32_t coords[5] = {0, in_page % kGranule, 0, in_page / kGranule,
-                               t.page * params_.page_step + info.kv_head * params_.head_step};
-    ptx::cp_async_bulk_tensor(
-        Tiles::slot(shared_, cursor.stage()) + lane * C::kLoadHalves * C::kLoadHalfBytes,
-        t.is(LaneTile::kBig) ? big_ : small_, coords, cursor.full_barrier(), policy_);
+    copy_box<C>(params_, Tiles::slot(shared_, cursor.stage()), t.is(LaneTile::kBig) ? big_ : small_,
+                t, lane, info.kv_head, cursor.full_barrier(), policy_);
   }
   __device__ void finish() {}
 
@@ -158,6 +166,56 @@ class TokenCopies {
   const std::byte* from_;
 };
 
+/// The first tile, which everything waits for. Several warps of the producer ask for boxes of it,
+/// as one takes 100 cycles for each; what they must know they read themselves, beside the start
+/// record.
+template <class C>
+struct FirstTile {
+  LaneTile tile;  ///< granule `lane` % 16
+
+  __device__ __forceinline__ void read(const AttendParams& params) {
+    const TileInfo& info = start_record(params).tiles[0];
+    const int granule = threadIdx.x % kGranules;
+    tile = {
+        {__ldg(&info.position[granule]), __ldg(&info.page[granule]), __ldg(&info.rows[granule])}};
+  }
+  /// K, and then V: where it is the `only` tile, all warps ask for a quarter of each. Else warps 0
+  /// and 3 ask for half of K, and warp 2 for V, which comes beside the next K: with more warps at
+  /// it, V would come before that, and seed-32x16 took 4 % longer.
+  __device__ __forceinline__ void ask(const AttendParams& params, const TensorMaps& maps, bool only,
+                                      SharedPlan<C>& shared) const {
+    constexpr int kAsked = 7;  // barrier
+    const int warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    if (shared.start.tile_count == 0 || (!only && warp == 1)) return;
+    const TileInfo& info = shared.info[0];
+    const uint64_t policy =
+        shared.start.evict_first != 0 ? ptx::evict_first() : ptx::evict_unchanged();
+    const bool any = lane < kGranules && tile.is(LaneTile::kBig | LaneTile::kSmall);
+#pragma unroll
+    for (int operand = 0; operand < 2; ++operand) {
+      const RingCursor<C::kSlots> slot(shared.ring, operand * (C::kKeysAhead ? 2 : 1));
+      if (operand == 1) {
+        if (!only && warp != 2) {
+          ptx::bar_arrive(kAsked, 96);
+          return;
+        }
+        ptx::bar_sync(kAsked, only ? 128 : 96);
+      }
+      if (warp == operand * 2 && lane == 0) slot.expect(info.tokens * C::kHeadDim * C::kKvBytes);
+      const int asker = only ? lane / 4 : operand == 1 ? 2 : lane < 8 ? 0 : 3;
+      if (any && asker == warp) {
+        const CUtensorMap* const big = operand == 0 ? &maps.k_big : &maps.v_big;
+        const CUtensorMap* const small = operand == 0 ? &maps.k_small : &maps.v_small;
+        copy_box<C>(params, shared.slots[slot.stage()], tile.is(LaneTile::kBig) ? big : small, tile,
+                    lane, info.kv_head, slot.full_barrier(), policy);
+      }
+      __syncwarp();
+      if (operand == 0) mark_producer(Stage::kIssued);
+    }
+  }
+};
+
 /// Loads K of all tiles or V, `operand` 0 or 1, in the ring's order (see Config::kKeysAhead). Short
 /// runs make many small copies, of which one warp alone could not issue enough.
 template <class C, class Tiles>
@@ -172,7 +230,14 @@ __device__ __forceinline__ void load_tiles(const AttendParams& params, const Ten
   if (operand == 1) cursor.advance();
   if (operand == 1 && C::kKeysAhead) cursor.advance();
   const int32_t tiles = shared.start.tile_count;
-  for (int32_t tile = 0; tile < tiles; ++tile) {
+  constexpr int kFirst = C::kAsksFirst ? 1 : 0;  // FirstTile has asked for that before
+  if (kFirst > 0 && tiles > 0) {
+    if (lane == 0) infos.release();
+    infos.advance();
+    cursor.advance();
+    if (operand == 1) cursor.advance();
+  }
+  for (int32_t tile = kFirst; tile < tiles; ++tile) {
     if (tile >= Start::kTiles) infos.wait_full();
     const TileInfo& info = shared.info[infos.stage()];
 #pragma unroll C::kByToken ? 1 : C::kParts  // as registers allow
@@ -183,11 +248,11 @@ __device__ __forceinline__ void load_tiles(const AttendParams& params, const Ten
           {info.position[granule], info.page[granule], lane < kPart ? info.rows[granule] : 0}};
       if (tile < Start::kTiles) t.look_up(params);
       // All thread blocks ask at once: first for what is wanted first.
-      if (tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
+      if (kFirst == 0 && tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
       copies.load(info, t, cursor);
       cursor.advance();
-      if (tile == 0 && part == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
-      mark_producer(Stage::kIssued);
+      if (kFirst == 0 && tile == 0 && part == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
+      if (kFirst == 0) mark_producer(Stage::kIssued);
       if (!C::kKeysAhead || operand == 1 || tile > 0) cursor.advance();
     }
     __syncwarp();
@@ -197,25 +262,14 @@ __device__ __forceinline__ void load_tiles(const AttendParams& params, const Ten
   copies.finish();
 }
 
-/// Brings an area into L2, each thread block its share of it, but at most kMost bytes; by one
-/// thread.
-__device__ __forceinline__ void prefetch_area(const void* area, int64_t bytes) {
-  constexpr int64_t kLine = 128, kMost = 32 << 10;
+/// Brings an area into L2, each thread block its share of it; by one thread.
+__device__ __forceinline__ void prefetch_area(const void* area, const PrefetchedArea& p) {
   const auto begin = (reinterpret_cast<uintptr_t>(area) + 15) & ~uintptr_t{15};
-  const auto end = (reinterpret_cast<uintptr_t>(area) + bytes) & ~uintptr_t{15};
-  const int64_t lines = static_cast<uint32_t>(bytes / kLine) / gridDim.x + 1;
-  const int64_t share = lines * kLine;
-  const int64_t left = int64_t(end - begin) - share * blockIdx.x;
+  const int64_t at = int64_t{p.share} * blockIdx.x;
+  const int64_t left = p.bytes - at;
   if (left <= 0) return;
-  ptx::cp_async_bulk_prefetch_l2(reinterpret_cast<const void*>(begin + share * blockIdx.x),
-                                 static_cast<uint32_t>(min(left, min(share, kMost))));
-}
-
-/// Brings what all units are made of into L2 while the start record is on its way; by one thread.
-__device__ __forceinline__ void prefetch_plan(const AttendParams& params) {
-  prefetch_area(params.page_ids, params.page_ids_bytes);
-  prefetch_area(params.schedule, params.schedule_bytes);
-  prefetch_area(params.q, params.q_bytes);
+  ptx::cp_async_bulk_prefetch_l2(reinterpret_cast<const void*>(begin + at),
+                                 static_cast<uint32_t>(min(left, int64_t{p.share})));
 }
 
 /// Fetches the units after the first, and their rows, as far ahead as there is room; by one warp.

@@ -25,7 +25,7 @@ struct UnitScale<true> {
 /// A warpgroup's 64 rows. A thread holds rows `lane / 4` and `lane / 4 + 8` of its warp's 16.
 template <class C>
 struct RowState : UnitScale<C::kFp8 && !C::kCapped> {
-  float o[C::kHeadDim / 2];
+  float o[C::kColumns / 2];
   float top[2], sum[2];
   int32_t visible_begin[2], visible_end[2];
 };
@@ -339,7 +339,7 @@ __device__ __forceinline__ void reduce_sums(RowState<C>& r) {
 template <class C>
 __device__ __forceinline__ void rescale(RowState<C>& r, const float (&alpha)[2]) {
 #pragma unroll
-  for (int j = 0; j < C::kHeadDim / 2; ++j) r.o[j] *= alpha[j / 2 % 2];
+  for (int j = 0; j < C::kColumns / 2; ++j) r.o[j] *= alpha[j / 2 % 2];
 }
 
 }  // namespace pando::cuda

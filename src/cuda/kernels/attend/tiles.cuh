@@ -13,26 +13,37 @@
 
 namespace pando::cuda {
 
+/// What query rows are found by, of a start record.
+struct RowFinder {
+  int32_t packed_rows, rows_at;
+  int32_t first;  ///< packed row at which the first unit begins; 0 for other units
+  int32_t q_row;  ///< that of `first`, where those that follow it do so in q too; else -1
+
+  __device__ static RowFinder of(const Start& start, bool first_unit) {
+    return {start.packed_rows, start.rows_at, first_unit ? start.unit.block * kBlockRows : 0,
+            first_unit ? start.q_row : -1};
+  }
+};
+
 /// Where the query of a packed row lies; that of a row beyond the last is another's.
 struct QueryRow {
   bool present;
   int32_t index;  ///< of the plan's rows
   int32_t q_row, head;
 
+  QueryRow() = default;
   /// `row` is the plan's; null where it must be looked up.
-  __device__ __forceinline__ QueryRow(const AttendParams& params, const Start& start,
-                                      int32_t packed, int32_t kv_head, bool first_unit,
-                                      const Row* row = nullptr) {
-    present = packed < start.packed_rows;
-    const int32_t another = first_unit ? start.unit.block * kBlockRows : 0;
-    index = params.by_group.quotient(present ? packed : another);
+  __device__ __forceinline__ QueryRow(const AttendParams& params, const RowFinder& finder,
+                                      int32_t packed, int32_t kv_head, const Row* row = nullptr) {
+    present = packed < finder.packed_rows;
+    index = params.by_group.quotient(present ? packed : finder.first);
     // The short way spares a read that the addresses of the queries would wait for.
-    if (first_unit && start.q_row >= 0) {
-      q_row = start.q_row + index - params.by_group.quotient(start.unit.block * kBlockRows);
+    if (finder.q_row >= 0) {
+      q_row = finder.q_row + index - params.by_group.quotient(finder.first);
     } else if (row != nullptr) {
       q_row = row->q_row;
     } else {
-      q_row = __ldg(&section<Row>(params, start.rows_at)[index].q_row);
+      q_row = __ldg(&section<Row>(params, finder.rows_at)[index].q_row);
     }
     head = kv_head * params.group + (present ? packed - index * params.group : 0);
   }
@@ -57,45 +68,62 @@ __device__ __forceinline__ void keep_holes(const AttendParams& params, const Sta
   reinterpret_cast<int4&>(to) = __ldg(reinterpret_cast<const int4*>(from));
 }
 
-/// The query rows of a block from global memory to the warpgroup's place in shared memory, in the
-/// 128-byte swizzle of the A operand of the first product. `ahead` holds the block's rows; null
-/// where they must be looked up. While they are on their way, tells the grid that so many units are
-/// `finished`, unless that is 0.
-template <class C, bool kFirst>
-__device__ __forceinline__ void load_rows(const AttendParams& params, int32_t block,
-                                          int32_t kv_head, const Row* ahead, int32_t finished,
-                                          int consumer, SharedPlan<C>& shared, RowState<C>& r) {
-  if constexpr (C::kFewRegisters) consumer = this_thread<C>() / 128 - 1;
-  constexpr bool kAhead = !kFirst && C::kUnitsAhead > 0;
-  const Start& start = shared.start;
-  const Row* const rows = section<Row>(params, start.rows_at);
-  const uint32_t thread = this_thread<C>();
-  const int lane = thread % 32;
-  uint4 words[2][C::kHeadDim / 32];
-  const auto find = [&](int i) {
-    const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
-    return QueryRow(params, start, block * kBlockRows + row, kv_head, kFirst,
-                    kAhead ? ahead + row : nullptr);
-  };
-  const QueryRow mine[2] = {find(0), find(1)};
+/// A thread's part of the query rows of a block, on their way from global memory.
+template <int kHeadDim>
+struct RowQueries {
+  QueryRow rows[2];
+  int32_t visible_begin[2], visible_end[2];
+  uint4 words[2][kHeadDim / 32];
+
+  /// Row `i` of this thread's.
+  __device__ static int32_t row(uint32_t thread, int i) {
+    return thread / 32 % 4 * 16 + thread % 32 / 4 + i * 8;
+  }
+  /// `ahead` holds the block's rows; null where they must be looked up.
+  __device__ __forceinline__ void ask(const AttendParams& params, const RowFinder& finder,
+                                      int32_t block, int32_t kv_head, const Row* ahead,
+                                      uint32_t thread) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint16_t* const q = mine[i].address(params);
+    for (int i = 0; i < 2; ++i) {
+      const int32_t at = row(thread, i);
+      rows[i] = QueryRow(params, finder, block * kBlockRows + at, kv_head,
+                         ahead == nullptr ? nullptr : ahead + at);
+    }
 #pragma unroll
-    for (int k = 0; k < C::kHeadDim / 32; ++k) {
-      words[i][k] = __ldg(reinterpret_cast<const uint4*>(q) + k * 4 + lane % 4);
+    for (int i = 0; i < 2; ++i) {
+      const auto* const q = reinterpret_cast<const uint4*>(rows[i].address(params));
+#pragma unroll
+      for (int k = 0; k < kHeadDim / 32; ++k) words[i][k] = __ldg(q + k * 4 + thread % 4);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (ahead != nullptr) {
+        const Row& mine = ahead[row(thread, i)];
+        visible_begin[i] = rows[i].present ? mine.visible_begin : 0;
+        visible_end[i] = rows[i].present ? mine.visible_end : 0;
+      } else {
+        const Row* const mine = section<Row>(params, finder.rows_at) + rows[i].index;
+        visible_begin[i] = rows[i].present ? __ldg(&mine->visible_begin) : 0;
+        visible_end[i] = rows[i].present ? __ldg(&mine->visible_end) : 0;
+      }
     }
   }
+};
+
+/// Queries that were asked for, to the warpgroup's place in shared memory, in the 128-byte swizzle
+/// of the A operand of the first product. While they are on their way, calls `meanwhile`.
+template <class C, bool kFirst, class Meanwhile>
+__device__ __forceinline__ void take_rows(const AttendParams& params,
+                                          const RowQueries<C::kHeadDim>& asked, int32_t kv_head,
+                                          int consumer, SharedPlan<C>& shared, RowState<C>& r,
+                                          const Meanwhile& meanwhile) {
+  if constexpr (C::kFewRegisters) consumer = this_thread<C>() / 128 - 1;
+  const uint32_t thread = this_thread<C>();
+  const int lane = thread % 32;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
-    if constexpr (kAhead) {
-      r.visible_begin[i] = mine[i].present ? ahead[row].visible_begin : 0;
-      r.visible_end[i] = mine[i].present ? ahead[row].visible_end : 0;
-    } else {
-      r.visible_begin[i] = mine[i].present ? __ldg(&rows[mine[i].index].visible_begin) : 0;
-      r.visible_end[i] = mine[i].present ? __ldg(&rows[mine[i].index].visible_end) : 0;
-    }
+    r.visible_begin[i] = asked.visible_begin[i];
+    r.visible_end[i] = asked.visible_end[i];
     r.top[i] = -INFINITY;
     r.sum[i] = 0;
   }
@@ -103,27 +131,27 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   if constexpr (C::kFp8) k_scale = __ldg(&params.k_scale[kv_head * params.k_scale_stride]);
   if constexpr (C::kFp8 && !C::kCapped) r.scale_log2 = params.scale_log2 * k_scale;
 #pragma unroll
-  for (int d = 0; d < C::kHeadDim / 2; ++d) r.o[d] = 0;
-  if (finished > 0 && threadIdx.x % 128 == 0) {
-    publish(params, shared.start, shared.epoch, consumer, finished);
-  }
-  ptx::bar_sync(1 + consumer, 128);  // the scores of the unit before are done
+  for (int d = 0; d < C::kColumns / 2; ++d) r.o[d] = 0;
+  meanwhile();
+  if constexpr (!kFirst)
+    ptx::bar_sync(1 + consumer, 128);  // the scores of the unit before are done
   if constexpr (C::kFp8 && C::kCapped) {
     if (threadIdx.x % 128 == 0) shared.fp8.into_cap[consumer] = params.into_cap * k_scale;
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int32_t row = thread / 32 % 4 * 16 + lane / 4 + i * 8;
+    const int32_t row = asked.row(thread, i);
+    const QueryRow& from = asked.rows[i];
     if (lane % 4 == 0) {
-      shared.places[consumer][row] = RowPlace::of(params, mine[i].q_row, mine[i].head);
+      shared.places[consumer][row] = RowPlace::of(params, from.q_row, from.head);
       if constexpr (C::kFewRegisters) {
         shared.visible[consumer][row] = {r.visible_begin[i], r.visible_end[i]};
       }
-      keep_holes<C>(params, start, mine[i], shared.tree_rows[consumer][row]);
+      keep_holes<C>(params, shared.start, from, shared.tree_rows[consumer][row]);
     }
 #pragma unroll
     for (int k = 0; k < C::kHeadDim / 32; ++k) {
-      const uint4 w = scaled_queries(params, words[i][k]);
+      const uint4 w = scaled_queries(params, asked.words[i][k]);
       const int32_t chunk = k % 2 * 4 + lane % 4;  // of 16 bytes
       uint8_t* const to = shared.q[consumer].rows[k / 2] + row * 128 + (chunk ^ (row & 7)) * 16;
       *reinterpret_cast<uint4*>(to) = w;
@@ -131,6 +159,26 @@ __device__ __forceinline__ void load_rows(const AttendParams& params, int32_t bl
   }
   ::cuda::ptx::fence_proxy_async(::cuda::ptx::space_shared);
   ptx::bar_sync(1 + consumer, 128);
+}
+
+/// Asks for the rows of a thread block's first unit, by a consumer. Where `start` lies in global
+/// memory, the queries are on their way before it has come to shared memory.
+template <class C, bool kGlobal>
+__device__ __forceinline__ void ask_for_first_rows(const AttendParams& params, const Start& start,
+                                                   RowQueries<C::kHeadDim>& queries) {
+  const uint32_t thread = this_thread<C>();
+  const auto four = [&](const int32_t& first) {
+    const auto* const from = reinterpret_cast<const int4*>(&first);
+    return kGlobal ? __ldg(from) : *from;
+  };
+  const int4 head = four(start.unit_begin);    // to packed_rows
+  const int4 sections = four(start.units_at);  // to rows_at
+  const int4 unit = four(start.unit.block);    // to split_first
+  const int32_t q_row = kGlobal ? __ldg(&start.q_row) : start.q_row;
+  if (head.x == head.y) return;
+  const RowFinder finder{head.w, sections.w, unit.x * kBlockRows, q_row};
+  const int32_t half = unit.y == 1 ? 0 : static_cast<int32_t>(thread / 128) - 1;
+  queries.ask(params, finder, unit.x + half, unit.z, nullptr, thread);
 }
 
 /// A consumer warp's places: the next slot to be waited for, that of a K where keys are ahead, and

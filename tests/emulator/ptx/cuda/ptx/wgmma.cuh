@@ -35,6 +35,14 @@ void issue(float (&d)[N], const uint32_t* a_registers, uint64_t a_shared, uint64
                           {d, a_registers});
 }
 template <bool BTransposed, class E>
+void wgmma_m64n32k16(float (&d)[16], const uint32_t (&a)[4], uint64_t b, bool accumulate, E e) {
+  issue<BTransposed>(d, a, 0, b, accumulate, e);
+}
+template <bool BTransposed, class E>
+void wgmma_m64n32k16(float (&d)[16], uint64_t a, uint64_t b, bool accumulate, E e) {
+  issue<BTransposed>(d, nullptr, a, b, accumulate, e);
+}
+template <bool BTransposed, class E>
 void wgmma_m64n64k16(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate, E e) {
   issue<BTransposed>(d, a, 0, b, accumulate, e);
 }
