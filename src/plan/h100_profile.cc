@@ -9,8 +9,8 @@ namespace pando {
 /// which cost more where memory is busy than in its probes: of six mixtures the one whose plans
 /// were fastest (docs/benchmarks/h200-kernel-starts-2026-11-28.txt). The fixed cost is what
 /// predictions then lack: 3 us of launch, and the first and the last instructions and reads of a
-/// thread block. With it those of docs/benchmarks/h200-bench-2026-11-30.jsonl come within 20 % of
-/// the times. Item costs are estimates.
+/// thread block. With it 27 of the 28 of docs/benchmarks/h200-bench-2026-11-30.jsonl come within
+/// 20 % of the times. Item costs are estimates.
 DeviceProfile h100_profile() {
   constexpr double kSmFlopsPerNs = 790e12 / 132 / 1e9;
   DeviceProfile profile;
@@ -19,7 +19,7 @@ DeviceProfile h100_profile() {
   profile.workers = 132;
   profile.row_tile = 128;
   profile.kv_tile = 128;
-  profile.launch_us = 6.2;
+  profile.launch_us = 5.0;
   profile.item_us = 1.0;
   profile.partial_row_us = 0.02;
   profile.dram_bytes_per_us = 3.0e6;
