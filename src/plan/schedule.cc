@@ -221,16 +221,14 @@ void Scheduler::lay_out(const Problem& p, int64_t partial_rows) {
 
 /// Whether a thread block has units, all of them narrow, and none ends in an exchange.
 bool Scheduler::is_narrow(int32_t thread_block) const {
-  const int32_t begin = unit_begin_[thread_block], end = unit_begin_[thread_block + 1];
-  if (begin == end) return false;
-  const std::span units(&units_[begin], static_cast<size_t>(end - begin));
-  return std::ranges::all_of(units, &Unit::is_narrow) && exchanged_[thread_block] == 0;
+  const auto units = units_of(thread_block);
+  return !units.empty() && std::ranges::all_of(units, &Unit::is_narrow) &&
+         exchanged_[thread_block] == 0;
 }
 
-/// Whether a thread block's only unit is one split tile.
-bool Scheduler::has_one_tile(int32_t thread_block) const {
+std::span<const Unit> Scheduler::units_of(int32_t thread_block) const {
   const int32_t begin = unit_begin_[thread_block];
-  return unit_begin_[thread_block + 1] - begin == 1 && units_[begin].is_one_tile();
+  return std::span(units_).subspan(begin, unit_begin_[thread_block + 1] - begin);
 }
 
 /// All of a start but what follows from its units' tiles and rows.
@@ -259,8 +257,8 @@ Start Scheduler::make_start(int32_t thread_block) const {
   start.exchanged = exchanged_[thread_block];
   start.thread_block = thread_block;
   if (start.unit_begin < start.unit_end) start.unit = units_[start.unit_begin];
-  const bool one_tile =
-      has_one_tile(thread_block) && (start.exchanged == 0 || has_one_tile(thread_block ^ 1));
+  const bool one_tile = has_one_tile(units_of(thread_block)) &&
+                        (start.exchanged == 0 || has_one_tile(units_of(thread_block ^ 1)));
   start.one_tile = one_tile && header_.tree_rows == 0 ? 1 : 0;
   return start;
 }
@@ -299,8 +297,7 @@ void Scheduler::write_starts(const Problem& p, std::byte* to) const {
           start.tiles[t].kv_head = unit.kv_head;
         }
       } else {
-        const auto count = static_cast<size_t>(start.unit_end - start.unit_begin);
-        describe_first_tiles({&units_[start.unit_begin], count}, chosen_->halves, chosen_->runs,
+        describe_first_tiles(units_of(i), chosen_->halves, chosen_->runs,
                              PageShape::of(p.forest.page_tokens()), start.tiles);
         start.q_row = first_q_row(unit, std::span(p.order.rows), p.group);
         if (has_all) like = i;

@@ -250,7 +250,7 @@ class Scheduler {
   void lay_out(const Problem& p, int64_t partial_rows);
   Start make_start(int32_t thread_block) const;
   bool is_narrow(int32_t thread_block) const;
-  bool has_one_tile(int32_t thread_block) const;
+  std::span<const Unit> units_of(int32_t thread_block) const;
   void write_starts(const Problem& p, std::byte* to) const;
 
   Layout layouts_[2];

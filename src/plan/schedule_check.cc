@@ -23,6 +23,10 @@ struct Sections {
   std::span<const Source> sources;
   std::span<const MergeRow> merge_rows;
   std::span<const TreeRow> tree_rows;
+
+  std::span<const Unit> units_of(const Start& start) const {
+    return units.subspan(start.unit_begin, start.unit_end - start.unit_begin);
+  }
 };
 
 template <class Entry>
@@ -180,7 +184,7 @@ bool exchange_is_sane(const Start& start, const Sections& s) {
 /// Consumers of a narrow thread block take its units as narrow ones without a look at them.
 bool narrow_is_sane(const Start& start, const Sections& s, const PlanHeader& h) {
   if (start.narrow == 0) return true;
-  const auto units = s.units.subspan(start.unit_begin, start.unit_end - start.unit_begin);
+  const auto units = s.units_of(start);
   return start.narrow == 1 && has_narrow_units(h.head_dim, h.kv_dtype == DType::kE4M3) &&
          std::ranges::all_of(units, &Unit::is_narrow) && start.exchanged == 0;
 }
@@ -192,8 +196,7 @@ bool one_tile_is_sane(const Start& start, const Sections& s) {
     return false;
   }
   return start.one_tile == 0 ||
-         (start.one_tile == 1 && start.tree_rows_at == 0 &&
-          start.unit_end - start.unit_begin == 1 && s.units[start.unit_begin].is_one_tile());
+         (start.one_tile == 1 && start.tree_rows_at == 0 && has_one_tile(s.units_of(start)));
 }
 
 /// Each thread block waits for writers in its merges.
@@ -218,7 +221,7 @@ bool merges_are_sane(const Sections& s, int64_t blocks, int32_t kv_heads) {
 /// Loaders follow a start's tiles without a look at the runs that they describe.
 bool first_tiles_are_sane(const Start& start, const Sections& s, int32_t page_tokens) {
   TileInfo tiles[Start::kTiles] = {};
-  const auto units = s.units.subspan(start.unit_begin, start.unit_end - start.unit_begin);
+  const auto units = s.units_of(start);
   describe_first_tiles(units, s.halves, s.runs, PageShape::of(page_tokens), tiles);
   return std::memcmp(tiles, start.tiles, sizeof(tiles)) == 0;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <type_traits>
 
 #include "plan/tile_format.h"
@@ -102,11 +103,15 @@ struct alignas(16) Unit {
     return blocks == 1 && whole_tiles == 0 &&
            static_cast<int32_t>(rows >> 8 & 255) - static_cast<int32_t>(rows & 255) <= kNarrowRows;
   }
-  /// Whether it has one tile, split, of one block.
-  constexpr bool is_one_tile() const { return blocks == 1 && whole_tiles == 0 && split_tiles == 1; }
   /// Halves of the stream from one split tile to the next.
   constexpr int32_t split_stride() const { return blocks == 2 ? 1 : 2; }
 };
+
+/// Whether a thread block with these units has one tile, split, of one block.
+constexpr bool has_one_tile(std::span<const Unit> units) {
+  return units.size() == 1 && units[0].blocks == 1 && units[0].whole_tiles == 0 &&
+         units[0].split_tiles == 1;
+}
 
 /// A block at one kv head with rows that no unit writes to out.
 struct alignas(16) Merge {

@@ -117,7 +117,9 @@ class ScheduleReader {
         decoded_.problem = "a narrow thread block has no unit";
       }
       const auto has_one_tile = [&](const cuda::Start& s) {
-        return s.unit_end - s.unit_begin == 1 && units[s.unit_begin].is_one_tile();
+        if (s.unit_end - s.unit_begin != 1) return false;
+        const cuda::Unit& unit = units[s.unit_begin];
+        return unit.blocks == 1 && unit.whole_tiles == 0 && unit.split_tiles == 1;
       };
       const bool one_tile = header_.tree_rows == 0 && has_one_tile(start) &&
                             (start.exchanged == 0 || has_one_tile(starts[thread_block ^ 1]));

@@ -235,7 +235,6 @@ TEST(Schedule, exchanges_that_only_one_side_makes_are_refused) {
   });
 }
 
-/// Of all starts, the header and, where it is the first, the copy of a unit.
 /// Consumers of one tile exchange rows in a way of their own: both sides must.
 TEST(Schedule, exchanges_of_one_tile_with_more_are_refused) {
   OwnedBatch batch = shared_prefix(64, 16, 0);
@@ -249,6 +248,7 @@ TEST(Schedule, exchanges_of_one_tile_with_more_are_refused) {
   }
 }
 
+/// Of all starts, the header and, where it is the first, the copy of a unit.
 TEST(Schedule, spoils_that_agree_with_each_other_are_refused) {
   OwnedBatch batch = shared_prefix(40, 16, 4);
   const Plan p = h100_plan(batch, spec_of(8, 2));
