@@ -108,18 +108,21 @@ __device__ __forceinline__ void wgmma_wait_group_after(float sum) {
                : OPERANDS(d)                                                                      \
                : "l"(a), "l"(b), "r"(int32_t{accumulate}), "n"(int32_t{BTransposed}))
 
+// Either form, for elements E.
+#define PANDO_WGMMA(FORM, SHAPE, ...)        \
+  if constexpr (std::is_same_v<E, __half>) { \
+    FORM(SHAPE, "f16", __VA_ARGS__);         \
+  } else {                                   \
+    FORM(SHAPE, "bf16", __VA_ARGS__);        \
+  }
+
 /// wgmma.mma_async m64n32k16, D = A * B + D (fp32), A in registers, B in shared memory.
 /// BTransposed: B is MN-major (its columns are contiguous).
 template <bool BTransposed, class E>
 __device__ __forceinline__ void wgmma_m64n32k16(float (&d)[16], const uint32_t (&a)[4], uint64_t b,
                                                 bool accumulate, E) {
-  if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA_A_IN_REGISTERS("m64n32k16", "f16", PANDO_REGISTERS_16, PANDO_OPERANDS_16,
-                               "{%16, %17, %18, %19}", "%20", "%21", "%22");
-  } else {
-    PANDO_WGMMA_A_IN_REGISTERS("m64n32k16", "bf16", PANDO_REGISTERS_16, PANDO_OPERANDS_16,
-                               "{%16, %17, %18, %19}", "%20", "%21", "%22");
-  }
+  PANDO_WGMMA(PANDO_WGMMA_A_IN_REGISTERS, "m64n32k16", PANDO_REGISTERS_16, PANDO_OPERANDS_16,
+              "{%16, %17, %18, %19}", "%20", "%21", "%22");
 }
 
 /// wgmma.mma_async m64n32k16, D = A * B + D (fp32), A and B in shared memory.
@@ -127,13 +130,8 @@ __device__ __forceinline__ void wgmma_m64n32k16(float (&d)[16], const uint32_t (
 template <bool BTransposed, class E>
 __device__ __forceinline__ void wgmma_m64n32k16(float (&d)[16], uint64_t a, uint64_t b,
                                                 bool accumulate, E) {
-  if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA_A_IN_SHARED("m64n32k16", "f16", PANDO_REGISTERS_16, PANDO_OPERANDS_16, "%16", "%17",
-                            "%18", "%19");
-  } else {
-    PANDO_WGMMA_A_IN_SHARED("m64n32k16", "bf16", PANDO_REGISTERS_16, PANDO_OPERANDS_16, "%16",
-                            "%17", "%18", "%19");
-  }
+  PANDO_WGMMA(PANDO_WGMMA_A_IN_SHARED, "m64n32k16", PANDO_REGISTERS_16, PANDO_OPERANDS_16, "%16",
+              "%17", "%18", "%19");
 }
 
 /// wgmma.mma_async m64n64k16, D = A * B + D (fp32), A in registers, B in shared memory.
@@ -141,13 +139,8 @@ __device__ __forceinline__ void wgmma_m64n32k16(float (&d)[16], uint64_t a, uint
 template <bool BTransposed, class E>
 __device__ __forceinline__ void wgmma_m64n64k16(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
                                                 bool accumulate, E) {
-  if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA_A_IN_REGISTERS("m64n64k16", "f16", PANDO_REGISTERS_32, PANDO_OPERANDS_32,
-                               "{%32, %33, %34, %35}", "%36", "%37", "%38");
-  } else {
-    PANDO_WGMMA_A_IN_REGISTERS("m64n64k16", "bf16", PANDO_REGISTERS_32, PANDO_OPERANDS_32,
-                               "{%32, %33, %34, %35}", "%36", "%37", "%38");
-  }
+  PANDO_WGMMA(PANDO_WGMMA_A_IN_REGISTERS, "m64n64k16", PANDO_REGISTERS_32, PANDO_OPERANDS_32,
+              "{%32, %33, %34, %35}", "%36", "%37", "%38");
 }
 
 /// wgmma.mma_async m64n64k16, D = A * B + D (fp32), A and B in shared memory.
@@ -155,13 +148,8 @@ __device__ __forceinline__ void wgmma_m64n64k16(float (&d)[32], const uint32_t (
 template <bool BTransposed, class E>
 __device__ __forceinline__ void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b,
                                                 bool accumulate, E) {
-  if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA_A_IN_SHARED("m64n64k16", "f16", PANDO_REGISTERS_32, PANDO_OPERANDS_32, "%32", "%33",
-                            "%34", "%35");
-  } else {
-    PANDO_WGMMA_A_IN_SHARED("m64n64k16", "bf16", PANDO_REGISTERS_32, PANDO_OPERANDS_32, "%32",
-                            "%33", "%34", "%35");
-  }
+  PANDO_WGMMA(PANDO_WGMMA_A_IN_SHARED, "m64n64k16", PANDO_REGISTERS_32, PANDO_OPERANDS_32, "%32",
+              "%33", "%34", "%35");
 }
 
 /// wgmma.mma_async m64n128k16, D = A * B + D (fp32), A in registers, B in shared memory.
@@ -169,13 +157,8 @@ __device__ __forceinline__ void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint
 template <bool BTransposed, class E>
 __device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], const uint32_t (&a)[4], uint64_t b,
                                                  bool accumulate, E) {
-  if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA_A_IN_REGISTERS("m64n128k16", "f16", PANDO_REGISTERS_64, PANDO_OPERANDS_64,
-                               "{%64, %65, %66, %67}", "%68", "%69", "%70");
-  } else {
-    PANDO_WGMMA_A_IN_REGISTERS("m64n128k16", "bf16", PANDO_REGISTERS_64, PANDO_OPERANDS_64,
-                               "{%64, %65, %66, %67}", "%68", "%69", "%70");
-  }
+  PANDO_WGMMA(PANDO_WGMMA_A_IN_REGISTERS, "m64n128k16", PANDO_REGISTERS_64, PANDO_OPERANDS_64,
+              "{%64, %65, %66, %67}", "%68", "%69", "%70");
 }
 
 /// wgmma.mma_async m64n128k16, D = A * B + D (fp32), A and B in shared memory.
@@ -183,13 +166,8 @@ __device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], const uint32_t 
 template <bool BTransposed, class E>
 __device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b,
                                                  bool accumulate, E) {
-  if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA_A_IN_SHARED("m64n128k16", "f16", PANDO_REGISTERS_64, PANDO_OPERANDS_64, "%64",
-                            "%65", "%66", "%67");
-  } else {
-    PANDO_WGMMA_A_IN_SHARED("m64n128k16", "bf16", PANDO_REGISTERS_64, PANDO_OPERANDS_64, "%64",
-                            "%65", "%66", "%67");
-  }
+  PANDO_WGMMA(PANDO_WGMMA_A_IN_SHARED, "m64n128k16", PANDO_REGISTERS_64, PANDO_OPERANDS_64, "%64",
+              "%65", "%66", "%67");
 }
 
 /// wgmma.mma_async m64n256k16, D = A * B + D (fp32), A in registers, B in shared memory.
@@ -197,15 +175,11 @@ __device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uin
 template <bool BTransposed, class E>
 __device__ __forceinline__ void wgmma_m64n256k16(float (&d)[128], const uint32_t (&a)[4],
                                                  uint64_t b, bool accumulate, E) {
-  if constexpr (std::is_same_v<E, __half>) {
-    PANDO_WGMMA_A_IN_REGISTERS("m64n256k16", "f16", PANDO_REGISTERS_128, PANDO_OPERANDS_128,
-                               "{%128, %129, %130, %131}", "%132", "%133", "%134");
-  } else {
-    PANDO_WGMMA_A_IN_REGISTERS("m64n256k16", "bf16", PANDO_REGISTERS_128, PANDO_OPERANDS_128,
-                               "{%128, %129, %130, %131}", "%132", "%133", "%134");
-  }
+  PANDO_WGMMA(PANDO_WGMMA_A_IN_REGISTERS, "m64n256k16", PANDO_REGISTERS_128, PANDO_OPERANDS_128,
+              "{%128, %129, %130, %131}", "%132", "%133", "%134");
 }
 
+#undef PANDO_WGMMA
 #undef PANDO_WGMMA_A_IN_REGISTERS
 #undef PANDO_WGMMA_A_IN_SHARED
 #undef PANDO_LIST_16

@@ -41,6 +41,7 @@ struct Config {
   /// before it is wanted; with five slots of K0 V0 K1 V1 ... it would be one. Tiles in parts have
   /// that order, in which a slot holds the same part of each.
   static constexpr bool kKeysAhead = kParts == 1;
+  static constexpr int kFirstValues = kKeysAhead ? 2 : 1;  ///< slot of the first V
   /// Consumers ask for their first queries before their role is known. Those of narrow thread
   /// blocks want others.
   static constexpr bool kAsksAtOnce = !kFp8;

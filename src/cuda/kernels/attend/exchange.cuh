@@ -18,11 +18,13 @@ struct HandedRows {
   float4 o[C::kColumns / 8][32];
   float4 ends[32];  ///< tops, sums
 
+  /// Where they lie; one tile leaves the last slots alone.
+  static constexpr int kFirstSlot = C::kOneTile ? C::kSlots - 128 / C::kHeadDim : 0;
+
   __device__ static HandedRows& of(SharedPlan<C>& shared, int handed) {
-    constexpr int kFirst = C::kOneTile ? C::kSlots - 128 / C::kHeadDim : 0;  // that it leaves alone
     static_assert(kHandingWarps * sizeof(HandedRows) <=
-                  sizeof(shared.slots[0]) * (C::kSlots - kFirst));
-    return reinterpret_cast<HandedRows*>(shared.slots[kFirst])[handed];
+                  sizeof(shared.slots[0]) * (C::kSlots - kFirstSlot));
+    return reinterpret_cast<HandedRows*>(shared.slots[kFirstSlot])[handed];
   }
 };
 

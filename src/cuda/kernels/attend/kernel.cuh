@@ -22,7 +22,6 @@
 #include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/setmaxnreg.cuh"
 #include "cuda/ptx/shared.cuh"
-#include "cuda/ptx/stmatrix.cuh"
 
 namespace pando::cuda {
 

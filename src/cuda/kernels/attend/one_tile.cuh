@@ -25,13 +25,10 @@ struct HandedWeights {
   uint8_t weights[C::kConsumers][kBlockRows * 128];  ///< swizzled, of 64 tokens
   float4 ends[C::kConsumers][128];                   ///< of each thread: tops, sums
 
-  static constexpr int kKeys = 0, kValues = 2;  ///< slots that it does not: see kKeysAhead
-  static_assert(C::kKeysAhead);
-
   __device__ static HandedWeights& of(SharedPlan<C>& shared) {
-    constexpr int kFirst = kValues + 1;
+    constexpr int kFirst = C::kFirstValues + 1;
     static_assert(sizeof(HandedWeights) <=
-                  (C::kSlots - 128 / C::kHeadDim - kFirst) * sizeof(shared.slots[0]));
+                  (HandedRows<C>::kFirstSlot - kFirst) * sizeof(shared.slots[0]));
     return *reinterpret_cast<HandedWeights*>(shared.slots[kFirst]);
   }
 };
@@ -67,7 +64,7 @@ __device__ __forceinline__ void consume_one_tile(const AttendParams& params,
   const int32_t first = consumer * N;  // token of the tile
   RowState<C> r;
   HandedWeights<C>& handed = HandedWeights<C>::of(shared);
-  const RingCursor<C::kSlots> keys(shared.ring, handed.kKeys), values(shared.ring, handed.kValues);
+  const RingCursor<C::kSlots> keys(shared.ring, 0), values(shared.ring, C::kFirstValues);
   take_rows<C, true>(params, queries, unit.kv_head, consumer, shared, r, [] {});
   mark(Stage::kQueries, true);
   ptx::setmaxnreg_inc<C::kConsumerRegisters>();

@@ -194,7 +194,7 @@ struct FirstTile {
     const bool any = lane < kGranules && tile.is(LaneTile::kBig | LaneTile::kSmall);
 #pragma unroll
     for (int operand = 0; operand < 2; ++operand) {
-      const RingCursor<C::kSlots> slot(shared.ring, operand * (C::kKeysAhead ? 2 : 1));
+      const RingCursor<C::kSlots> slot(shared.ring, operand * C::kFirstValues);
       if (operand == 1) {
         if (!only && warp != 2) {
           ptx::bar_arrive(kAsked, 96);

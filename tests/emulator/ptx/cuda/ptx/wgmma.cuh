@@ -34,33 +34,21 @@ void issue(float (&d)[N], const uint32_t* a_registers, uint64_t a_shared, uint64
                            .b = b},
                           {d, a_registers});
 }
-template <bool BTransposed, class E>
-void wgmma_m64n32k16(float (&d)[16], const uint32_t (&a)[4], uint64_t b, bool accumulate, E e) {
-  issue<BTransposed>(d, a, 0, b, accumulate, e);
-}
-template <bool BTransposed, class E>
-void wgmma_m64n32k16(float (&d)[16], uint64_t a, uint64_t b, bool accumulate, E e) {
-  issue<BTransposed>(d, nullptr, a, b, accumulate, e);
-}
-template <bool BTransposed, class E>
-void wgmma_m64n64k16(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate, E e) {
-  issue<BTransposed>(d, a, 0, b, accumulate, e);
-}
-template <bool BTransposed, class E>
-void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate, E e) {
-  issue<BTransposed>(d, nullptr, a, b, accumulate, e);
-}
-template <bool BTransposed, class E>
-void wgmma_m64n128k16(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate, E e) {
-  issue<BTransposed>(d, a, 0, b, accumulate, e);
-}
-template <bool BTransposed, class E>
-void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool accumulate, E e) {
-  issue<BTransposed>(d, nullptr, a, b, accumulate, e);
-}
-template <bool BTransposed, class E>
-void wgmma_m64n256k16(float (&d)[128], const uint32_t (&a)[4], uint64_t b, bool accumulate, E e) {
-  issue<BTransposed>(d, a, 0, b, accumulate, e);
-}
+
+// Product `NAME`, A in registers or in shared memory; `N` accumulators a thread.
+#define PANDO_PRODUCT(NAME, N)                                                       \
+  template <bool BTransposed, class E>                                               \
+  void NAME(float(&d)[N], const uint32_t(&a)[4], uint64_t b, bool accumulate, E e) { \
+    issue<BTransposed>(d, a, 0, b, accumulate, e);                                   \
+  }                                                                                  \
+  template <bool BTransposed, class E>                                               \
+  void NAME(float(&d)[N], uint64_t a, uint64_t b, bool accumulate, E e) {            \
+    issue<BTransposed>(d, nullptr, a, b, accumulate, e);                             \
+  }
+PANDO_PRODUCT(wgmma_m64n32k16, 16)
+PANDO_PRODUCT(wgmma_m64n64k16, 32)
+PANDO_PRODUCT(wgmma_m64n128k16, 64)
+PANDO_PRODUCT(wgmma_m64n256k16, 128)
+#undef PANDO_PRODUCT
 
 }  // namespace pando::ptx
