@@ -106,9 +106,11 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params,
   if (threadIdx.x % 32 == 0) RingCursor<1>(shared.merge_ring).fill();
 }
 
-/// What one warp of a team has merged of a row: in its query rows' place in shared memory.
+/// What a warp that merges keeps in its query rows' place in shared memory: its lanes' board and, of
+/// a team, what it has merged of a row.
 template <class C>
 struct TeamPart {
+  MergeBoard board;
   float o[C::kHeadDim];
   float top, sum;
 
@@ -186,7 +188,8 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
     const auto* const all_sources = reinterpret_cast<const int4*>(&sources[job.merge.z]);
     const int4* const at_hand = fetched ? &first.sources[nth * Shape::kAtHand] : all_sources;
     auto merged = merge_rows<C, R, Shape::kSources, Shape::kAtHand>(params, start, at_hand,
-                                                                    all_sources, job, shared.epoch);
+                                                                    all_sources, job, shared.epoch,
+                                                                    TeamPart<C>::of(shared, warp).board);
     if constexpr (kSingle) {
       if (shape.team_shift > 0) {
         join_team<C>(shared, shape.team_shift, warp, merged);

@@ -155,19 +155,40 @@ struct Merged {
   }
 };
 
-/// Sources of a merge that are yet to be visited, R lanes for each: lane i's bit says that row i %
-/// R of the job stands in source i / R.
-template <int R>
-struct SourcesLeft {
-  uint32_t bits;
+/// What the lanes of a warp tell each other of up to 32 / R sources of R rows: where row r of source
+/// s lies, and its weight, at s * R + r. Sources that hold a row of these come first.
+struct alignas(16) MergeBoard {
+  int32_t slots[32];
+  float weights[32];
+};
 
-  __device__ explicit SourcesLeft(uint32_t bits) : bits(bits) {}
-  __device__ bool any() const { return bits != 0; }
-  /// A lane whose row stands in the next source; any when there is none.
-  __device__ int next() const { return max(__ffs(bits) - 1, 0); }
-  __device__ bool has(int lane) const { return (bits >> lane & 1) != 0; }
-  /// Done with the source of that lane.
-  __device__ void leave(int lane) { bits &= ~(((1u << R) - 1) << lane / R * R); }
+/// A lane's place on the board, of R lanes for each source; `holders` has a bit for each lane whose
+/// row stands in its source.
+template <int R>
+struct BoardPlace {
+  int32_t at;     ///< index on the board
+  int32_t count;  ///< sources that hold a row
+  /// A lane whose row does, this one if its own does. Where there is none in the source, the first
+  /// of all: what lies there is read as well, since reads under conditions wait for each other.
+  int32_t holder;
+
+  __device__ BoardPlace(uint32_t holders, int lane) {
+    constexpr uint32_t kFirstLanes = R == 1 ? ~0u : 0x11111111;  // of each source
+    static_assert(R == 1 || R == 4);
+    const int first = lane / R * R;
+    const uint32_t of_source = holders >> first & (R == 1 ? 1u : 15u);
+    uint32_t held = holders;
+    if constexpr (R == 4) held |= held >> 2;
+    if constexpr (R == 4) held |= held >> 1;
+    held &= kFirstLanes;
+    const uint32_t before = (1u << first) - 1;
+    count = __popc(held);
+    at = (of_source != 0 ? __popc(held & before) : count + __popc(~held & kFirstLanes & before)) *
+             R + lane % R;
+    holder = (holders >> lane & 1) != 0 ? lane
+             : of_source != 0           ? first + __ffs(of_source) - 1
+                                        : max(__ffs(holders) - 1, 0);
+  }
 };
 
 /// Merges the job's share of R rows, by one warp: up to 32 / R sources at a time. Lane s * R + r
@@ -176,9 +197,9 @@ struct SourcesLeft {
 template <class C, int R, int U, int kAtHand>
 __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const AttendParams& params, const Start& start, const int4* at_hand, const int4* all_sources,
-    const MergeJob& job, uint64_t epoch) {
+    const MergeJob& job, uint64_t epoch, MergeBoard& board) {
   constexpr int N = kMergeColumns<C>;
-  constexpr int kTogether = 4;  // sources between two looks whether there are more
+  constexpr int kTogether = 4 / R;  // sources between two looks whether there are more
   constexpr int kReads = kMergeReads<C>;
   using Columns = MergeColumns<C>;
   const int lane = threadIdx.x % 32;
@@ -199,52 +220,51 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const bool holds = source.holds(row, 1);
     const int32_t slot = source.partial + row - source.begin;
     const float lse = holds ? __ldcg(&all_lse[slot]) : -INFINITY;
-    float weight = 0;
+    const BoardPlace<R> place(__ballot_sync(~0u, holds), lane);
+    board.slots[place.at] = __shfl_sync(~0u, slot, place.holder);
+    __syncwarp();
     bool weighed = false;
-    SourcesLeft<R> left(__ballot_sync(~0u, holds));
-    while (left.any()) {
+#pragma unroll 1
+    for (int32_t done = 0; done < place.count; done += U) {
       Columns theirs[U][R][kReads];
-      SourcesLeft<R> asked = left;
-      int there = 0;  // a lane whose row can be read
 #pragma unroll
-      for (int u = 0; u < U; ++u) {
-        if (u % kTogether == 0 && !asked.any()) break;
-        // Rows that are not there are read as well, from some place that is: reads under conditions
-        // would wait for each other.
-        if (asked.any()) there = asked.next();
+      for (int u = 0; u < U; u += kTogether) {
+        if (done + u >= place.count) break;
+        const int4 four = reinterpret_cast<const int4*>(board.slots)[(done + u) * R / 4];
+        const int32_t slots[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-        for (int r = 0; r < R; ++r) {
-          const int at = there / R * R + r;
-          const int64_t row_at = __shfl_sync(~0u, slot, asked.has(at) ? at : there);
+        for (int j = 0; j < 4; ++j) {
 #pragma unroll
           for (int i = 0; i < kReads; ++i) {
-            theirs[u][r][i] = __ldcg(&columns[row_at * (32 * kReads) + i * 32]);
+            theirs[u + j / R][j % R][i] =
+                __ldcg(&columns[int64_t{slots[j]} * (32 * kReads) + i * 32]);
           }
         }
-        asked.leave(there);
       }
       if (!weighed) {  // while the first rows are on their way
         const float next = largest_of_row<R>(fmaxf(merged.top, lse));
         const float base = next == -INFINITY ? 0.0f : next;
-        weight = __expf(lse - base);
-        merged.scale_by(__expf(merged.top - base));
+        board.weights[place.at] = __expf(lse - base);
+        if (first > 0) merged.scale_by(__expf(merged.top - base));
         merged.top = next;
         weighed = true;
+        __syncwarp();
       }
 #pragma unroll
-      for (int u = 0; u < U; ++u) {
-        if (u % kTogether == 0 && !left.any()) break;
-        const int next = left.next();
+      for (int u = 0; u < U; u += kTogether) {
+        if (done + u >= place.count) break;
+        const float4 four = reinterpret_cast<const float4*>(board.weights)[(done + u) * R / 4];
+        const float weights[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-        for (int r = 0; r < R; ++r) {
-          const int at = next / R * R + r;
-          const float w = __shfl_sync(~0u, weight, at);
-          if (!left.has(at)) continue;
-          merged.sums[r] += w;
+        for (int j = 0; j < 4; ++j) {
+          // Of four rows, one that the source does not hold is another's. Alone it is its own.
+          if (R > 1 && weights[j] == 0) continue;
+          merged.sums[j % R] += weights[j];
 #pragma unroll
-          for (int i = 0; i < kReads; ++i) merged.add(r, i, w, theirs[u][r][i]);
+          for (int i = 0; i < kReads; ++i) {
+            merged.add(j % R, i, weights[j], theirs[u + j / R][j % R][i]);
+          }
         }
-        left.leave(next);
       }
     }
   }
