@@ -7,6 +7,7 @@
 #include "cuda/kernels/attend/config.cuh"
 #include "cuda/kernels/attend/merge_rows.cuh"
 #include "cuda/ptx/barrier.cuh"
+#include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/memory.cuh"
 
@@ -77,18 +78,22 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, c
   const int32_t index = shape.first(lane % kWarps) + nth * shape.stride();
   MergeJob job = shape.open(index < shape.jobs ? index : 0, lane % kWarps);
   if (index >= shape.jobs) job.merge.w = 0;
-#pragma unroll 4
-  for (int opener = 0; opener < kWarps * Shape::kFetched; ++opener) {
+  // Their sources, as they lie in first_merges.
+#pragma unroll 1
+  for (int at = lane; at < kWarps * FirstMerges::kSources; at += 32) {
+    const int nth_source = at % Shape::kAtHand;
+    const int job_of = at / Shape::kAtHand % Shape::kFetched;
+    const int warp = at / FirstMerges::kSources;
+    const int opener = job_of * kWarps + warp;
     const int32_t begin = __shfl_sync(~0u, job.merge.z, opener);
     const int32_t count = __shfl_sync(~0u, job.merge.w, opener);
-    int4* const to =
-        &shared.first_merges[opener % kWarps].sources[opener / kWarps * Shape::kAtHand];
-#pragma unroll
-    for (int at = lane; at < Shape::kAtHand; at += 32) {
-      if (at < count) to[at] = __ldg(reinterpret_cast<const int4*>(&sources[begin + at]));
+    if (nth_source < count) {
+      ptx::cp_async(&shared.first_merges[warp].sources[at % FirstMerges::kSources],
+                    &sources[begin + nth_source]);
     }
   }
   if (lane < kWarps * Shape::kFetched) shared.first_merges[lane % kWarps].jobs[nth] = job;
+  ptx::cp_async_wait_all();
 }
 
 /// Fetches the consumer warps' first merge jobs; by one warp.
