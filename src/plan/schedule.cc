@@ -89,19 +89,20 @@ std::array<uint64_t, 2> Scheduler::touched_rows(const Layout& layout, const List
   return rows;
 }
 
-/// The unit of a piece, but for the places of its results.
-Unit Scheduler::make_unit(const Layout& layout, const Piece& piece) {
+/// The unit of a piece, the `nth` of its thread block, but for the places of its results.
+Unit Scheduler::make_unit(const Layout& layout, const Piece& piece, int32_t nth) {
   const List& list = layout.lists[piece.list];
   Unit unit{};
   unit.block = list.block;
   unit.blocks = list.blocks;
   unit.kv_head = piece.kv_head;
   // Of thread blocks with whole lists, half begin with what must come from memory, the others with
-  // what keeps the tensor cores busy; neighbours, which read the same tokens, with the same. Where
-  // lists are cut, other pieces are of one kind already.
+  // what keeps the tensor cores busy; neighbours, which read the same tokens, with the same. The
+  // next list goes the other way round: what begins with memory takes 4 to 5 % longer. Where lists
+  // are cut, other pieces are of one kind already.
   constexpr int32_t kNeighbours = 8;
   const bool whole_list = piece.begin == 0 && piece.end == list.steps();
-  unit.split_first = whole_list ? piece.thread_block / kNeighbours % 2 : 0;
+  unit.split_first = whole_list ? (piece.thread_block / kNeighbours + nth) % 2 : 0;
   const int32_t whole_begin = std::min(piece.begin, list.whole_tiles);
   const int32_t whole_end = std::min(piece.end, list.whole_tiles);
   unit.whole_tiles = whole_end - whole_begin;
@@ -175,7 +176,8 @@ void Scheduler::list_units(const Problem& p) {
   units_.resize(pieces_.size());
   for (const Piece& piece : pieces_) {
     const int32_t index = next_unit_[piece.thread_block]++;
-    const Unit& unit = units_[index] = make_unit(*chosen_, piece);
+    const Unit& unit = units_[index] =
+        make_unit(*chosen_, piece, index - unit_begin_[piece.thread_block]);
     for (int32_t side = 0; side < unit.blocks; ++side) {
       const auto touched = static_cast<int32_t>(unit.ending[side].touched);
       if (touched == 0) continue;

@@ -237,7 +237,7 @@ class Scheduler {
   static std::array<uint64_t, 2> touched_rows(const Layout& layout, const List& list,
                                               int32_t half_begin, int32_t half_end, int32_t stride);
   void add_pieces(const Problem& p, const Piece& piece);
-  static Unit make_unit(const Layout& layout, const Piece& piece);
+  static Unit make_unit(const Layout& layout, const Piece& piece, int32_t nth);
   void list_units(const Problem& p);
   Source source_of(const Touch& touch) const;
   bool is_in_cluster(const Problem& p, std::span<const Touch> touches) const;

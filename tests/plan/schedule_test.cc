@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 
 #include "forest/batch_literal.h"
 #include "pando/error.h"
@@ -204,7 +205,8 @@ TEST(Schedule, an_odd_number_of_thread_blocks_exchanges_nothing) {
   }
 }
 
-/// Whole lists begin with split tiles in every second eight thread blocks, others nowhere.
+/// Whole lists begin with split tiles in every second eight thread blocks, and the next list of a
+/// thread block the other way round; others nowhere.
 TEST(Schedule, neighbours_begin_with_the_same_tiles) {
   for (const bool whole : {true, false}) {
     OwnedBatch batch = whole ? shared_prefix(1024, 2048 / 16, 4) : shared_prefix(256, 512, 8);
@@ -212,8 +214,11 @@ TEST(Schedule, neighbours_begin_with_the_same_tiles) {
     const auto units = testing::ScheduleReader(p).decoded().units;
     const size_t lists = 8 * (whole ? 32 : 8);
     ASSERT_EQ(units.size(), whole ? lists : 2 * lists);
+    std::map<int32_t, int> before;  // units of a thread block
     for (const testing::ScheduledUnit& unit : units) {
-      EXPECT_EQ(unit.split_first, whole && unit.thread_block / 8 % 2 == 1) << unit.thread_block;
+      const int nth = before[unit.thread_block]++;
+      EXPECT_EQ(unit.split_first, whole && (unit.thread_block / 8 + nth) % 2 == 1)
+          << unit.thread_block << ", unit " << nth;
     }
   }
 }
