@@ -10,6 +10,7 @@ shift
 # Takes effect at the first configure of a build directory.
 if command -v ccache >/dev/null; then
   export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}
+  export CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CUDA_COMPILER_LAUNCHER-ccache}
 fi
 python=()
 if [[ ${PANDO_PYTHON:-} == on ]]; then

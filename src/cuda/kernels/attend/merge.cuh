@@ -78,7 +78,7 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, c
   const int32_t index = shape.first(lane % kWarps) + nth * shape.stride();
   MergeJob job = shape.open(index < shape.jobs ? index : 0, lane % kWarps);
   if (index >= shape.jobs) job.merge.w = 0;
-  // Their sources, as they lie in first_merges.
+    // Their sources, as they lie in first_merges.
 #pragma unroll 1
   for (int at = lane; at < kWarps * FirstMerges::kSources; at += 32) {
     const int nth_source = at % Shape::kAtHand;
@@ -111,8 +111,8 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params,
   if (threadIdx.x % 32 == 0) RingCursor<1>(shared.merge_ring).fill();
 }
 
-/// What a warp that merges keeps in its query rows' place in shared memory: its lanes' board and, of
-/// a team, what it has merged of a row.
+/// What a warp that merges keeps in its query rows' place in shared memory: its lanes' board and,
+/// of a team, what it has merged of a row.
 template <class C>
 struct TeamPart {
   MergeBoard board;
@@ -192,9 +192,9 @@ __device__ __forceinline__ void merge_jobs(const AttendParams& params, SharedPla
     const int32_t q_row = __ldg(&rows[params.by_group.quotient(packed)].q_row);
     const auto* const all_sources = reinterpret_cast<const int4*>(&sources[job.merge.z]);
     const int4* const at_hand = fetched ? &first.sources[nth * Shape::kAtHand] : all_sources;
-    auto merged = merge_rows<C, R, Shape::kSources, Shape::kAtHand>(params, start, at_hand,
-                                                                    all_sources, job, shared.epoch,
-                                                                    TeamPart<C>::of(shared, warp).board);
+    auto merged = merge_rows<C, R, Shape::kSources, Shape::kAtHand>(
+        params, start, at_hand, all_sources, job, shared.epoch,
+        TeamPart<C>::of(shared, warp).board);
     if constexpr (kSingle) {
       if (shape.team_shift > 0) {
         join_team<C>(shared, shape.team_shift, warp, merged);

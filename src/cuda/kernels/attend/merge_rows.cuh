@@ -155,8 +155,8 @@ struct Merged {
   }
 };
 
-/// What the lanes of a warp tell each other of up to 32 / R sources of R rows: where row r of source
-/// s lies, and its weight, at s * R + r. Sources that hold a row of these come first.
+/// What the lanes of a warp tell each other of up to 32 / R sources of R rows: where row r of
+/// source s lies, and its weight, at s * R + r. Sources that hold a row of these come first.
 struct alignas(16) MergeBoard {
   int32_t slots[32];
   float weights[32];
@@ -183,8 +183,9 @@ struct BoardPlace {
     held &= kFirstLanes;
     const uint32_t before = (1u << first) - 1;
     count = __popc(held);
-    at = (of_source != 0 ? __popc(held & before) : count + __popc(~held & kFirstLanes & before)) *
-             R + lane % R;
+    const int rank =
+        of_source != 0 ? __popc(held & before) : count + __popc(~held & kFirstLanes & before);
+    at = rank * R + lane % R;
     holder = (holders >> lane & 1) != 0 ? lane
              : of_source != 0           ? first + __ffs(of_source) - 1
                                         : max(__ffs(holders) - 1, 0);
@@ -226,10 +227,11 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     bool weighed = false;
 #pragma unroll 1
     for (int32_t done = 0; done < place.count; done += U) {
+      const int32_t here = min(place.count - done, U);
       Columns theirs[U][R][kReads];
 #pragma unroll
       for (int u = 0; u < U; u += kTogether) {
-        if (done + u >= place.count) break;
+        if (u >= here) break;
         const int4 four = reinterpret_cast<const int4*>(board.slots)[(done + u) * R / 4];
         const int32_t slots[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
@@ -252,7 +254,7 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
       }
 #pragma unroll
       for (int u = 0; u < U; u += kTogether) {
-        if (done + u >= place.count) break;
+        if (u >= here) break;
         const float4 four = reinterpret_cast<const float4*>(board.weights)[(done + u) * R / 4];
         const float weights[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
