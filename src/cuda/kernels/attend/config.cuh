@@ -48,8 +48,9 @@ struct Config {
   /// Several warps of the producer ask for the first tile: see FirstTile.
   static constexpr bool kAsksFirst = !kByToken && !kFp8 && kParts == 1;
   static constexpr int kInfos = 8;  ///< tiles that are described ahead of their loads
-  /// Units that are fetched ahead. Of fp8 none: there is no room beside its slots.
-  static constexpr int kUnitsAhead = kFp8 ? 0 : 2;
+  /// Units that are fetched ahead. Of fp8 none: there is no room beside its slots. Nor where tokens
+  /// are copied one by one: the warp that would fetch them helps.
+  static constexpr int kUnitsAhead = kFp8 || kByToken ? 0 : 2;
   static constexpr int kConsumers = 2;
   static constexpr int kConverters = kFp8 ? 1 : 0;
   static constexpr int kThreads = (kConsumers + 1 + kConverters) * 128;
@@ -75,7 +76,8 @@ struct Config {
   static constexpr int kLoadRowBytes = kFp8 ? kHeadDim : 128;  ///< of a token, in a half
   static constexpr int kLoadHalfBytes = kGranule * kLoadRowBytes;
   static constexpr int kKvBytes = kFp8 ? 1 : 2;       ///< of an element in memory
-  static constexpr int kFillers = kByToken ? 32 : 1;  ///< threads of a loader that fill a slot
+  static constexpr int kLoaders = kByToken ? 3 : 2;   ///< warps: of K, of V, a helper of both
+  static constexpr int kFillers = kByToken ? 64 : 1;  ///< threads that fill a slot
   static constexpr bool kHasNarrow = has_narrow_units(kHeadDim, kFp8);  ///< see narrow.cuh
   static constexpr int kHalfSlots = 2 * kSlots;  ///< of half the size, for fp8 as it is
   static_assert(!kFp8 || kParts == 1);

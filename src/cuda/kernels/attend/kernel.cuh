@@ -178,16 +178,23 @@ __device__ void consume(const AttendParams& params, RowQueries<C::kHeadDim>& que
   }
 }
 
-/// What warps 0 and 2 of the producer do: K and V, each in its turn.
+/// What warps 0 and 2 of the producer do: K and V, each in its turn; and warp 3, where it helps.
 template <class C>
 __device__ __forceinline__ void load_operand_tiles(const AttendParams& params,
                                                    const TensorMaps& maps, bool narrow,
                                                    SharedPlan<C>& shared) {
   const int operand = threadIdx.x / 64;
+  const auto load = [&]<class Tiles>(Tiles) {
+    if (C::kByToken && threadIdx.x / 32 == 3) {
+      if constexpr (C::kByToken) help_load_tiles<C, Tiles>(params, maps, shared);
+    } else {
+      load_tiles<C, Tiles>(params, maps, operand, shared);
+    }
+  };
   if (C::kHasNarrow && narrow) {
-    load_tiles<C, Landing<C, C::kHasNarrow>>(params, maps, operand, shared);
+    load(Landing<C, C::kHasNarrow>{});
   } else {
-    load_tiles<C, Landing<C, false>>(params, maps, operand, shared);
+    load(Landing<C, false>{});
   }
 }
 
@@ -231,7 +238,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     shared.ring.init(C::kFp8 ? 4 : C::kFillers, C::kConsumers * 4);
     if constexpr (C::kFp8) shared.fp8.ring.init(C::kFillers, 4);
     if constexpr (C::kFp8) shared.fp8.narrow_ring.init(C::kFillers, C::kConsumers * 4);
-    shared.info_ring.init(1, C::kConsumers * 4 + 2);
+    shared.info_ring.init(1, C::kConsumers * 4 + C::kLoaders);
     if constexpr (C::kUnitsAhead > 0) shared.ahead.ring.init(1, C::kConsumers * 4);
     shared.merge_ring.init(1, 1);
     shared.exchange.init(C::kConsumerWarps);
@@ -267,6 +274,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     if constexpr (C::kAsksFirst) first.ask(params, maps, one_tile, shared);
     if (one_tile) ptx::setmaxnreg_dec<C::kProducerRegisters>();
     if (warp == 3) {
+      if constexpr (C::kByToken) load_operand_tiles<C>(params, maps, narrow, shared);
       fetch_first_merges<C>(params, shared);
       if constexpr (C::kUnitsAhead > 0) fetch_units<C>(params, shared);
     } else if (!one_tile) {

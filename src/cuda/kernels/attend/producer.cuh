@@ -43,7 +43,7 @@ class BoxCopies {
         small_(operand == 0 ? &maps.k_small : &maps.v_small),
         policy_(shared.start.evict_first != 0 ? ptx::evict_first() : ptx::evict_unchanged()) {}
 
-  __device__ __forceinline__ void load(const TileInfo& info, const LaneTile& t,
+  __device__ __forceinline__ void load(const TileInfo& info, const LaneTile& t, int,
                                        const RingCursor<Tiles::kSlots>& cursor) {
     const int lane = threadIdx.x % 32;
     [[maybe_unused]] int32_t tokens;
@@ -68,28 +68,34 @@ class BoxCopies {
 };
 
 /// Copies of single tokens, 16 bytes a lane, where pages are smaller than a granule: TMA would take
-/// two boxes for each page, and one warp cannot issue so many. Who multiplies what they bring needs
-/// a fence: see fence_copies.
-template <class C, class Tiles>
+/// two boxes for each page, and one warp cannot issue so many. Nor can one copy as much as memory
+/// brings: the last 32 tokens of each tile are left to a helper. Who multiplies what they bring
+/// needs a fence: see fence_copies.
+template <class C, class Tiles, bool kHelper>
 class TokenCopies {
  public:
   __device__ TokenCopies(const AttendParams& params, const TensorMaps&, int operand,
                          SharedPlan<C>& shared)
       : params_(params), shared_(shared), from_(operand == 0 ? params.k : params.v) {}
 
-  __device__ __forceinline__ void load(const TileInfo& info, const LaneTile& t,
+  /// Part `part` of a tile.
+  __device__ __forceinline__ void load(const TileInfo& info, const LaneTile& t, int part,
                                        const RingCursor<Tiles::kSlots>& cursor) {
     constexpr int kTimes = C::kSlotTokens / 32;
-    int32_t pages[kTimes];  // of one token in 32 each
+    constexpr int kOwn = kTileTokens / 32 - 1;  // of a tile; the helper has the rest
+    constexpr int kMost = kHelper ? 1 : kTimes < kOwn ? kTimes : kOwn;
+    const int own_end = min(kOwn - part * kTimes, kTimes);
+    const int begin = kHelper ? own_end : 0, end = kHelper ? kTimes : own_end;
+    int32_t pages[kMost];  // of one token in 32 each
 #pragma unroll
-    for (int i = 0; i < kTimes; ++i) pages[i] = page_of(t, i * kAtHand);
+    for (int i = 0; i < kMost; ++i) pages[i] = page_of(t, (begin + i) * kAtHand);
     cursor.wait_empty();
-    uint8_t* to = Tiles::slot(shared_, cursor.stage());
+    uint8_t* to = Tiles::slot(shared_, cursor.stage()) + begin * kAtHand * kGranuleBytes;
 #pragma unroll 1
-    for (int granule = 0; granule < kTimes * kAtHand; granule += kAtHand) {
+    for (int granule = begin * kAtHand; granule < end * kAtHand; granule += kAtHand) {
       const uint64_t row = row_of(t, granule, info.kv_head, pages[0]);
 #pragma unroll
-      for (int i = 1; i < kTimes; ++i) pages[i - 1] = pages[i];
+      for (int i = 1; i < kMost; ++i) pages[i - 1] = pages[i];
 #pragma unroll 1
       for (int first = 0; first < 32; first += kTokens) {
         copy_tokens(row, first, to);
@@ -216,6 +222,15 @@ struct FirstTile {
   }
 };
 
+/// Each lane's granule of part `part` of a tile; the lanes beyond them have none.
+template <class C>
+__device__ __forceinline__ LaneTile lane_tile(const TileInfo& info, int part) {
+  constexpr int kPart = kGranules / C::kParts;
+  const int lane = threadIdx.x % 32;
+  const int granule = part * kPart + lane % kPart;
+  return {{info.position[granule], info.page[granule], lane < kPart ? info.rows[granule] : 0}};
+}
+
 /// Loads K of all tiles or V, `operand` 0 or 1, in the ring's order (see Config::kKeysAhead). Short
 /// runs make many small copies, of which one warp alone could not issue enough.
 template <class C, class Tiles>
@@ -225,7 +240,7 @@ __device__ __forceinline__ void load_tiles(const AttendParams& params, const Ten
   const int lane = threadIdx.x % 32;
   RingCursor<Tiles::kSlots> cursor(Tiles::ring(shared));
   RingCursor<C::kInfos> infos(shared.info_ring);
-  using Copies = std::conditional_t<C::kByToken, TokenCopies<C, Tiles>, BoxCopies<C, Tiles>>;
+  using Copies = std::conditional_t<C::kByToken, TokenCopies<C, Tiles, false>, BoxCopies<C, Tiles>>;
   Copies copies(params, maps, operand, shared);
   if (operand == 1) cursor.advance();
   if (operand == 1 && C::kKeysAhead) cursor.advance();
@@ -242,14 +257,11 @@ __device__ __forceinline__ void load_tiles(const AttendParams& params, const Ten
     const TileInfo& info = shared.info[infos.stage()];
 #pragma unroll C::kByToken ? 1 : C::kParts  // as registers allow
     for (int part = 0; part < C::kParts; ++part) {
-      constexpr int kPart = kGranules / C::kParts;
-      const int granule = part * kPart + lane % kPart;
-      LaneTile t{
-          {info.position[granule], info.page[granule], lane < kPart ? info.rows[granule] : 0}};
+      LaneTile t = lane_tile<C>(info, part);
       if (tile < Start::kTiles) t.look_up(params);
       // All thread blocks ask at once: first for what is wanted first.
       if (kFirst == 0 && tile == 0 && part == 0 && operand == 1) ptx::bar_sync(kFirstKeys, 64);
-      copies.load(info, t, cursor);
+      copies.load(info, t, part, cursor);
       cursor.advance();
       if (kFirst == 0 && tile == 0 && part == 0 && operand == 0) ptx::bar_arrive(kFirstKeys, 64);
       if (kFirst == 0) mark_producer(Stage::kIssued);
@@ -260,6 +272,40 @@ __device__ __forceinline__ void load_tiles(const AttendParams& params, const Ten
     infos.advance();
   }
   copies.finish();
+}
+
+/// What both loaders leave to a helper of all tiles, in the ring's order.
+template <class C, class Tiles>
+__device__ __forceinline__ void help_load_tiles(const AttendParams& params, const TensorMaps& maps,
+                                                SharedPlan<C>& shared) {
+  constexpr int kAhead = C::kKeysAhead ? 1 : 0;
+  using Copies = TokenCopies<C, Tiles, true>;
+  Copies keys(params, maps, 0, shared), values(params, maps, 1, shared);
+  RingCursor<Tiles::kSlots> cursor(Tiles::ring(shared));
+  RingCursor<C::kInfos> key_infos(shared.info_ring), value_infos(shared.info_ring);
+  const auto load = [&](Copies& copies, const RingCursor<C::kInfos>& infos, int part) {
+    const TileInfo& info = shared.info[infos.stage()];
+    copies.load(info, lane_tile<C>(info, part), part, cursor);
+  };
+  const int32_t tiles = shared.start.tile_count;
+#pragma unroll 1
+  for (int32_t tile = 0; tile < tiles + kAhead; ++tile) {
+    if (tile >= Start::kTiles && tile < tiles) key_infos.wait_full();
+#pragma unroll 1
+    for (int part = 0; part < C::kParts; ++part) {
+      if (tile < tiles) load(keys, key_infos, part);
+      cursor.advance();  // past the last V's place beside a K that there is not, too
+      if (tile < kAhead) continue;
+      load(values, value_infos, part);
+      cursor.advance();
+    }
+    key_infos.advance();
+    if (tile < kAhead) continue;
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) value_infos.release();
+    value_infos.advance();
+  }
+  keys.finish();
 }
 
 /// Brings an area into L2, each thread block its share of it; by one thread.
