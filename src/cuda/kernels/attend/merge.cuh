@@ -78,9 +78,9 @@ __device__ __forceinline__ void fetch_first_merges(const AttendParams& params, c
   const int32_t index = shape.first(lane % kWarps) + nth * shape.stride();
   MergeJob job = shape.open(index < shape.jobs ? index : 0, lane % kWarps);
   if (index >= shape.jobs) job.merge.w = 0;
-    // Their sources, as they lie in first_merges.
 #pragma unroll 1
   for (int at = lane; at < kWarps * FirstMerges::kSources; at += 32) {
+    // The jobs' sources, in the order in which first_merges holds them.
     const int nth_source = at % Shape::kAtHand;
     const int job_of = at / Shape::kAtHand % Shape::kFetched;
     const int warp = at / FirstMerges::kSources;

@@ -82,7 +82,8 @@ class TokenCopies {
   __device__ __forceinline__ void load(const TileInfo& info, const LaneTile& t, int part,
                                        const RingCursor<Tiles::kSlots>& cursor) {
     constexpr int kTimes = C::kSlotTokens / 32;
-    constexpr int kOwn = kTileTokens / 32 - 1;  // of a tile; the helper has the rest
+    // In stretches of 32 tokens: what a loader has of a tile; the helper has the rest.
+    constexpr int kOwn = kTileTokens / 32 - 1;
     constexpr int kMost = kHelper ? 1 : kTimes < kOwn ? kTimes : kOwn;
     const int own_end = min(kOwn - part * kTimes, kTimes);
     const int begin = kHelper ? own_end : 0, end = kHelper ? kTimes : own_end;
