@@ -120,7 +120,7 @@ def summary(run: Run) -> str:
         some = of_kind(run, all_ratios, sharing)
         if some:
             parts.append(
-                f"{geometric_mean(some):.2f}× the best peer on {len(some)} {word} shapes"
+                f"{times_text(geometric_mean(some))} the best peer on {len(some)} {word} shape{'s' * (len(some) > 1)}"
                 f" (geometric mean; least {times_text(min(some))})"
             )
     losses, clear = lost_on(all_ratios), lost_on(all_ratios, CLEAR)

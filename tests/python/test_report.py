@@ -95,7 +95,7 @@ def test_losses_are_red_and_counted(tmp_path):
         peer("pando", 10, **other), peer("fa3", 25, **other),
     )  # fmt: skip
     text = text_of(folder)
-    assert "1.58× the best peer on 2 shared shapes (geometric mean; least 0.99×)" in text
+    assert "1.57× the best peer on 2 shared shapes (geometric mean; least 0.99×)" in text
     assert "A peer wins on 1: l3-8." in text
     (row,) = [line for line in text.splitlines() if line.startswith("| l3-8 ")]
     assert "🔴 10.0 µs" in row and "🔴 0.99×" in row and "| fa3 |" in row
@@ -167,7 +167,7 @@ def test_predictions_are_counted(tmp_path):
 def test_a_run_is_called_by_what_it_is_of(tmp_path, changed, kind):
     text = text_of(folder_of(tmp_path, peer("pando", **changed), peer("fa3", 20, **changed)))
     assert f"### NVIDIA H200, bf16{kind}\n" in text
-    assert "2.00× the best peer on 1 shared shapes" in text
+    assert "2.00× the best peer on 1 shared shape" in text
 
 
 def test_steps_of_a_trace_are_described_by_their_records(tmp_path):
