@@ -119,8 +119,9 @@ def summary(run: Run) -> str:
     for sharing, word in ((True, "shared"), (False, "unshared")):
         some = of_kind(run, all_ratios, sharing)
         if some:
+            shapes = f"{len(some)} {word} shape{'s' * (len(some) > 1)}"
             parts.append(
-                f"{times_text(geometric_mean(some))} the best peer on {len(some)} {word} shape{'s' * (len(some) > 1)}"
+                f"{times_text(geometric_mean(some))} the best peer on {shapes}"
                 f" (geometric mean; least {times_text(min(some))})"
             )
     losses, clear = lost_on(all_ratios), lost_on(all_ratios, CLEAR)
