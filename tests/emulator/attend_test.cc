@@ -134,6 +134,31 @@ TEST_F(EmulatedAttend, whole_tiles_after_split_ones_are_waited_for) {
   }
 }
 
+/// What stands beside a partial to fill four up has no weight, and nothing of it counts: infinity
+/// times 0 would be NaN.
+TEST_F(EmulatedAttend, an_infinite_v_is_infinite_where_partials_are_merged) {
+  constexpr uint16_t kInfinity = 0x7f80;  // bf16
+  Case problem = device_case(prefix_shape(4, 1024, 0));
+  ASSERT_EQ(problem.spec.dtype, DType::kBF16);
+  ASSERT_EQ(problem.order, KvOrder::kHnd);
+  const int64_t page = int64_t{problem.spec.kv_heads} * problem.tables.page_tokens;
+  auto* const v = reinterpret_cast<uint16_t*>(problem.v.data());
+  for (int32_t head = 0; head < problem.spec.kv_heads; ++head) {
+    const int64_t token = problem.tables.page_ids[0] * page + head * problem.tables.page_tokens;
+    v[token * problem.spec.head_dim] = kInfinity;
+  }
+  for (const int thread_blocks : {7, 11, 13, 24}) {
+    const Output output = runner(thread_blocks).attend(problem, {});
+    const auto* const out = reinterpret_cast<const uint16_t*>(output.out.data());
+    for (int64_t row = 0; row < problem.tables.q_rows(); ++row) {
+      for (int64_t head = 0; head < problem.spec.q_heads; ++head) {
+        EXPECT_EQ(out[row * output.row_stride + head * output.head_stride], kInfinity)
+            << "row " << row << ", head " << head << ", thread blocks " << thread_blocks;
+      }
+    }
+  }
+}
+
 TEST_F(EmulatedAttend, strided_outputs_and_no_lse_are_written_and_nothing_else) {
   for (const int32_t head_dim : kHeadDims) {
     Case problem = device_case(prefix_shape(33, 200, 61));

@@ -259,8 +259,8 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
         const float weights[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          // Of four rows, one that the source does not hold is another's. Alone it is its own.
-          if (R > 1 && weights[j] == 0) continue;
+          // What fills four up, or is another row's, has no weight, but may be infinite.
+          if (weights[j] == 0) continue;
           merged.sums[j % R] += weights[j];
 #pragma unroll
           for (int i = 0; i < kReads; ++i) {
