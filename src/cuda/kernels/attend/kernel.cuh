@@ -185,11 +185,10 @@ __device__ __forceinline__ void load_operand_tiles(const AttendParams& params,
                                                    SharedPlan<C>& shared) {
   const int operand = threadIdx.x / 64;
   const auto load = [&]<class Tiles>(Tiles) {
-    if (C::kByToken && threadIdx.x / 32 == 3) {
-      if constexpr (C::kByToken) help_load_tiles<C, Tiles>(params, maps, shared);
-    } else {
-      load_tiles<C, Tiles>(params, maps, operand, shared);
+    if constexpr (C::kByToken) {
+      if (threadIdx.x / 32 == 3) return help_load_tiles<C, Tiles>(params, maps, shared);
     }
+    load_tiles<C, Tiles>(params, maps, operand, shared);
   };
   if (C::kHasNarrow && narrow) {
     load(Landing<C, C::kHasNarrow>{});
