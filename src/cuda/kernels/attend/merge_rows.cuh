@@ -168,8 +168,8 @@ template <int R>
 struct BoardPlace {
   int32_t at;     ///< index on the board
   int32_t count;  ///< sources that hold a row
-  /// A lane whose row does, this one if its own does. Where there is none in the source, the first
-  /// of all: what lies there is read as well, since reads under conditions wait for each other.
+  /// This lane if its row does, else the first that does: what lies there is read as well, since
+  /// reads under conditions wait for each other, and has no weight.
   int32_t holder;
 
   __device__ BoardPlace(uint32_t holders, int lane) {
@@ -186,9 +186,7 @@ struct BoardPlace {
     const int rank =
         of_source != 0 ? __popc(held & before) : count + __popc(~held & kFirstLanes & before);
     at = rank * R + lane % R;
-    holder = (holders >> lane & 1) != 0 ? lane
-             : of_source != 0           ? first + __ffs(of_source) - 1
-                                        : max(__ffs(holders) - 1, 0);
+    holder = (holders >> lane & 1) != 0 ? lane : max(__ffs(holders) - 1, 0);
   }
 };
 
@@ -224,7 +222,6 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
     const BoardPlace<R> place(__ballot_sync(~0u, holds), lane);
     board.slots[place.at] = __shfl_sync(~0u, slot, place.holder);
     __syncwarp();
-    bool weighed = false;
 #pragma unroll 1
     for (int32_t done = 0; done < place.count; done += U) {
       const int32_t here = min(place.count - done, U);
@@ -243,13 +240,12 @@ __device__ __forceinline__ Merged<R, kMergeColumns<C>> merge_rows(
           }
         }
       }
-      if (!weighed) {  // while the first rows are on their way
+      if (done == 0) {  // while the first rows are on their way
         const float next = largest_of_row<R>(fmaxf(merged.top, lse));
         const float base = next == -INFINITY ? 0.0f : next;
         board.weights[place.at] = __expf(lse - base);
         if (first > 0) merged.scale_by(__expf(merged.top - base));
         merged.top = next;
-        weighed = true;
         __syncwarp();
       }
 #pragma unroll

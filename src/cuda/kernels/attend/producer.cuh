@@ -19,17 +19,27 @@
 
 namespace pando::cuda {
 
-/// Asks for the box of a tile that begins with this granule, on its page.
-template <class C>
-__device__ __forceinline__ void copy_box(const AttendParams& params, uint8_t* slot,
-                                         const CUtensorMap* map, const Granule& t, int granule,
-                                         int32_t kv_head, uint64_t* barrier, uint64_t policy) {
-  const int32_t in_page = t.position & (params.pages.page_tokens() - 1);
-  const int32_t coords[5] = {0, in_page % kGranule, 0, in_page / kGranule,
-                             t.page * params.page_step + kv_head * params.head_step};
-  ptx::cp_async_bulk_tensor(slot + granule * C::kLoadHalves * C::kLoadHalfBytes, map, coords,
-                            barrier, policy);
-}
+/// Where the boxes of K come from, `operand` 0, or those of V.
+struct BoxSource {
+  const CUtensorMap *big, *small;
+  uint64_t policy;
+
+  __device__ __forceinline__ BoxSource(const TensorMaps& maps, int operand, const Start& start)
+      : big(operand == 0 ? &maps.k_big : &maps.v_big),
+        small(operand == 0 ? &maps.k_small : &maps.v_small),
+        policy(start.evict_first != 0 ? ptx::evict_first() : ptx::evict_unchanged()) {}
+
+  /// Asks for the box of a tile that begins with this granule, on its page.
+  template <class C>
+  __device__ __forceinline__ void copy(const AttendParams& params, uint8_t* slot, const LaneTile& t,
+                                       int granule, int32_t kv_head, uint64_t* barrier) const {
+    const int32_t in_page = t.position & (params.pages.page_tokens() - 1);
+    const int32_t coords[5] = {0, in_page % kGranule, 0, in_page / kGranule,
+                               t.page * params.page_step + kv_head * params.head_step};
+    ptx::cp_async_bulk_tensor(slot + granule * C::kLoadHalves * C::kLoadHalfBytes,
+                              t.is(LaneTile::kBig) ? big : small, coords, barrier, policy);
+  }
+};
 
 /// Copies by TMA, of boxes that lie on one page: a granule a lane.
 template <class C, class Tiles>
@@ -37,11 +47,7 @@ class BoxCopies {
  public:
   __device__ BoxCopies(const AttendParams& params, const TensorMaps& maps, int operand,
                        SharedPlan<C>& shared)
-      : params_(params),
-        shared_(shared),
-        big_(operand == 0 ? &maps.k_big : &maps.v_big),
-        small_(operand == 0 ? &maps.k_small : &maps.v_small),
-        policy_(shared.start.evict_first != 0 ? ptx::evict_first() : ptx::evict_unchanged()) {}
+      : params_(params), shared_(shared), from_(maps, operand, shared.start) {}
 
   __device__ __forceinline__ void load(const TileInfo& info, const LaneTile& t, int,
                                        const RingCursor<Tiles::kSlots>& cursor) {
@@ -55,16 +61,15 @@ class BoxCopies {
     if (lane == 0) cursor.expect(tokens * C::kHeadDim * C::kKvBytes);
     __syncwarp();
     if (!t.is(LaneTile::kBig | LaneTile::kSmall)) return;
-    copy_box<C>(params_, Tiles::slot(shared_, cursor.stage()), t.is(LaneTile::kBig) ? big_ : small_,
-                t, lane, info.kv_head, cursor.full_barrier(), policy_);
+    from_.template copy<C>(params_, Tiles::slot(shared_, cursor.stage()), t, lane, info.kv_head,
+                           cursor.full_barrier());
   }
   __device__ void finish() {}
 
  private:
   const AttendParams& params_;
   SharedPlan<C>& shared_;
-  const CUtensorMap *big_, *small_;
-  uint64_t policy_;
+  BoxSource from_;
 };
 
 /// Copies of single tokens, 16 bytes a lane, where pages are smaller than a granule: TMA would take
@@ -196,8 +201,6 @@ struct FirstTile {
     const int lane = threadIdx.x % 32;
     if (shared.start.tile_count == 0 || (!only && warp == 1)) return;
     const TileInfo& info = shared.info[0];
-    const uint64_t policy =
-        shared.start.evict_first != 0 ? ptx::evict_first() : ptx::evict_unchanged();
     const bool any = lane < kGranules && tile.is(LaneTile::kBig | LaneTile::kSmall);
 #pragma unroll
     for (int operand = 0; operand < 2; ++operand) {
@@ -212,10 +215,9 @@ struct FirstTile {
       if (warp == operand * 2 && lane == 0) slot.expect(info.tokens * C::kHeadDim * C::kKvBytes);
       const int asker = only ? lane / 4 : operand == 1 ? 2 : lane < 8 ? 0 : 3;
       if (any && asker == warp) {
-        const CUtensorMap* const big = operand == 0 ? &maps.k_big : &maps.v_big;
-        const CUtensorMap* const small = operand == 0 ? &maps.k_small : &maps.v_small;
-        copy_box<C>(params, shared.slots[slot.stage()], tile.is(LaneTile::kBig) ? big : small, tile,
-                    lane, info.kv_head, slot.full_barrier(), policy);
+        BoxSource(maps, operand, shared.start)
+            .template copy<C>(params, shared.slots[slot.stage()], tile, lane, info.kv_head,
+                              slot.full_barrier());
       }
       __syncwarp();
       if (operand == 0) mark_producer(Stage::kIssued);
