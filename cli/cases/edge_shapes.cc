@@ -85,6 +85,11 @@ Outcome odd_tails(const Kind& kind, Runner& runner, bool quick) {
     outcome.absorb(
         verify_edge(edge_case(kind, edge_tables(many), q_heads, kv_heads, head_dim), runner));
   }
+  // Of each two blocks of 64 rows, 16 sequences each, one has many own tokens and the other few.
+  ForestShape uneven;
+  uneven.add_node(-1, 4096);
+  for (int32_t s = 0; s < 64; ++s) add_tail(uneven, 0, 4096, 4096 + (s & 16 ? 1500 : 63), 1);
+  outcome.absorb(verify_edge(edge_case(kind, edge_tables(uneven), 8, 2, head_dim), runner));
   return outcome;
 }
 

@@ -109,7 +109,11 @@ class Scheduler {
     int32_t begin[3], end[3];
     int32_t whole_tiles, split_tiles;  ///< the steps of the list, in this order
     int32_t step_begin;                ///< in Layout::until_us
+    /// Of a pair of blocks: from half `alone_from` on, stream `alone` is a list over its block by
+    /// itself; 0: none is.
+    int32_t alone, alone_from;
     int32_t steps() const { return whole_tiles + split_tiles; }
+    int32_t halves(int32_t stream) const { return end[stream] - begin[stream]; }
   };
   /// Of a narrow unit in the mean, where a piece is cut into some.
   static constexpr int32_t kLeastNarrowTiles = 4;
@@ -206,13 +210,16 @@ class Scheduler {
   };
 
   void make_layout(const Problem& p, int32_t blocks_a_list, Layout& out);
+  void fill_stream(const Problem& p, std::span<const int32_t> runs, List& list, int32_t stream,
+                   Layout& out);
+  static List take_alone(List& list);
   VisibleRange find_seen(const Problem& p, const pando::Run& run, int32_t packed_begin,
                          int32_t packed_end, VisibleRange within);
   void place_run(const Problem& p, const pando::Run& run, const List& list, int32_t stream,
                  int64_t& slot, Layout& out);
   static void check_slots(int64_t slots);
   static NarrowCut narrow_cut(const Problem& p, std::span<const int32_t> runs);
-  static void append_run(const List& list, int32_t stream, const Run& run, bool own, Layout& out);
+  static void append_run(const List& list, int32_t stream, Run run, bool own, Layout& out);
   void find_holes(const Problem& p, int32_t packed_begin, int32_t packed_end, VisibleRange within);
   void append_all(const Problem& p, const List& list, int32_t stream, const Run& run,
                   const SeenByAll& all, bool own, Layout& out);

@@ -83,22 +83,22 @@ void Scheduler::deal_evenly(const Problem& p, int32_t parts, Layout& out) {
   }
 }
 
-/// Cuts the lists, one after another, so that every thread block gets the same predicted time.
+/// Cuts the lists, one after another, so that every thread block gets the same predicted time: of
+/// what is left its part, as cuts fall between tiles.
 double Scheduler::cut_by_share(const Problem& p, Layout& out) {
   out.pieces.clear();
-  double total_us = 0;
+  double rest_us = 0;  // that is not dealt yet
   for (const List& list : out.lists) {
-    total_us += p.kv_heads * (out.until_us[list.step_begin + list.steps()] + p.cost.unit_us);
+    rest_us += p.kv_heads * (out.until_us[list.step_begin + list.steps()] + p.cost.unit_us);
   }
-  const double share_us = total_us / p.thread_blocks + p.cost.unit_us;
-  double left_us = share_us;
-  double most_us = 0;
-  int32_t thread_block = 0;
+  double most_us = 0, left_us = 0, busy_us = 0;
+  int32_t thread_block = -1;
   const auto next_thread_block = [&] {
-    most_us = std::max(most_us, share_us - left_us);
     ++thread_block;
-    left_us = std::min(left_us, 0.0) + share_us;
+    left_us = rest_us / (p.thread_blocks - thread_block) + p.cost.unit_us;
+    busy_us = 0;
   };
+  next_thread_block();
   for (int32_t head = 0; head < p.kv_heads; ++head) {
     for (int32_t i = 0; i < static_cast<int32_t>(out.lists.size()); ++i) {
       const List& list = out.lists[i];
@@ -110,7 +110,11 @@ double Scheduler::cut_by_share(const Problem& p, Layout& out) {
             last ? list.steps() : steps_before(until_us, begin, list.steps(), limit_us);
         if (end > begin) {
           out.pieces.push_back({i, head, begin, end, thread_block});
-          left_us -= p.cost.unit_us + until_us[end] - until_us[begin];
+          const double us = until_us[end] - until_us[begin];
+          left_us -= p.cost.unit_us + us;
+          busy_us += p.cost.unit_us + us;
+          rest_us -= us + (begin == 0 ? p.cost.unit_us : 0);
+          most_us = std::max(most_us, busy_us);
           begin = end;
         }
         if (begin < list.steps()) next_thread_block();
@@ -124,8 +128,7 @@ double Scheduler::cut_by_share(const Problem& p, Layout& out) {
   // took 6 and 8 us longer so cut (prefix-128 in docs/benchmarks/h200-memory-2026-11-29.txt,
   // prefix-8192 in h200-kernel-turns-2026-11-29.txt there).
   constexpr double kUnevenUs = 2.0;
-  return std::max({most_us, share_us - left_us, out.apart_us}) + p.merging_us(sources + 1) +
-         kUnevenUs;
+  return std::max(most_us, out.apart_us) + p.merging_us(sources + 1) + kUnevenUs;
 }
 
 /// The cut with the least predicted time.

@@ -61,8 +61,16 @@ VisibleRange Scheduler::find_seen(const Problem& p, const pando::Run& run, int32
 }
 
 /// Appends a run to a stream, and the halves that it reaches. `own`: no other list reads it.
-void Scheduler::append_run(const List& list, int32_t stream, const Run& run, bool own,
-                           Layout& out) {
+void Scheduler::append_run(const List& list, int32_t stream, Run run, bool own, Layout& out) {
+  if (stream == list.alone) {
+    const int32_t alone_slot = list.alone_from * kHalfTokens;
+    const int32_t before = alone_slot - run.slot_begin;
+    if (before > 0 && before < run.token_end - run.token_begin) {
+      append_run(list, stream, take_until(run, run.token_begin + before), own, out);
+    }
+    constexpr uint32_t kBlockOn = kBlockRows | kBlockRows << 8;
+    if (run.slot_begin >= alone_slot && stream == 2) run.rows -= kBlockOn;
+  }
   const auto index = static_cast<int32_t>(out.runs.size());
   const int64_t slot_end =
       run.slot_begin + round_up(run.token_end - run.token_begin, int64_t{kGranule});
@@ -158,8 +166,42 @@ Scheduler::NarrowCut Scheduler::narrow_cut(const Problem& p, std::span<const int
   return cut;
 }
 
+/// The runs of one stream of a list, one after another.
+void Scheduler::fill_stream(const Problem& p, std::span<const int32_t> runs, List& list,
+                            int32_t stream, Layout& out) {
+  list.begin[stream] = static_cast<int32_t>(out.halves.size());
+  NarrowCut narrow{};
+  if (p.narrow_units && list.blocks == 1) narrow = narrow_cut(p, runs);
+  out.narrow_fits &= narrow.fits;
+  out.list_tokens += narrow.tokens;
+  if (narrow.pays()) out.narrow_tokens += narrow.tokens;
+  NarrowRows rows;
+  int64_t slot = 0;
+  for (const int32_t run : runs) {
+    // Rows that are too many for a narrow unit have no tile in common then.
+    if (narrow.pays() && rows.begin_unit(p.runs[run], p.group)) {
+      slot = round_up(slot, int64_t{kTileTokens});
+    }
+    place_run(p, p.runs[run], list, stream, slot, out);
+    check_slots(slot);
+  }
+  list.end[stream] = static_cast<int32_t>(out.halves.size());
+}
+
+/// What one block of a pair has beyond the other's, as a list over that block.
+Scheduler::List Scheduler::take_alone(List& list) {
+  List alone{};
+  alone.block = list.block + list.alone - 1;
+  alone.blocks = 1;
+  alone.begin[1] = list.begin[list.alone] + list.alone_from;
+  alone.end[1] = list.end[list.alone];
+  list.end[list.alone] = alone.begin[1];
+  return alone;
+}
+
 /// Deals the runs to lists over `blocks_a_list` blocks. A run that only one block of a pair sees
-/// goes to that block's stream.
+/// goes to that block's stream. Where one of these has many more tokens than the other, what it has
+/// beyond is a list by itself: a tile of one half would take nearly as long as one of two.
 void Scheduler::make_layout(const Problem& p, int32_t blocks_a_list, Layout& out) {
   out.runs.clear();
   out.halves.clear();
@@ -184,33 +226,43 @@ void Scheduler::make_layout(const Problem& p, int32_t blocks_a_list, Layout& out
       members_[alone || !high ? 1 : first <= base ? 0 : 2][list].push_back(i);
     }
   }
+  const auto add = [&](List list) {
+    list.whole_tiles = (list.halves(0) + 1) / 2;
+    list.split_tiles =
+        list.blocks == 2 ? std::max(list.halves(1), list.halves(2)) : (list.halves(1) + 1) / 2;
+    if (list.steps() > 0) out.lists.push_back(list);
+  };
   for (int32_t i = 0; i < lists; ++i) {
     List list{};
     list.block = i * blocks_a_list;
     list.blocks = std::min(blocks_a_list, blocks - list.block);
-    for (int32_t stream = 0; stream < 3; ++stream) {
-      list.begin[stream] = static_cast<int32_t>(out.halves.size());
-      int64_t slot = 0;
-      NarrowCut narrow{};
-      if (p.narrow_units && list.blocks == 1) narrow = narrow_cut(p, members_[stream][i]);
-      out.narrow_fits &= narrow.fits;
-      out.list_tokens += narrow.tokens;
-      if (narrow.pays()) out.narrow_tokens += narrow.tokens;
-      NarrowRows rows;
+    const auto tokens = [&](int32_t stream) {
+      int64_t sum = 0;
       for (const int32_t run : members_[stream][i]) {
-        // Rows that are too many for a narrow unit have no tile in common then.
-        if (narrow.pays() && rows.begin_unit(p.runs[run], p.group)) {
-          slot = round_up(slot, int64_t{kTileTokens});
-        }
-        place_run(p, p.runs[run], list, stream, slot, out);
-        check_slots(slot);
+        sum += p.runs[run].token_end - p.runs[run].token_begin;
       }
-      list.end[stream] = static_cast<int32_t>(out.halves.size());
+      return sum;
+    };
+    const int64_t in_one = tokens(1), in_other = tokens(2);
+    const int32_t shorter = list.blocks == 2 && in_one > in_other ? 2 : 1;
+    for (const int32_t stream : {0, shorter, 3 - shorter}) {
+      if (list.blocks == 2 && stream == 3 - shorter) {
+        const int64_t more = std::max(in_one, in_other) / kHalfTokens - list.halves(shorter);
+        const double spared_us = static_cast<double>(more) / 2 * p.cost.split_tile_us;
+        if (spared_us > p.cost.unit_us + p.cost.merge_us) {
+          list.alone = stream;
+          list.alone_from = list.halves(shorter);
+        }
+      }
+      fill_stream(p, members_[stream][i], list, stream, out);
     }
-    const auto halves = [&](int32_t stream) { return list.end[stream] - list.begin[stream]; };
-    list.whole_tiles = (halves(0) + 1) / 2;
-    list.split_tiles = list.blocks == 2 ? std::max(halves(1), halves(2)) : (halves(1) + 1) / 2;
-    if (list.steps() > 0) out.lists.push_back(list);
+    if (list.alone != 0 && list.halves(list.alone) > list.alone_from) {
+      const List alone = take_alone(list);
+      add(list);
+      add(alone);
+    } else {
+      add(list);
+    }
   }
 }
 

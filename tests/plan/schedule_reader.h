@@ -51,6 +51,8 @@ struct ScheduledUnit {
   int32_t thread_block;
   bool split_first;
   bool narrow;  ///< its thread block takes its units as narrow ones
+  int32_t blocks;
+  int32_t tiles;
 };
 
 struct DecodedSchedule {
@@ -108,8 +110,10 @@ class ScheduleReader {
       }
       const auto thread_block = static_cast<int32_t>(&start - starts.data());
       for (; next < start.unit_end; ++next) {
-        decoded_.units.push_back({thread_block, units[next].split_first != 0, start.narrow != 0});
-        if (start.narrow != 0 && !units[next].is_narrow()) {
+        const cuda::Unit& unit = units[next];
+        decoded_.units.push_back({thread_block, unit.split_first != 0, start.narrow != 0,
+                                  unit.blocks, unit.whole_tiles + unit.split_tiles});
+        if (start.narrow != 0 && !unit.is_narrow()) {
           decoded_.problem = "a narrow thread block has a unit that is not";
         }
       }

@@ -113,6 +113,47 @@ TEST(Schedule, lists_on_a_long_prefix_are_cut_alike) {
   EXPECT_EQ(plan(discover(batch.view()), spec_of(32, 8), h200).header().units, 8 * 2 * 8);
 }
 
+/// A prefix, and then `few` own pages of each of 16 sequences and `many` of each of 16 others: two
+/// blocks of rows at four query heads to a kv head.
+OwnedBatch uneven_blocks(int32_t prefix, int32_t few, int32_t many) {
+  OwnedBatch batch = shared_prefix(32, prefix, many);
+  for (int32_t i = 0; i < 16; ++i) batch.kv_len[i] -= (many - few) * 16;
+  return batch;
+}
+
+/// A tile with tokens for one block of a pair alone would take nearly as long as one with twice as
+/// many.
+TEST(Schedule, what_one_block_of_a_pair_has_beyond_the_other_fills_tiles) {
+  for (const int32_t few : {0, 1, 24, 255}) {
+    OwnedBatch batch = uneven_blocks(4096, few, 256);
+    const Plan p = h100_plan(batch, spec_of(32, 8));
+    ASSERT_EQ(plan_problem(batch.view(), spec_of(32, 8), p), "") << few;
+    const testing::DecodedSchedule s = testing::ScheduleReader(p).decoded();
+    int64_t tiles = 0, of_pairs = 0, alone = 0;
+    for (const testing::ScheduledUnit& unit : s.units) {
+      tiles += unit.tiles;
+      ++(unit.blocks == 2 ? of_pairs : alone);
+    }
+    EXPECT_GT(of_pairs, 0) << few;
+    EXPECT_EQ(alone > 0, few < 255) << few;  // so little beyond is not worth a list
+    const int64_t tokens = 16 * (4096 + 16 * few + 16 * 256);
+    EXPECT_LE(tiles, 8 * (tokens / 128 + 16 * 6)) << few;
+  }
+}
+
+/// What falls to the last thread block when shares end between tiles must not add up.
+TEST(Schedule, shares_of_uneven_lengths_are_equal) {
+  OwnedBatch batch = shared_prefix(64, 0, 1000);
+  for (int32_t i = 0; i < 64; ++i) batch.kv_len[i] -= i * i % 61 * 200 + i;
+  const Plan p = h100_plan(batch, spec_of(32, 8));
+  EXPECT_EQ(plan_problem(batch.view(), spec_of(32, 8), p), "");
+  std::vector<int32_t> tiles(p.header().workers);
+  const testing::DecodedSchedule s = testing::ScheduleReader(p).decoded();
+  for (const testing::ScheduledUnit& unit : s.units) tiles[unit.thread_block] += unit.tiles;
+  const auto [least, most] = std::ranges::minmax(tiles);
+  EXPECT_LE(most - least, 4) << least << " to " << most;
+}
+
 /// A merge of four partials a row takes longer than two tiles.
 TEST(Schedule, a_cut_that_spares_less_than_its_merge_costs_is_not_made) {
   OwnedBatch batch = shared_prefix(64, 1024 / 16, 0);
