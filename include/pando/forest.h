@@ -42,8 +42,10 @@ class Forest {
   /// Brings the forest to `batch` after a step, at the cost of what changed.
   ///
   /// A sequence that is not listed in `changed` must hold the pages it held before, possibly
-  /// followed by more, and a kv_len at least as long. Listed sequences may hold anything. Sequences
-  /// past the old batch size are new, those past the new one are gone; neither need be listed.
+  /// followed by more, and a kv_len at least as long. The ids that it held are not looked at again,
+  /// so one that changed is neither found nor in max_page_id. Listed sequences may hold anything.
+  /// Sequences past the old batch size are new, those past the new one are gone; neither need be
+  /// listed.
   /// Segments and order equal those of discover(batch). A listed index out of range, or an unlisted
   /// sequence that became shorter, throws kInvalidArgument; the forest is then unchanged.
   void update(const BatchView& batch, std::span<const int32_t> changed = {});
@@ -58,7 +60,7 @@ class Forest {
   int32_t sequences() const;
   int32_t q_rows() const;
   int32_t page_tokens() const;
-  int32_t max_page_id() const;  ///< upper bound of the ids in use, -1 when there are none
+  int32_t max_page_id() const;  ///< the largest id in use, -1 when there are none
 
  private:
   struct State;

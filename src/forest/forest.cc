@@ -69,7 +69,9 @@ struct Forest::State {
   std::vector<int32_t> order;
   std::vector<int32_t> q_indptr{0}, kv_len, page_indptr{0};
   int32_t page_tokens = 1;
-  int32_t max_page_id = -1;
+  std::vector<int32_t> tops;       ///< by sequence: its largest page id, -1 when it has no pages
+  int32_t max_page_id = -1;        ///< the largest of them
+  std::vector<int32_t> next_tops;  ///< of a batch that may yet be refused
   std::vector<std::pair<int32_t, int32_t>> stack;  ///< (node, parent segment) yet to visit
   std::vector<uint8_t> listed;                     ///< by sequence: named in `changed`
 
@@ -82,20 +84,21 @@ struct Forest::State {
 
   void discover(const BatchView& batch);
   void update(const BatchView& batch, std::span<const int32_t> changed);
-  int32_t check_update(const BatchView& batch, std::span<const int32_t> changed);
+  void check_update(const BatchView& batch, std::span<const int32_t> changed);
+  void take_tops();
   void flatten();
   void measure_tokens();
 };
 
 void Forest::State::discover(const BatchView& batch) {
   check_shape(batch);
-  int32_t top = -1;
+  next_tops.assign(batch.sequences(), -1);
   for (int32_t b = 0; b < batch.sequences(); ++b) {
     const int32_t pages = pages_for(batch.kv_len[b], batch.page_tokens);
-    if (pages > 0) top = std::max(top, check_ids(batch, b, 0, pages));
+    if (pages > 0) next_tops[b] = check_ids(batch, b, 0, pages);
   }
   copy_batch(batch);
-  max_page_id = top;
+  take_tops();
   trie.clear(batch.sequences());
   const PageTables tables{batch.page_ids.data(), page_indptr.data()};
   for (int32_t b = 0; b < batch.sequences(); ++b) {
@@ -104,8 +107,14 @@ void Forest::State::discover(const BatchView& batch) {
   flatten();
 }
 
-/// Everything that update may refuse, before anything changes. Returns the largest new id, or -1.
-int32_t Forest::State::check_update(const BatchView& batch, std::span<const int32_t> changed) {
+void Forest::State::take_tops() {
+  tops.swap(next_tops);
+  max_page_id = -1;
+  for (const int32_t top : tops) max_page_id = std::max(max_page_id, top);
+}
+
+/// Everything that update may refuse, before anything changes but next_tops.
+void Forest::State::check_update(const BatchView& batch, std::span<const int32_t> changed) {
   check_shape(batch);
   require(batch.page_tokens == page_tokens || kv_len.empty(),
           "page_tokens: got {}, want {} as before (discover again to change it)", batch.page_tokens,
@@ -119,7 +128,7 @@ int32_t Forest::State::check_update(const BatchView& batch, std::span<const int3
   for (const int32_t b : changed) listed[b] = 1;
   std::fill(listed.begin() + std::min(before, now), listed.end(), uint8_t{1});
 
-  int32_t top = -1;
+  next_tops.assign(now, -1);
   for (int32_t b = 0; b < now; ++b) {
     const int32_t pages = pages_for(batch.kv_len[b], batch.page_tokens);
     const int32_t known = listed[b] ? 0 : trie.pages_of(b);
@@ -127,14 +136,14 @@ int32_t Forest::State::check_update(const BatchView& batch, std::span<const int3
       require(batch.kv_len[b] >= kv_len[b],
               "kv_len[{}]: got {} tokens, had {}; want no fewer, or the sequence in changed", b,
               batch.kv_len[b], kv_len[b]);
+      next_tops[b] = tops[b];
     }
-    if (pages > known) top = std::max(top, check_ids(batch, b, known, pages));
+    if (pages > known) next_tops[b] = std::max(next_tops[b], check_ids(batch, b, known, pages));
   }
-  return top;
 }
 
 void Forest::State::update(const BatchView& batch, std::span<const int32_t> changed) {
-  const int32_t top = check_update(batch, changed);
+  check_update(batch, changed);
   const auto before = static_cast<int32_t>(kv_len.size());
   const int32_t now = batch.sequences();
   bool moved = before != now;
@@ -146,7 +155,7 @@ void Forest::State::update(const BatchView& batch, std::span<const int32_t> chan
     }
   }
   copy_batch(batch);
-  max_page_id = std::max(max_page_id, top);
+  take_tops();
   if (moved) {
     trie.resize(now);
     trie.relink();  // representatives must be sequences whose tables still hold

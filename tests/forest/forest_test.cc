@@ -236,6 +236,22 @@ TEST(ForestUpdate, refuses_a_negative_id_in_an_appended_page) {
   EXPECT_THROW(forest.update(batch.view()), Error);
 }
 
+TEST(ForestUpdate, largest_page_id_goes_with_the_sequence_that_held_it) {
+  OwnedBatch batch = OwnedBatch::of({{1, 1000000}, {1, 3}});
+  Forest forest = discover(batch.view());
+  batch.pages[0][1] = 2;
+  const int32_t listed[] = {0};
+  forest.update(batch.view(), listed);
+  EXPECT_EQ(forest.max_page_id(), 3);
+  batch = OwnedBatch::of({{1, 2}});
+  forest.update(batch.view());
+  EXPECT_EQ(forest.max_page_id(), 2);
+  batch.pages[0].push_back(-3);
+  batch.kv_len[0] = 12;
+  EXPECT_THROW(forest.update(batch.view()), Error);
+  EXPECT_EQ(forest.max_page_id(), 2);
+}
+
 // --- against the naive forest ---------------------------------------------------------------
 
 /// Few distinct ids, so that random tables share often.
@@ -304,6 +320,7 @@ RC_GTEST_PROP(ForestUpdate, equals_discover_after_any_steps, ()) {
     forest.update(batch.view(), changed);
     RC_ASSERT(to_text(forest) == to_text(NaiveForest(batch)));
     RC_ASSERT(std::ranges::equal(forest.kv_len(), batch.kv_len));
+    RC_ASSERT(forest.max_page_id() == discover(batch.view()).max_page_id());
   }
 }
 
