@@ -63,7 +63,7 @@ class KvPool:
         _native.pool_retain(self._handle, arguments.integer("page", page))
 
     def release(self, page: int) -> None:
-        """Drops a reference of a page in use."""
+        """Drops a reference of a page in use; those of prefix trees are theirs to drop."""
         _native.pool_release(self._handle, arguments.integer("page", page))
 
     def references(self, page: int) -> int:

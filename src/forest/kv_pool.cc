@@ -13,6 +13,7 @@ KvPool::KvPool(int32_t num_pages, int32_t page_tokens) : page_tokens_(page_token
               std::has_single_bit(static_cast<uint32_t>(page_tokens)),
           "page_tokens: got {}, want a power of two in [1, 256]", page_tokens);
   references_.resize(num_pages);
+  held_.resize(num_pages);
   free_.resize(num_pages);
   // The last entry is handed out first: low ids first, and a page just freed is still in cache.
   for (int32_t i = 0; i < num_pages; ++i) free_[i] = num_pages - 1 - i;
@@ -38,7 +39,27 @@ void KvPool::retain(int32_t page) {
 
 void KvPool::release(int32_t page) {
   check(page, "release");
+  require(references_[page] > held_[page],
+          "page: got {}, which only prefix trees hold, want one with a reference of your own to "
+          "release",
+          page);
   if (--references_[page] == 0) free_.push_back(page);
+}
+
+int32_t KvPool::take() {
+  const int32_t page = allocate();
+  held_[page] = 1;
+  return page;
+}
+
+void KvPool::hold(int32_t page) {
+  retain(page);
+  ++held_[page];
+}
+
+void KvPool::drop(int32_t page) noexcept {
+  --held_[page];
+  if (--references_[page] == 0) free_.push_back(page);  // has room for every page
 }
 
 int32_t KvPool::references(int32_t page) const {

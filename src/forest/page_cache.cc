@@ -67,7 +67,7 @@ void PageCache::unuse(int32_t page) {
 
 void PageCache::insert(int32_t page, int32_t parent) {
   Node& node = nodes_[page];
-  pool_.retain(page);
+  pool_.hold(page);
   node.parent = parent;
   node.serial = next_serial_++;
   node.hash = hash_page(parent, tokens(page), page_tokens_);
@@ -113,7 +113,7 @@ bool PageCache::evict_oldest() {
 
 void PageCache::clear() {
   for (int32_t page = 0; page < static_cast<int32_t>(nodes_.size()); ++page) {
-    if (cached(page)) pool_.release(page);
+    if (cached(page)) pool_.drop(page);
   }
   nodes_.assign(nodes_.size(), Node{});
   std::fill(buckets_.begin(), buckets_.end(), kNone);
@@ -144,7 +144,7 @@ void PageCache::evict(int32_t page) {
   node.serial = 0;
   --cached_pages_;
   ++evicted_pages_;
-  pool_.release(page);
+  pool_.drop(page);
 }
 
 }  // namespace pando

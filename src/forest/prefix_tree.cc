@@ -50,18 +50,18 @@ Sequence& PrefixTree::State::find(SequenceId sequence) {
 
 /// A live sequence takes a page that is in use or cached.
 void PrefixTree::State::hold(int32_t page) {
-  pool.retain(page);
+  pool.hold(page);
   cache.use(page);
 }
 
 void PrefixTree::State::drop(int32_t page) {
   cache.unuse(page);
-  pool.release(page);
+  pool.drop(page);
 }
 
 /// A free page, reserved before, for a live sequence.
 int32_t PrefixTree::State::take_page() {
-  const int32_t page = pool.allocate();
+  const int32_t page = pool.take();
   cache.use(page);
   return page;
 }
@@ -96,7 +96,7 @@ PrefixTree::PrefixTree(KvPool& pool) : state_(std::make_unique<State>(pool)) {}
 
 PrefixTree::~PrefixTree() {
   for (const auto& [id, sequence] : state_->sequences) {
-    for (const int32_t page : sequence.pages) state_->pool.release(page);
+    for (const int32_t page : sequence.pages) state_->pool.drop(page);
   }
   state_->cache.clear();
 }

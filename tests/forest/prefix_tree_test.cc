@@ -44,6 +44,26 @@ TEST(PrefixTree, equal_prompts_share_their_whole_pages) {
   EXPECT_EQ(tree.live_sequences(), 2);
 }
 
+TEST(PrefixTree, references_of_its_own_are_not_released_by_others) {
+  KvPool pool(4, 4);
+  {
+    PrefixTree tree(pool);
+    const InsertResult cached = tree.insert(Ids{1, 2, 3, 4, 5});
+    for (const int32_t page : pages_of(tree, cached.sequence)) {
+      pool.retain(page);
+      pool.release(page);
+      EXPECT_EQ(message_of(ErrorCode::kInvalidArgument, [&] { pool.release(page); }),
+                "page: got " + std::to_string(page) +
+                    ", which only prefix trees hold, want one with a reference of your own to "
+                    "release");
+    }
+    EXPECT_EQ(pool.references(0), 2);
+    tree.release(cached.sequence);
+    EXPECT_THROW(pool.release(0), Error);  // the cache's
+  }
+  EXPECT_EQ(pool.free_pages(), 4);
+}
+
 TEST(PrefixTree, match_stops_at_the_first_page_that_differs) {
   KvPool pool(8, 2);
   PrefixTree tree(pool);
