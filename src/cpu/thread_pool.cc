@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "plan/check_profile.h"
 
 #if defined(__linux__)
 #include <sched.h>
@@ -21,8 +22,8 @@ constexpr int kSpins = 2000;  // a few tens of microseconds
 }  // namespace
 
 void check_threads(int threads) {
-  constexpr int kMost = 4096;
-  require(threads >= 0 && threads <= kMost, "threads: got {}, want 0 to {}", threads, kMost);
+  require(threads >= 0 && threads <= kMostThreads, "threads: got {}, want 0 to {}", threads,
+          kMostThreads);
 }
 
 int usable_cpus() {

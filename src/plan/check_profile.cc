@@ -14,9 +14,9 @@ constexpr double kMostRate = 1e12;
 // So that no product of sizes overflows.
 constexpr int32_t kMostSize = 1 << 16;
 
-void check_size(const char* field, int32_t size) {
-  require(size >= 1 && size <= kMostSize, "profile.{}: got {}, want a number in [1, {}]", field,
-          size, kMostSize);
+void check_size(const char* field, int32_t size, int32_t most = kMostSize) {
+  require(size >= 1 && size <= most, "profile.{}: got {}, want a number in [1, {}]", field, size,
+          most);
 }
 
 void check_time(const char* field, double time) {
@@ -43,7 +43,9 @@ void check_profile(const DeviceProfile& profile) {
           static_cast<int32_t>(profile.backend));
   require(std::ranges::find(profile.name, '\0') != profile.name.end(),
           "profile.name: got {} bytes without a 0, want one at their end", profile.name.size());
-  check_size("workers", profile.workers);
+  // Each thread of a CPU has scratch memory of its own in the workspace.
+  check_size("workers", profile.workers,
+             profile.backend == Backend::kCpu ? kMostThreads : kMostSize);
   check_size("row_tile", profile.row_tile);
   check_size("kv_tile", profile.kv_tile);
   require(std::has_single_bit(static_cast<uint32_t>(profile.kv_tile)),

@@ -9,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "pando/plan.h"
 #include "support/message_of.h"
@@ -124,6 +125,16 @@ TEST(Profile, that_is_incomplete_or_wrong_is_refused_by_key) {
     EXPECT_NE(
         message_of(ErrorCode::kInvalidArgument, [&] { profile_from_json(text); }).find("profile"),
         std::string::npos);
+  }
+}
+
+TEST(Profile, of_a_cpu_has_at_most_as_many_workers_as_there_may_be_threads) {
+  EXPECT_NO_THROW(profile_from_json(profile_to_json(cpu_profile(4096))));
+  Json json = Json::parse(profile_to_json(cpu_profile(1)));
+  for (const int32_t workers : {4097, 65536}) {
+    json["workers"] = workers;
+    EXPECT_EQ(message_of(ErrorCode::kInvalidArgument, [&] { profile_from_json(json.dump()); }),
+              "profile.workers: got " + std::to_string(workers) + ", want a number in [1, 4096]");
   }
 }
 
