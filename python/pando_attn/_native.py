@@ -40,7 +40,6 @@ plan_make = _function("plan_make")
 plan_explain = _function("plan_explain")
 plan_json = _function("plan_json")
 plan_numbers = _function("plan_numbers")
-plan_segment_count = _function("plan_segment_count")
 plan_segments = _function("plan_segments")
 
 pool_new = _function("pool_new")

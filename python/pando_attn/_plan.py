@@ -159,8 +159,7 @@ class Plan:
 
     def segments(self) -> list[Segment]:
         """The forest of the batch, parents before children; a shared segment is read once."""
-        fields = np.zeros((_native.plan_segment_count(self._handle), 6), np.int32)
-        _native.plan_segments(self._handle, fields)
+        fields = np.frombuffer(_native.plan_segments(self._handle), np.int32).reshape(-1, 6)
         return [
             Segment(parent, depth, begin, end, sequences, bool(shared))
             for parent, depth, begin, end, sequences, shared in fields.tolist()

@@ -1,6 +1,7 @@
 // pando_attn.plan_*: making plans, and asking them.
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "plan_object.h"
 #include "registration.h"
@@ -103,30 +104,23 @@ ffi::Array<ffi::Any> plan_numbers(PlanRef plan) {
       c.unshared_kv_bytes};
 }
 
-constexpr int64_t kSegmentFields = 6;
-
-int64_t plan_segment_count(PlanRef plan) {
-  const std::lock_guard lock(plan->mutex);
-  return static_cast<int64_t>(plan->forest().segments().size());
-}
-
-/// Fills [segments, 6]: parent, depth, token_begin, token_end, sequences, whether it is shared.
-void plan_segments(PlanRef plan, ffi::TensorView into) {
+/// int32s [segments, 6]: parent, depth, token_begin, token_end, sequences, whether it is shared.
+ffi::Bytes plan_segments(PlanRef plan) {
+  constexpr size_t kFields = 6;
   const std::lock_guard lock(plan->mutex);
   const auto segments = plan->forest().segments();
-  const auto out = writable_host_ints("into", into);
-  require(out.size() == segments.size() * kSegmentFields, "into: got {} ints, want {}", out.size(),
-          segments.size() * kSegmentFields);
-  int32_t* at = out.data();
+  std::vector<int32_t> fields;
+  fields.reserve(segments.size() * kFields);
   for (const Segment& s : segments) {
-    for (const int32_t field :
-         {s.parent, s.depth, s.token_begin, s.token_end, s.sequences(), int32_t{0}}) {
-      *at++ = field;
-    }
+    fields.insert(fields.end(),
+                  {s.parent, s.depth, s.token_begin, s.token_end, s.sequences(), int32_t{0}});
   }
   for (const Decision& d : plan->plan().decisions()) {
-    if (d.reason == Reason::kShared) out[d.segment * kSegmentFields + 5] = 1;
+    // A caller that changed pages behind an update's back can have decisions on other segments.
+    const auto segment = static_cast<size_t>(d.segment);
+    if (d.reason == Reason::kShared && segment < segments.size()) fields[segment * kFields + 5] = 1;
   }
+  return {reinterpret_cast<const char*>(fields.data()), fields.size() * sizeof(int32_t)};
 }
 
 CpuRunner cpu_new(int64_t threads) {
@@ -146,7 +140,6 @@ void register_plans() {
       .def("pando_attn.plan_explain", Guarded<&plan_explain>::call)
       .def("pando_attn.plan_json", Guarded<&plan_json>::call)
       .def("pando_attn.plan_numbers", Guarded<&plan_numbers>::call)
-      .def("pando_attn.plan_segment_count", Guarded<&plan_segment_count>::call)
       .def("pando_attn.plan_segments", Guarded<&plan_segments>::call)
       .def("pando_attn.cpu_new", Guarded<&cpu_new>::call)
       .def("pando_attn.cpu_renew", Guarded<&cpu_renew>::call)

@@ -4,22 +4,44 @@
 
 namespace pando::python {
 
+void BatchCopy::reserve(const BatchView& batch) {
+  q_indptr.reserve(batch.q_indptr.size());
+  kv_len.reserve(batch.kv_len.size());
+  page_indptr.reserve(batch.page_indptr.size());
+  page_ids.reserve(batch.page_ids.size());
+}
+
+void BatchCopy::assign(const BatchView& batch) {
+  q_indptr.assign(batch.q_indptr.begin(), batch.q_indptr.end());
+  kv_len.assign(batch.kv_len.begin(), batch.kv_len.end());
+  page_indptr.assign(batch.page_indptr.begin(), batch.page_indptr.end());
+  page_ids.assign(batch.page_ids.begin(), batch.page_ids.end());
+  page_tokens = batch.page_tokens;
+}
+
 PlanObject::PlanObject(PlanRequest request)
     : request_(std::move(request)), planner_(request_.profile) {
   if (request_.cuda_device) cuda_ = std::make_unique<CudaSide>(*request_.cuda_device);
 }
 
-void PlanObject::make(const BatchView& batch, const RowMasks& masks,
+const Forest& PlanObject::forest() {
+  if (!forest_is_of_plan_) forest_.discover(batch_.view());
+  forest_is_of_plan_ = true;
+  return forest_;
+}
+
+void PlanObject::make(BatchView batch, const RowMasks& masks,
                       std::optional<std::span<const int32_t>> changed) {
   AttentionSpec spec = request_.spec;
   spec.visible = masks.visible;
   spec.tree_mask = masks.tree_mask;
-  if (changed && forest_is_of_plan_) {
+  if (changed) forest();
+  forest_is_of_plan_ = false;
+  if (changed) {
     forest_.update(batch, *changed);
   } else {
     forest_.discover(batch);
   }
-  forest_is_of_plan_ = false;
   planner_.plan(forest_, spec, request_.options, next_);
   if (request_.profile.backend == Backend::kCpu) {
     const size_t lines = (next_.workspace_bytes() + sizeof(Line) - 1) / sizeof(Line);
@@ -27,12 +49,12 @@ void PlanObject::make(const BatchView& batch, const RowMasks& masks,
   }
   // Engines pass buffers that are longer than their tables, and a captured graph has room for the
   // ids that plans refer to alone.
-  const auto ids = batch.page_ids.first(next_.header().page_table_len);
-  page_ids_.reserve(ids.size());
-  if (cuda_) cuda_->assign(next_, ids);
+  batch.page_ids = batch.page_ids.first(next_.header().page_table_len);
+  batch_.reserve(batch);
+  if (cuda_) cuda_->assign(next_, batch.page_ids);
   // From here on nothing throws.
   std::swap(plan_, next_);
-  page_ids_.assign(ids.begin(), ids.end());
+  batch_.assign(batch);
   forest_is_of_plan_ = true;
 }
 
@@ -46,7 +68,7 @@ void PlanObject::run(AttendArgs args, CpuRunnerObject* cpu, CudaStream stream, b
          request_.profile.name.data());
   }
   require(cpu != nullptr, "plan: there are no threads to run it");
-  args.page_ids = page_ids_;
+  args.page_ids = batch_.page_ids;
   args.workspace = std::as_writable_bytes(std::span(workspace_));
   cpu->run([&](CpuExecutor& executor) { attend(plan_, args, executor); });
 }

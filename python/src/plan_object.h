@@ -29,20 +29,32 @@ struct RowMasks {
   std::span<const uint64_t> tree_mask;
 };
 
-/// Forest, planner, plan, page ids and workspace. One call at a time: `mutex` is for callers.
+/// A batch that owns its arrays.
+struct BatchCopy {
+  std::vector<int32_t> q_indptr{0}, kv_len, page_indptr{0}, page_ids;
+  int32_t page_tokens = 1;
+
+  BatchView view() const { return {q_indptr, kv_len, page_indptr, page_ids, page_tokens}; }
+  /// Makes room, so that assign of the same batch does not throw.
+  void reserve(const BatchView& batch);
+  void assign(const BatchView& batch);
+};
+
+/// Forest, planner, plan, batch and workspace. One call at a time: `mutex` is for callers.
 class PlanObject : public ffi::Object {
  public:
   explicit PlanObject(PlanRequest request);
 
-  /// The plan of `batch`, whose page ids are copied. With `changed` the forest is brought up to
-  /// date, else it is discovered again. When this throws, the plan before stays.
-  void make(const BatchView& batch, const RowMasks& masks,
+  /// The plan of `batch`, which is copied. With `changed` the forest is brought up to date, else it
+  /// is discovered again. When this throws, the plan before stays, and so does its forest.
+  void make(BatchView batch, const RowMasks& masks,
             std::optional<std::span<const int32_t>> changed);
   /// Runs the plan on `args`, without page_ids and workspace.
   void run(AttendArgs args, CpuRunnerObject* cpu, CudaStream stream, bool wait);
 
   const Plan& plan() const { return plan_; }
-  const Forest& forest() const { return forest_; }
+  /// Of the plan; discovered again where an error has left another one.
+  const Forest& forest();
   const PlanRequest& request() const { return request_; }
   CudaSide* cuda() const { return cuda_.get(); }
 
@@ -57,11 +69,11 @@ class PlanObject : public ffi::Object {
 
   PlanRequest request_;
   Forest forest_;
-  bool forest_is_of_plan_ = false;  ///< false after an error: it must be discovered again
+  bool forest_is_of_plan_ = true;  ///< false after an error, until somebody asks for the forest
   Planner planner_;
   Plan plan_;
-  Plan next_;  ///< is planned into, so that an error leaves plan_ alone
-  std::vector<int32_t> page_ids_;
+  Plan next_;        ///< is planned into, so that an error leaves plan_ alone
+  BatchCopy batch_;  ///< that plan_ was made for
   std::vector<Line> workspace_;
   std::unique_ptr<CudaSide> cuda_;
 };

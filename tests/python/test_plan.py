@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -73,6 +74,52 @@ def test_failed_update_changes_nothing():
     assert np.array_equal(pando_attn.attend(plan, batch.q, batch.k, batch.v), want)
     plan.update([0, 1, 2], [134, 141], batch.page_indptr, batch.page_ids, changed=[])
     assert [s.token_end for s in plan.segments()] == [128, 134, 141]
+
+
+def test_failed_update_leaves_the_forest_of_the_plan():
+    ids = [[0, 1 + b // 4, 8 + b // 2, 16 + b] for b in range(8)]
+    options = {"q_heads": 2, "kv_heads": 1, "head_dim": 8, "dtype": "fp32", "share": "all"}
+    plan = pando_attn.plan(range(9), [64] * 8, None, ids, 16, **options)
+    before = plan.segments()
+    assert len(before) == 15 and sum(s.shared for s in before) == 7
+    for changed in (None, [0]):
+        with pytest.raises(ValueError, match="visible"):  # after the forest has been made
+            plan.update([0, 1], [16], None, [[0]], visible=[[0, 1]] * 2, changed=changed)
+        assert plan.segments() == before
+    with pytest.raises(ValueError, match="visible"):
+        plan.update([0, 1], [16], None, [[0]], visible=[[0, 1]] * 2)
+    with pytest.raises(ValueError, match=r"kv_len\[3\]: got 60 tokens, had 64"):
+        plan.update(range(9), [64] * 3 + [60] * 5, None, ids, changed=[])
+    ids[7][3] = 30
+    plan.update(range(9), [64] * 8, None, ids, changed=[7])
+    fresh = pando_attn.plan(range(9), [64] * 8, None, ids, 16, **options)
+    assert plan.json(work_items=True) == fresh.json(work_items=True)
+    assert plan.segments() == before
+
+
+def test_pages_of_a_sequence_that_changed_are_forgotten():
+    batch = Batch([16], [1])
+    plan = batch.plan()
+    plan.update([0, 1], [16], [0, 1], [10**6], changed=[0])
+    with pytest.raises(ValueError, match="1000000"):
+        pando_attn.attend(plan, batch.q, batch.k, batch.v)
+    plan.update([0, 1], [16], [0, 1], batch.page_ids, changed=[0])
+    batch.answer().check(pando_attn.attend(plan, batch.q, batch.k, batch.v))
+
+
+def test_segments_are_of_one_plan_beside_updates():
+    plan = Batch([16], [1]).plan()
+    batches = [[np.arange(n + 1), np.full(n, 16), None, np.arange(n)[:, None]] for n in (1, 64)]
+
+    def update():
+        for step in range(600):
+            plan.update(*batches[step % 2])
+
+    with ThreadPoolExecutor(1) as threads:
+        updates = threads.submit(update)
+        while not updates.done():
+            assert len(plan.segments()) in (1, 64)
+        updates.result()
 
 
 def test_page_ids_may_lie_in_a_buffer_that_is_longer():
