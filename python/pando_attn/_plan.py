@@ -111,7 +111,8 @@ class Plan:
         changed since the step before: a sequence that is not listed must hold the pages that it
         held, possibly followed by more, and be at least as long; listed ones may hold anything;
         sequences past the old batch size are new. An empty list is a decode step. That unlisted
-        sequences hold the same pages is not checked.
+        sequences hold the same pages is not checked, but ids beyond all pages of the batch are
+        refused.
 
         When it raises, the plan is what it was before. On a CUDA device the new plan is copied by
         the next :func:`attend` or :meth:`upload`.

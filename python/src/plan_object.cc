@@ -2,7 +2,28 @@
 
 #include <utility>
 
+#include "forest/scan.h"
+
 namespace pando::python {
+namespace {
+
+/// An update does not look at what sequences held before, and attend only compares max_page_id with
+/// the pages that there are: an id beyond it would be read outside of K and V.
+void check_kept_ids(const BatchView& batch, int32_t max_page_id) {
+  for (int32_t b = 0; b < batch.sequences(); ++b) {
+    const int32_t* ids = batch.page_ids.data() + batch.page_indptr[b];
+    const int64_t pages = (int64_t{batch.kv_len[b]} + batch.page_tokens - 1) / batch.page_tokens;
+    if (pages == 0) continue;
+    const uint32_t top = max_unsigned(ids, pages);
+    require(
+        static_cast<int64_t>(top) <= max_page_id,
+        "page_ids: got {} in sequence {}, which held no such page; want the pages that it held, "
+        "or the sequence in changed",
+        static_cast<int32_t>(top), b);
+  }
+}
+
+}  // namespace
 
 void BatchCopy::reserve(const BatchView& batch) {
   q_indptr.reserve(batch.q_indptr.size());
@@ -50,6 +71,7 @@ void PlanObject::make(BatchView batch, const RowMasks& masks,
   // Engines pass buffers that are longer than their tables, and a captured graph has room for the
   // ids that plans refer to alone.
   batch.page_ids = batch.page_ids.first(next_.header().page_table_len);
+  if (changed) check_kept_ids(batch, forest_.max_page_id());
   batch_.reserve(batch);
   if (cuda_) cuda_->assign(next_, batch.page_ids);
   // From here on nothing throws.

@@ -97,6 +97,17 @@ def test_failed_update_leaves_the_forest_of_the_plan():
     assert plan.segments() == before
 
 
+@pytest.mark.parametrize("page", [-1_000_000_000, 1_000_000])
+def test_page_ids_that_no_sequence_held_are_refused_in_those_not_listed(page):
+    options = {"q_heads": 2, "kv_heads": 1, "head_dim": 8, "dtype": "fp32"}
+    plan = pando_attn.plan([0, 1, 2], [20, 20], None, [[2, 0], [2, 1]], 16, **options)
+    said = plan.json()
+    with pytest.raises(ValueError, match=f"page_ids: got {page} in sequence 1, which held no such"):
+        plan.update([0, 1, 2], [21, 21], None, [[2, 0], [2, page]], changed=[])
+    assert plan.json() == said
+    plan.update([0, 1, 2], [21, 21], None, [[2, 0, -1], [2, 1, -1]], changed=[])  # never read
+
+
 def test_pages_of_a_sequence_that_changed_are_forgotten():
     batch = Batch([16], [1])
     plan = batch.plan()
