@@ -58,7 +58,6 @@ tree_release = _function("tree_release")
 tree_evict = _function("tree_evict")
 tree_length = _function("tree_length")
 tree_numbers = _function("tree_numbers")
-tree_page_count = _function("tree_page_count")
 tree_tables = _function("tree_tables")
 
 version = _function("version")

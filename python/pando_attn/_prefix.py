@@ -136,10 +136,8 @@ class PrefixTree:
             got = arguments.kind_name(sequences)
             raise TypeError(f"sequences: got {got}, want a list of sequences")
         names = [arguments.handle("sequences", sequence) for sequence in sequences]
-        kv_len = np.zeros(len(names), np.int32)
-        page_indptr = np.zeros(len(names) + 1, np.int32)
-        page_ids = np.zeros(_native.tree_page_count(self._handle, names), np.int32)
-        _native.tree_tables(self._handle, names, kv_len, page_indptr, page_ids)
+        ints = np.frombuffer(_native.tree_tables(self._handle, names), np.int32).copy()
+        kv_len, page_indptr, page_ids = np.split(ints, [len(names), 2 * len(names) + 1])
         rows = np.ones(len(names), np.int32)
         if q_lens is not None:
             rows = arguments.host_ints("q_lens", q_lens)

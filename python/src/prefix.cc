@@ -1,6 +1,6 @@
 // pando_attn.pool_* and pando_attn.tree_*: KvPool and PrefixTree.
-#include <algorithm>
 #include <mutex>
+#include <vector>
 
 #include "pando/kv_pool.h"
 #include "pando/prefix_tree.h"
@@ -105,34 +105,23 @@ ffi::Array<int64_t> tree_numbers(TreeRef tree) {
   return {tree->tree.live_sequences(), tree->tree.cached_pages(), tree->tree.evicted_pages()};
 }
 
-/// Number of pages of the sequences together.
-int64_t tree_page_count(TreeRef tree, ffi::Array<int64_t> sequences) {
+/// Page tables of the sequences, int32s one after another: kv_len [B], page_indptr [B+1], page_ids.
+ffi::Bytes tree_tables(TreeRef tree, ffi::Array<int64_t> sequences) {
   const std::lock_guard lock(tree->mutex());
-  int64_t pages = 0;
-  for (const int64_t s : sequences) pages += static_cast<int64_t>(tree->tree.pages(s).size());
-  return pages;
-}
-
-/// Page tables of the sequences: kv_len [B], page_indptr [B+1], page_ids [tree_page_count].
-void tree_tables(TreeRef tree, ffi::Array<int64_t> sequences, ffi::TensorView kv_len,
-                 ffi::TensorView page_indptr, ffi::TensorView page_ids) {
-  const std::lock_guard lock(tree->mutex());
-  const auto lengths = writable_host_ints("kv_len", kv_len);
-  const auto starts = writable_host_ints("page_indptr", page_indptr);
-  const auto ids = writable_host_ints("page_ids", page_ids);
-  require(lengths.size() == sequences.size() && starts.size() == sequences.size() + 1,
-          "kv_len, page_indptr: got {} and {} ints for {} sequences", lengths.size(), starts.size(),
-          sequences.size());
-  size_t at = 0;
-  starts[0] = 0;
-  for (size_t b = 0; b < sequences.size(); ++b) {
-    const auto pages = tree->tree.pages(sequences[b]);
-    require(at + pages.size() <= ids.size(), "page_ids: got {} ints, want more", ids.size());
-    std::copy(pages.begin(), pages.end(), ids.begin() + at);
-    at += pages.size();
-    lengths[b] = tree->tree.length(sequences[b]);
-    starts[b + 1] = narrow("page_indptr", static_cast<int64_t>(at));
+  std::vector<int32_t> ints;
+  for (const int64_t s : sequences) ints.push_back(tree->tree.length(s));
+  int64_t end = 0;
+  ints.push_back(0);
+  for (const int64_t s : sequences) {
+    end += static_cast<int64_t>(tree->tree.pages(s).size());
+    ints.push_back(narrow("page_indptr", end));
   }
+  ints.reserve(ints.size() + end);
+  for (const int64_t s : sequences) {
+    const auto pages = tree->tree.pages(s);
+    ints.insert(ints.end(), pages.begin(), pages.end());
+  }
+  return {reinterpret_cast<const char*>(ints.data()), ints.size() * sizeof(int32_t)};
 }
 
 }  // namespace
@@ -156,7 +145,6 @@ void register_prefix() {
       .def("pando_attn.tree_evict", Guarded<&tree_evict>::call)
       .def("pando_attn.tree_length", Guarded<&tree_length>::call)
       .def("pando_attn.tree_numbers", Guarded<&tree_numbers>::call)
-      .def("pando_attn.tree_page_count", Guarded<&tree_page_count>::call)
       .def("pando_attn.tree_tables", Guarded<&tree_tables>::call);
 }
 

@@ -1,5 +1,7 @@
 """KvPool and PrefixTree."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import oracle
 import pytest
@@ -96,3 +98,20 @@ def test_sequences_are_a_list():
     tree = pando_attn.PrefixTree(pando_attn.KvPool(4, 16))
     with pytest.raises(TypeError, match="sequences: got int, want a list of sequences"):
         tree.tables(5)
+
+
+def test_tables_are_of_one_moment_beside_appends():
+    tree = pando_attn.PrefixTree(pando_attn.KvPool(4000, 1))
+    sequence = tree.add([1]).sequence
+
+    def append():
+        for token in range(3000):
+            tree.append(sequence, token)
+
+    with ThreadPoolExecutor(1) as threads:
+        appends = threads.submit(append)
+        while not appends.done():
+            tables = tree.tables([sequence])
+            assert tables.kv_len[0] == tables.page_indptr[1] == len(tables.page_ids)
+        appends.result()
+    assert tree.length(sequence) == 3001
