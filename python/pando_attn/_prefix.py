@@ -143,6 +143,9 @@ class PrefixTree:
             rows = arguments.host_ints("q_lens", q_lens)
             if rows.shape != kv_len.shape or (rows.size and rows.min() < 0):
                 raise ValueError(f"q_lens: got {q_lens!r}, want {len(names)} numbers from 0 on")
+        q_rows = int(rows.sum(dtype=np.int64))
+        if q_rows > np.iinfo(np.int32).max:
+            raise ValueError(f"q_lens: got {q_rows} query rows together, want fewer than 2^31")
         q_indptr = np.zeros(len(names) + 1, np.int32)
         np.cumsum(rows, out=q_indptr[1:])
         return PageTables(q_indptr, kv_len, page_indptr, page_ids)

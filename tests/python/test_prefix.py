@@ -100,6 +100,14 @@ def test_sequences_are_a_list():
         tree.tables(5)
 
 
+def test_query_rows_of_tables_are_fewer_than_two_to_the_31():
+    tree = pando_attn.PrefixTree(pando_attn.KvPool(4, 16))
+    sequences = [tree.add([1]).sequence, tree.add([2]).sequence]
+    with pytest.raises(ValueError, match="q_lens: got 4294967294 query rows"):
+        tree.tables(sequences, q_lens=[2**31 - 1] * 2)
+    assert tree.tables(sequences, q_lens=[2**31 - 2, 1]).q_indptr[-1] == 2**31 - 1
+
+
 def test_tables_are_of_one_moment_beside_appends():
     tree = pando_attn.PrefixTree(pando_attn.KvPool(4000, 1))
     sequence = tree.add([1]).sequence
