@@ -22,6 +22,16 @@ def test_pool_counts_references():
         pool.release(7)
 
 
+def test_references_of_a_tree_are_not_released_by_others():
+    pool = pando_attn.KvPool(4, 4)
+    tree = pando_attn.PrefixTree(pool)
+    page = int(tree.pages(tree.add([1]).sequence)[0])
+    with pytest.raises(ValueError, match=f"page: got {page}, which only prefix trees hold"):
+        pool.release(page)
+    del tree
+    assert pool.free_pages == 4
+
+
 def test_tree_shares_whole_pages_and_copies_half_full_ones():
     tree = pando_attn.PrefixTree(pando_attn.KvPool(16, 4))
     first = tree.add(range(10))
