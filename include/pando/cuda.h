@@ -41,8 +41,8 @@ struct CudaDeviceInfo {
 /// Throws kUnsupported without CUDA, driver or GPU, kInvalidArgument when there is no such device.
 CudaDeviceInfo cuda_device_info(int device = 0);
 
-/// The profile of an H100 with the name and the multiprocessors of `device`: one thread block each.
-/// Throws as CudaExecutor does.
+/// The profile of an H100 with the name, the multiprocessors (one thread block each) and the memory
+/// rate of `device`: what reads reach of the rate at its pins. Throws as CudaExecutor does.
 DeviceProfile cuda_profile(int device = 0);
 
 class CudaPlan;
