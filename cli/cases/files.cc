@@ -6,22 +6,48 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "core/check.h"
 
 namespace pando::cases {
 
-AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temporary_(path_ + ".XXXXXX") {
+namespace {
+
+/// Where symbolic links lead, be there a file or not yet.
+std::string followed(std::filesystem::path path) {
+  while (true) {
+    std::error_code error;
+    const std::filesystem::path target = std::filesystem::read_symlink(path, error);
+    if (error) return path.string();
+    path = path.parent_path() / target;
+  }
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+  struct stat old {};
+  const bool exists = stat(path_.c_str(), &old) == 0;
+  if (!exists && errno != ENOENT) fail_errno("create");
+  if (exists && !S_ISREG(old.st_mode)) {
+    file_.reset(std::fopen(path_.c_str(), "wb"));
+    if (!file_) fail_errno("open");
+    return;
+  }
+  target_ = followed(path_);
+  temporary_ = target_ + ".XXXXXX";
   const int descriptor = mkstemp(temporary_.data());
   if (descriptor < 0) {
     temporary_.clear();
     fail_errno("create");
   }
-  // mkstemp makes the file private; the result should be as readable as any other.
+  // mkstemp makes the file private; the result should be as readable as the old one, or as any
+  // other.
   const mode_t mask = umask(0);
   umask(mask);
-  fchmod(descriptor, 0666 & ~mask);
+  fchmod(descriptor, exists ? old.st_mode & 0777 : 0666 & ~mask);
   file_.reset(fdopen(descriptor, "wb"));
 }
 
@@ -44,7 +70,8 @@ void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(te
 void AtomicFile::commit() {
   if (std::fflush(file_.get()) != 0) fail_errno("write");
   file_.reset();
-  if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail_errno("create");
+  if (temporary_.empty()) return;
+  if (std::rename(temporary_.c_str(), target_.c_str()) != 0) fail_errno("create");
   temporary_.clear();
 }
 

@@ -1,10 +1,15 @@
 #include "cases/safetensors.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include "cases/files.h"
 #include "cli/scratch_dir.h"
@@ -19,6 +24,12 @@ std::vector<std::byte> file_of(const std::string& header, size_t data_bytes) {
   for (size_t i = 0; i < 8; ++i) file[i] = static_cast<std::byte>(header.size() >> (8 * i));
   std::memcpy(file.data() + 8, header.data(), header.size());
   return file;
+}
+
+std::string text_of(const std::string& path) {
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
 }
 
 std::string refusal(std::span<const std::byte> file) {
@@ -204,6 +215,69 @@ TEST(Files, commit_replaces_the_old_content_as_a_whole) {
     in >> got;
     EXPECT_EQ(got, text);
   }
+}
+
+void write_to(const std::string& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+TEST(Files, a_file_that_is_replaced_keeps_its_mode) {
+  const ScratchDir dir;
+  for (const auto mode : {std::filesystem::perms{0600}, std::filesystem::perms{0664}}) {
+    std::ofstream(dir / "x") << "old";
+    std::filesystem::permissions(dir / "x", mode);
+    write_to(dir / "x", "new");
+    EXPECT_EQ(text_of(dir / "x"), "new");
+    EXPECT_EQ(std::filesystem::status(dir / "x").permissions(), mode);
+  }
+}
+
+TEST(Files, what_a_link_leads_to_is_replaced_and_not_the_link) {
+  const ScratchDir dir;
+  std::filesystem::create_directory(dir / "deep");
+  std::filesystem::create_symlink("deep/next", dir / "link");
+  std::filesystem::create_symlink(dir / "x", dir / "deep/next");
+  for (const char* text : {"there was none", "2nd"}) {
+    write_to(dir / "link", text);
+    EXPECT_TRUE(std::filesystem::is_symlink(dir / "link"));
+    EXPECT_TRUE(std::filesystem::is_symlink(dir / "deep/next"));
+    EXPECT_EQ(text_of(dir / "x"), text);
+  }
+  std::filesystem::create_symlink("circle", dir / "circle");
+  EXPECT_THROW(AtomicFile(dir / "circle"), Error);
+  EXPECT_TRUE(std::filesystem::is_symlink(dir / "circle"));
+}
+
+TEST(Files, a_pipe_is_written_through) {
+  const ScratchDir dir;
+  ASSERT_EQ(mkfifo((dir / "pipe").c_str(), 0600), 0);
+  const int reader = open((dir / "pipe").c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  write_to(dir / "pipe", "text");
+  char got[8] = {};
+  EXPECT_EQ(read(reader, got, sizeof got), 4);
+  EXPECT_STREQ(got, "text");
+  close(reader);
+  EXPECT_TRUE(std::filesystem::is_fifo(dir / "pipe"));
+}
+
+TEST(Files, a_device_is_written_through) {
+  const ScratchDir dir;
+  // As /dev/null is: only root may make one, and not in every directory.
+  if (mknod((dir / "null").c_str(), S_IFCHR | 0600, makedev(1, 3)) != 0 ||
+      access((dir / "null").c_str(), W_OK) != 0 || !std::ofstream(dir / "null")) {
+    GTEST_SKIP() << "no devices can be made here";
+  }
+  write_to(dir / "null", "text");
+  EXPECT_TRUE(std::filesystem::is_character_file(dir / "null"));
+}
+
+TEST(Files, a_directory_is_no_file_to_write) {
+  const ScratchDir dir;
+  EXPECT_THROW(AtomicFile(dir / "."), Error);
+  EXPECT_TRUE(dir.empty());
 }
 
 TEST(Files, an_impossible_path_is_refused_before_anything_is_written) {
