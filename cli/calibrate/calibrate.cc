@@ -101,6 +101,8 @@ Json to_json(const Measured& measured) {
 
 Measured measured_from_json(std::string_view text) {
   const Json json = Json::parse(text, nullptr, false);
+  require(!json.is_discarded(),
+          "from: got text that is not JSON, want a record of pando calibrate");
   Measured measured;
   measured.base =
       profile_from_json(part_of(json, "base", Json::value_t::object).dump(), &measured.origin);

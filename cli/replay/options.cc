@@ -33,7 +33,8 @@ Scale Scale::parse(std::string_view text) {
 
 void ReplayOptions::check() const {
   in_range("slots", slots, 1, 1 << 16);
-  in_range("samples", samples, 1, slots);
+  require(samples >= 1 && samples <= slots, "samples: got {}, want [1, {}]: up to slots", samples,
+          slots);
   in_range("page_tokens", page_tokens, 1, 256);
   require(std::has_single_bit(static_cast<uint32_t>(page_tokens)),
           "page_tokens: got {}, want a power of two", page_tokens);
@@ -42,9 +43,11 @@ void ReplayOptions::check() const {
   in_range("scale", scale.denominator, 1, 1 << 20);
   in_range("steps", steps, 0, std::numeric_limits<int64_t>::max());
   in_range("repeats", repeats, 1, 1000);
-  require(std::isfinite(step_ms) && step_ms >= 0, "step_ms: got {}, want 0 or more", step_ms);
+  require(std::isfinite(step_ms) && step_ms >= 0, "step_ms: got {}, want 0 or more, and finite",
+          step_ms);
   in_range("q_heads", q_heads, 1, 1 << 16);
-  in_range("kv_heads", kv_heads, 1, q_heads);
+  require(kv_heads >= 1 && kv_heads <= q_heads, "kv_heads: got {}, want [1, {}]: up to q_heads",
+          kv_heads, q_heads);
   in_range("head_dim", head_dim, 1, 1 << 16);
   in_range("threads", threads, 0, 1 << 16);
   in_range("check_every", check_every, 0, std::numeric_limits<int64_t>::max());

@@ -170,6 +170,25 @@ TEST(Replay, bad_options_are_refused_by_name) {
   refused("check_rows", [](ReplayOptions& o) { o.check_rows = 0; });
 }
 
+TEST(Replay, refusals_say_what_would_be_right) {
+  const auto said = [](auto change) -> std::string {
+    ReplayOptions options = small_options();
+    change(options);
+    try {
+      options.check();
+    } catch (const Error& error) {
+      return error.message;
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(said([](ReplayOptions& o) { o.slots = 1, o.samples = 5; }),
+            "samples: got 5, want [1, 1]: up to slots");
+  EXPECT_EQ(said([](ReplayOptions& o) { o.q_heads = 2, o.kv_heads = 5; }),
+            "kv_heads: got 5, want [1, 2]: up to q_heads");
+  EXPECT_EQ(said([](ReplayOptions& o) { o.step_ms = INFINITY; }),
+            "step_ms: got inf, want 0 or more, and finite");
+}
+
 TEST(Scale, is_a_whole_number_or_a_fraction) {
   EXPECT_EQ(Scale::parse("1/16").apply(100), 6);
   EXPECT_EQ(Scale::parse("2").apply(100), 200);
