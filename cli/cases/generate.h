@@ -35,6 +35,9 @@ struct ForestShape {
   void add_sequence(int32_t node, int32_t q_len = 1) { sequences.push_back({node, q_len}); }
 };
 
+/// Nodes of a forest, and sequences, at most.
+inline constexpr int32_t kMostNodes = 1 << 20;
+
 /// `nodes[l]` nodes of `tokens[l]` tokens at level l, spread evenly over the nodes of level l - 1;
 /// those of the last level are the sequences. Throws kInvalidArgument on an impossible shape.
 ForestShape tree_shape(const std::vector<int32_t>& nodes, const std::vector<int32_t>& tokens,
@@ -51,6 +54,16 @@ struct TableOptions {
   int32_t spare_entries = 0;  ///< entries after each page table that point nowhere
   bool shuffle = true;        ///< physical pages in random order
 };
+
+/// What page_tables makes of a shape.
+struct ShapeSize {
+  int64_t tokens = 0;    ///< of all nodes
+  int64_t page_ids = 0;  ///< of all sequences
+  int64_t q_rows = 0;
+};
+/// Takes no more time than the shape has nodes. Throws kInvalidArgument where tables would have
+/// 2^31 page ids or query rows, or a sequence almost as many tokens.
+ShapeSize size_of(const ForestShape& shape, const TableOptions& options);
 
 /// Page tables as a serving engine makes them: a page is shared by all whose tokens up to the
 /// page's end are the same, and copied for each where a node ends inside it.

@@ -46,6 +46,9 @@ ForestShape tree_shape(const std::vector<int32_t>& nodes, const std::vector<int3
     require(count >= above && tokens[level] >= 0,
             "tree: level {} has {} nodes of {} tokens, want at least {} nodes and 0 tokens", level,
             count, tokens[level], above);
+    const int64_t all = static_cast<int64_t>(shape.nodes.size()) + count;
+    require(all <= kMostNodes, "tree: got {} nodes in levels up to {}, want {} or less", all, level,
+            kMostNodes);
     const auto next_begin = static_cast<int32_t>(shape.nodes.size());
     for (int32_t i = 0; i < count; ++i) {
       const auto parent = static_cast<int32_t>(int64_t{i} * above / count);
@@ -67,6 +70,7 @@ ForestShape ragged_shape(int32_t batch, int32_t prefix, int32_t suffix_min, int3
   require(batch >= 0 && prefix >= 0 && suffix_min >= 0 && suffix_max >= suffix_min,
           "shape: got batch {}, prefix {}, suffix {}..{}, want none negative and min <= max", batch,
           prefix, suffix_min, suffix_max);
+  require(batch < kMostNodes, "shape: got batch {}, want less than {}", batch, kMostNodes);
   ForestShape shape;
   const int32_t root = prefix > 0 ? shape.add_node(-1, prefix) : -1;
   for (int32_t b = 0; b < batch; ++b) {
@@ -78,7 +82,24 @@ ForestShape ragged_shape(int32_t batch, int32_t prefix, int32_t suffix_min, int3
   return shape;
 }
 
+ShapeSize size_of(const ForestShape& shape, const TableOptions& options) {
+  const std::vector<Span> spans = node_spans(shape);
+  ShapeSize size;
+  for (const Node& node : shape.nodes) size.tokens += node.tokens;
+  for (const SequenceAt& sequence : shape.sequences) {
+    const int32_t length = sequence.node < 0 ? 0 : spans[sequence.node].end;
+    size.page_ids += (length + options.page_tokens - 1) / options.page_tokens;
+    size.page_ids += options.spare_entries;
+    size.q_rows += sequence.q_len;
+  }
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  require(size.page_ids <= kMost, "shape: got {} page ids, want less than 2^31", size.page_ids);
+  require(size.q_rows <= kMost, "shape: got {} query rows, want less than 2^31", size.q_rows);
+  return size;
+}
+
 Tables page_tables(const ForestShape& shape, const TableOptions& options, Rng& rng) {
+  size_of(shape, options);
   const std::vector<Span> spans = node_spans(shape);
   const int32_t page_tokens = options.page_tokens;
   Tables tables;
@@ -109,7 +130,6 @@ Tables page_tables(const ForestShape& shape, const TableOptions& options, Rng& r
       tables.page_ids[first + position] = page;
     }
     tables.kv_len.push_back(length);
-    require(tables.page_ids.size() < size_t{1} << 31, "shape: more than 2^31 page ids");
     tables.page_indptr.push_back(static_cast<int32_t>(tables.page_ids.size()));
     tables.q_indptr.push_back(tables.q_indptr.back() + sequence.q_len);
   }

@@ -38,10 +38,10 @@ struct GenOptions {
   int32_t batch = 8;
   int32_t prefix = 1024;
   int32_t suffix = 128;
-  int32_t suffix_min = -1;  ///< -1: all suffixes are `suffix` long
+  std::optional<int32_t> suffix_min;  ///< absent: all suffixes are `suffix` long
   int32_t q_len = 1;
-  int32_t q_heads = 0;  ///< 0: of the shape, or 32
-  int32_t kv_heads = 0;
+  std::optional<int32_t> q_heads;   ///< absent: of the shape, or 32
+  std::optional<int32_t> kv_heads;  ///< absent: of the shape, or 8
   int32_t head_dim = 128;
   std::string dtype = "bf16";
   std::string kv_dtype;  ///< empty: as dtype

@@ -69,7 +69,12 @@ cases::ForestShape make_shape(const GenOptions& options, cases::Rng& rng, Attent
     spec.kv_heads = shape.kv_heads;
     return cases::tree_shape(shape.nodes, shape.tokens, options.q_len);
   }
-  const int32_t suffix_min = options.suffix_min < 0 ? options.suffix : options.suffix_min;
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+  check_range("batch", options.batch, 0, cases::kMostNodes - 1);
+  check_range("prefix", options.prefix, 0, kMost);
+  check_range("suffix", options.suffix, 0, kMost);
+  const int32_t suffix_min = options.suffix_min.value_or(options.suffix);
+  check_range("suffix-min", suffix_min, 0, options.suffix);
   return cases::ragged_shape(options.batch, options.prefix, suffix_min, options.suffix, rng,
                              options.q_len);
 }
@@ -86,6 +91,22 @@ void add_variants(const GenOptions& options, cases::Rng& rng, cases::Case& probl
   problem.tree_mask = cases::random_trees(problem.tables, rng);
 }
 
+void check_memory(const char* what, double bytes) {
+  const auto available = static_cast<double>(available_bytes());
+  require(bytes < 0.8 * available, "shape: {} need {}, want less than 80 % of the {} that are free",
+          what, term::bytes_text(bytes), term::bytes_text(available));
+}
+
+/// Refuses at once what would only turn out too large after its tables are made.
+void check_size(const cases::ShapeSize& size, const AttentionSpec& spec) {
+  const double q_bytes = static_cast<double>(size.q_rows) * spec.q_heads * spec.head_dim *
+                         static_cast<double>(dtype_bytes(spec.dtype));
+  const double kv_bytes = 2.0 * static_cast<double>(size.tokens) * spec.kv_heads * spec.head_dim *
+                          static_cast<double>(dtype_bytes(spec.kv_dtype_or_default()));
+  const double id_bytes = sizeof(int32_t) * static_cast<double>(size.page_ids);
+  check_memory("q, K, V and page tables", q_bytes + kv_bytes + id_bytes);
+}
+
 cases::Case make_case(const GenOptions& options) {
   check_range("q-len", options.q_len, 0, 1 << 20);
   check_range("head-dim", options.head_dim, 1, 1 << 16);
@@ -96,12 +117,11 @@ cases::Case make_case(const GenOptions& options) {
   cases::Case problem;
   cases::Rng rng(cases::mix_seed(options.seed, 0));
   const cases::ForestShape shape = make_shape(options, rng, problem.spec);
-  problem.tables = cases::page_tables(shape, {.page_tokens = options.page_tokens}, rng);
   problem.name = !options.shape.empty()  ? options.shape
                  : !options.tree.empty() ? options.tree
                                          : "prefix";
-  if (options.q_heads > 0) problem.spec.q_heads = options.q_heads;
-  if (options.kv_heads > 0) problem.spec.kv_heads = options.kv_heads;
+  problem.spec.q_heads = options.q_heads.value_or(problem.spec.q_heads);
+  problem.spec.kv_heads = options.kv_heads.value_or(problem.spec.kv_heads);
   check_range("q-heads", problem.spec.q_heads, 1, 1 << 16);
   check_range("kv-heads", problem.spec.kv_heads, 1, 1 << 16);
   require(problem.spec.q_heads % problem.spec.kv_heads == 0,
@@ -112,6 +132,9 @@ cases::Case make_case(const GenOptions& options) {
   problem.spec.kv_dtype = kv_dtype_from_name(options.kv_dtype);
   problem.spec.window = options.window;
   problem.spec.causal = !options.no_causal;
+  const cases::TableOptions tables{.page_tokens = options.page_tokens};
+  check_size(cases::size_of(shape, tables), problem.spec);
+  problem.tables = cases::page_tables(shape, tables, rng);
   add_variants(options, rng, problem);
   problem.order = order_from_name(options.layout);
   const cases::DataOptions data{.kind = cases::data_kind_from_name(options.data),
@@ -119,9 +142,7 @@ cases::Case make_case(const GenOptions& options) {
                                 .seed = options.seed};
   const double bytes = 2.0 * static_cast<double>(problem.kv_elements()) *
                        static_cast<double>(dtype_bytes(problem.kv_dtype()));
-  require(bytes < 0.8 * static_cast<double>(available_bytes()),
-          "shape: K and V need {}, want less than 80 % of the {} that are free",
-          term::bytes_text(bytes), term::bytes_text(static_cast<double>(available_bytes())));
+  check_memory("K and V", bytes);  // whole pages, half full as they may be
   cases::fill_data(problem, data);
   return problem;
 }

@@ -88,6 +88,8 @@ TEST(Tree, impossible_levels_are_refused) {
   EXPECT_THROW(tree_shape({4, 2}, {3, 3}), Error);
   EXPECT_THROW(tree_shape({1}, {-1}), Error);
   EXPECT_THROW(tree_shape({0}, {1}), Error);
+  EXPECT_THROW(tree_shape({kMostNodes + 1}, {1}), Error);
+  EXPECT_THROW(prefix_shape(kMostNodes, 1, 1), Error);
 }
 
 TEST(Tables, pages_are_distinct_and_within_the_pool) {

@@ -129,7 +129,7 @@ TEST_F(Program, gen_refuses_bad_options_and_writes_nothing) {
   expect_refused(gen + "--scale 0.5", "--scale");
   expect_refused(gen + "--shape l3-9", "l3-9");
   expect_refused(gen + "--shape l3-8 --scale 2", "scale: got 2");
-  expect_refused(gen + "--batch -1", "batch -1");
+  expect_refused(gen + "--batch -1", "batch: got -1");
   expect_refused(gen + "--dtype int4", "int4");
   expect_refused(gen + "--layout dnh", "layout: got \"dnh\"");
   expect_refused(gen + "--data ones", "data: got \"ones\"");
