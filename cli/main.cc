@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "commands/commands.h"
+#include "options.h"
 #include "pando/error.h"
 #include "pando/version.h"
 
@@ -16,6 +17,11 @@ namespace pando::cli {
 namespace {
 
 constexpr int kBadInput = 2;
+constexpr char kPath[] = "the path of a file";
+constexpr char kProfile[] = "one of cpu, h100, or a file";
+constexpr char kShape[] = "a shape or tree of the table";
+constexpr char kLevels[] = "nodes and tokens of each level, such as 1,4,16:512,128,32";
+constexpr char kFp8[] = "fp8, or none of it: as dtype";
 
 /// All options; each subcommand reads its own.
 struct Options {
@@ -45,8 +51,8 @@ void add_common(CLI::App* command, CommonOptions& options) {
 }
 
 void add_profile(CLI::App* command, std::string& profile) {
-  command->add_option("--profile", profile,
-                      "Plan for: a file of pando calibrate, cpu or h100; else as stored");
+  add_text(command, "--profile", profile,
+           "Plan for: a file of pando calibrate, cpu or h100; else as stored", kProfile);
 }
 
 void add_info(CLI::App& app, InfoOptions& o, Command& chosen) {
@@ -54,7 +60,7 @@ void add_info(CLI::App& app, InfoOptions& o, Command& chosen) {
                               [&o] { return run_info(o); });
   add_common(command, o);
   auto* measure = command->add_flag("--measure", o.measure, "Measure bandwidth and peak now");
-  command->add_option("--profile", o.profile, "Show a file of pando calibrate, cpu or h100")
+  add_text(command, "--profile", o.profile, "Show a file of pando calibrate, cpu or h100", kProfile)
       ->excludes(measure);
 }
 
@@ -68,10 +74,10 @@ void add_demo(CLI::App& app, DemoOptions& o, Command& chosen) {
 void add_gen(CLI::App& app, GenOptions& o, Command& chosen) {
   auto* command = add_command(app, "gen", "Write a case file", chosen, [&o] { return run_gen(o); });
   command->add_flag("--json", o.json, "Print JSON");
-  command->add_option("file", o.out, "The file to write (safetensors)")->required();
+  add_text(command, "file", o.out, "The file to write (safetensors)", kPath)->required();
   auto* tree =
-      command->add_option("--tree", o.tree, "Nodes and tokens by level: 1,4,16:512,128,32");
-  auto* shape = command->add_option("--shape", o.shape, "A shape or tree of the table");
+      add_text(command, "--tree", o.tree, "Nodes and tokens by level: 1,4,16:512,128,32", kLevels);
+  auto* shape = add_text(command, "--shape", o.shape, "A shape or tree of the table", kShape);
   command->add_option("--scale", o.scale, "Factor on the shape's tokens")
       ->needs(shape)
       ->capture_default_str();
@@ -90,7 +96,7 @@ void add_gen(CLI::App& app, GenOptions& o, Command& chosen) {
   command->add_option("--kv-heads", o.kv_heads, "KV heads; 8, or the shape's");
   command->add_option("--head-dim", o.head_dim, "Elements of a head")->capture_default_str();
   command->add_option("--dtype", o.dtype, "fp32, bf16 or fp16")->capture_default_str();
-  command->add_option("--kv-dtype", o.kv_dtype, "Of K and V: fp8; else as --dtype");
+  add_text(command, "--kv-dtype", o.kv_dtype, "Of K and V: fp8; else as --dtype", kFp8);
   command->add_option("--layout", o.layout, "hnd or nhd")->capture_default_str();
   command->add_option("--page-tokens", o.page_tokens, "Tokens of a page")->capture_default_str();
   command->add_option("--window", o.window, "Sliding window; 0: none")->capture_default_str();
@@ -103,18 +109,19 @@ void add_gen(CLI::App& app, GenOptions& o, Command& chosen) {
   command->add_option("--data", o.data, "randn, small or adversarial")->capture_default_str();
   command->add_option("--unused", o.unused, "In unused slots: zero, nan, inf or mixed")
       ->capture_default_str();
-  command->add_option("--seed", o.seed, "Same seed, same bytes")->capture_default_str();
+  add_seed(command, o.seed, "Same seed, same bytes")->capture_default_str();
 }
 
 void add_plan(CLI::App& app, PlanCommandOptions& o, Command& chosen) {
   auto* command = add_command(app, "plan", "What would be shared in a case, and why", chosen,
                               [&o] { return run_plan(o); });
   add_common(command, o);
-  command->add_option("case", o.file, "A case file")->required();
+  add_text(command, "case", o.file, "A case file", kPath)->required();
   command->add_option("--sharing", o.sharing, "auto, none or all")->capture_default_str();
-  command->add_flag("--batch-invariant", o.batch_invariant,
-                    "Same bits for a sequence whoever else is in the batch");
+  auto* invariant = command->add_flag("--batch-invariant", o.batch_invariant,
+                                      "Same bits for a sequence whoever else is in the batch");
   command->add_option("--cut-tokens", o.cut_tokens, "Distance of the cuts of --batch-invariant")
+      ->needs(invariant)
       ->capture_default_str();
   add_profile(command, o.profile);
   command->add_flag("--items", o.items, "List the work items");
@@ -124,14 +131,14 @@ void add_verify(CLI::App& app, VerifyOptions& o, Command& chosen) {
   auto* command = add_command(app, "verify", "Compare with the fp64 oracle", chosen,
                               [&o] { return run_verify(o); });
   add_common(command, o);
-  auto* file = command->add_option("--case", o.file, "A case file instead of a suite");
+  auto* file = add_text(command, "--case", o.file, "A case file instead of a suite", kPath);
   const auto suite_only = [&](CLI::Option* option) {
     option->capture_default_str()->excludes(file);
   };
   suite_only(command->add_option("--suite", o.suite, "seed, edges, shapes, random or all"));
   suite_only(command->add_option("--cases", o.cases, "Cases of the random suite"));
-  suite_only(command->add_option("--seed", o.seed, "Seed of the first random case"));
-  suite_only(command->add_option("--kv-dtype", o.kv_dtype, "fp8: of all cases"));
+  suite_only(add_seed(command, o.seed, "Seed of the first random case"));
+  suite_only(add_text(command, "--kv-dtype", o.kv_dtype, "fp8: of all cases", kFp8));
   suite_only(command->add_flag("--quick", o.quick, "Fewer kinds, smaller sizes"));
   command->add_flag("-v,--verbose", o.verbose, "One line a case");
   add_profile(command, o.profile);
@@ -161,18 +168,19 @@ void add_bench(CLI::App& app, BenchOptions& o, Command& chosen) {
           ->capture_default_str();
   command->add_option("--head-dim", o.head_dim, "Elements of a head")->capture_default_str();
   command->add_option("--dtype", o.dtype, "fp32, bf16 or fp16")->capture_default_str();
-  command->add_option("--kv-dtype", o.kv_dtype, "Of K and V: fp8; else as --dtype");
+  add_text(command, "--kv-dtype", o.kv_dtype, "Of K and V: fp8; else as --dtype", kFp8);
   command->add_option("--layout", o.layout, "hnd or nhd")->capture_default_str();
   command->add_option("--page-tokens", o.page_tokens, "Tokens of a page")->capture_default_str();
   command->add_option("--reps", o.reps, "Timed runs of each kind; 10, on CUDA 25");
   auto* warm = command->add_flag("--warm", o.warm, "Leave the caches as the run before left them");
-  command->add_flag("--batch-invariant", o.batch_invariant,
-                    "Plans whose bits do not depend on who else is in the batch");
+  auto* invariant = command->add_flag("--batch-invariant", o.batch_invariant,
+                                      "Plans whose bits do not depend on who else is in the batch");
   command->add_option("--cut-tokens", o.cut_tokens, "Distance of the cuts of --batch-invariant")
+      ->needs(invariant)
       ->capture_default_str();
-  command->add_option("--out", o.out, "Also write the JSON lines to a file");
-  auto* against = command->add_option(
-      "--against", o.against, "Fail where a time is over 5 % above that of an earlier --out");
+  add_text(command, "--out", o.out, "Also write the JSON lines to a file", kPath);
+  auto* against = add_text(command, "--against", o.against,
+                           "Fail where a time is over 5 % above that of an earlier --out", kPath);
   command
       ->add_flag("--plan-only", o.plan_only,
                  "Time discover, update and plan on the host, at full size")
@@ -186,11 +194,12 @@ void add_calibrate(CLI::App& app, CalibrateOptions& o, Command& chosen) {
   auto* command = add_command(app, "calibrate", "Measure the constants of the cost model here",
                               chosen, [&o] { return run_calibrate(o); });
   add_common(command, o);
-  command->add_option("--out", o.out, "Write the profile to a file, for --profile");
+  add_text(command, "--out", o.out, "Write the profile to a file, for --profile", kPath);
   auto* check = command->add_flag("--check", o.check, "Time the shapes that are predicted");
   command->add_option("--shapes", o.shapes, "Predict these shapes or trees, with commas")
       ->delimiter(',');
-  command->add_option("--from", o.from, "Fit the points of an earlier --json again; needs no card")
+  add_text(command, "--from", o.from, "Fit the points of an earlier --json again; needs no card",
+           kPath)
       ->excludes(check);
 }
 
@@ -199,7 +208,7 @@ void add_replay(CLI::App& app, ReplayCommandOptions& o, Command& chosen) {
                               [&o] { return run_replay(o); });
   add_common(command, o);
   replay::ReplayOptions& engine = o.engine;
-  command->add_option("trace", o.trace, "Mooncake trace (JSON lines)")->required();
+  add_text(command, "trace", o.trace, "Mooncake trace (JSON lines)", kPath)->required();
   const auto add = [&](const char* name, auto& value, const char* what) {
     command->add_option(name, value, what)->capture_default_str();
   };
@@ -215,7 +224,7 @@ void add_replay(CLI::App& app, ReplayCommandOptions& o, Command& chosen) {
   add("--head-dim", engine.head_dim, "Elements of a head");
   add("--dtype", o.dtype, "fp32, bf16 or fp16");
   add("--repeats", engine.repeats, "Times that each attend of a step runs; the fastest counts");
-  add("--seed", engine.seed, "Seed of q, k and v");
+  add_seed(command, engine.seed, "Seed of q, k and v")->capture_default_str();
   add("--check-every", engine.check_every, "Steps between oracle checks; 0: never");
   add("--check-rows", engine.check_rows, "Sequences that one check covers, at most");
   command->add_flag("--step-records", o.steps_too, "With --json: also a record of each step");

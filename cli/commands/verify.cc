@@ -140,8 +140,8 @@ std::vector<SuiteCase> file_suite(const VerifyOptions& options, const DeviceProf
 int run_verify(const VerifyOptions& options) {
   const Target target = choose_target(options.backend, options.profile, options.threads);
   const ChosenBackend& backend = target.backend;
-  require(options.cases >= 0 && options.cases <= 1000000,
-          "cases: got {}, want a number in [0, 1000000]", options.cases);
+  require(options.cases >= 1 && options.cases <= 1000000,
+          "cases: got {}, want a number in [1, 1000000]", options.cases);
   const std::vector<SuiteCase> suite =
       options.file.empty()
           ? cases::suite(options.suite, {.quick = options.quick,
