@@ -155,15 +155,18 @@ def host_masks(name: str, values: Any) -> np.ndarray:
 
 
 def text_of_file(name: str, path: Any) -> str:
-    """What is in a file of text; OSError or TypeError that names the argument."""
+    """What is in a file of text; OSError, TypeError or ValueError that names the argument."""
     try:
-        return pathlib.Path(path).read_text(encoding="utf-8")
+        text = pathlib.Path(path).read_text(encoding="utf-8")
     except TypeError:
         raise TypeError(f"{name}: got {kind_name(path)}, want the path of a file") from None
     except UnicodeDecodeError:
         raise ValueError(f"{name}: got {path}, want a file of text in UTF-8") from None
     except OSError as error:
         raise type(error)(error.errno, f"{name}: {error.strerror}", str(path)) from None
+    if not text:  # to the library an empty text says that no file was given
+        raise ValueError(f"{name}: got {path}, which is empty, want a file of text")
+    return text
 
 
 def dtype_code(dtype: Any) -> int:

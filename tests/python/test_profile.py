@@ -79,6 +79,10 @@ def test_profile_that_is_none_is_refused(tmp_path):
         plan_for(5)
     with pytest.raises(FileNotFoundError, match="profile: No such file"):
         plan_for(tmp_path / "absent.json")
+    (tmp_path / "empty.json").touch()
+    for path in (tmp_path / "empty.json", "/dev/null"):
+        with pytest.raises(ValueError, match="profile: got .*, which is empty, want a file"):
+            plan_for(path)
 
 
 def test_plan_without_a_profile_is_for_the_stored_one():
