@@ -41,7 +41,9 @@ class NumPy:
             x = x.view(np.uint8)
             return x if x.flags.writeable else _writable(x)
         if x.dtype != self.dtype(code):
-            raise TypeError(f"{name}: got dtype {x.dtype}, want {DTYPES[code]}, the plan's")
+            # LSE, sinks and scales are fp32 whatever the plan is of.
+            whose = ", the plan's" if code else ""
+            raise TypeError(f"{name}: got dtype {x.dtype}, want {DTYPES[code]}{whose}")
         if code == 1:
             x = x.view(np.uint16)
         return x if x.flags.writeable else _writable(x)

@@ -148,7 +148,8 @@ def attend(
         if not isinstance(x, (jax.Array, np.ndarray)):
             raise TypeError(f"{name}: got {kind_name(x)}, want an array of JAX")
         if not _has_dtype(x, dtype):
-            raise TypeError(f"{name}: got dtype {x.dtype}, want {dtype}, the plan's")
+            whose = "" if name in names else ", the plan's"
+            raise TypeError(f"{name}: got dtype {x.dtype}, want {dtype}{whose}")
     plan._wait_for_programs = _wait_for_programs
     call = jax.ffi.ffi_call(
         _target(names),

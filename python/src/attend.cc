@@ -29,7 +29,7 @@ void attend_tensors(PlanRef plan, ffi::Optional<CpuRunner> cpu, ffi::TensorView 
   const std::lock_guard lock(plan->mutex);
   const PlanHeader& h = plan->plan().header();
   const PlanRequest& request = plan->request();
-  const TensorRules rules{h.dtype, h.backend, request.cuda_device.value_or(0), bits};
+  const TensorRules rules{h.dtype, h.backend, request.cuda_device.value_or(0), bits, true};
   const RowsView queries = rows_view("q", q, h.rows, h.q_heads, h.head_dim, rules);
   const KvView kv = kv_view(k, v, static_cast<KvOrder>(order), {k_name, v_name}, h, rules);
   AttendArgs args{.q = {queries.data, queries.row_stride, queries.head_stride},

@@ -144,8 +144,9 @@ void check_tensor(std::string_view argument, const ffi::TensorView& tensor,
       (rules.bits && rules.dtype == DType::kBF16 && same(tensor.dtype(), {kDLUInt, 16, 1})) ||
       (rules.dtype == DType::kE4M3 && same(tensor.dtype(), {kDLUInt, 8, 1}));
   if (!is_bits && !same(tensor.dtype(), wanted(rules.dtype))) {
-    fail(ErrorCode::kTypeMismatch, "{}: got dtype {}, want {}, the plan's", argument,
-         dtype_text(tensor.dtype()), dtype_text(wanted(rules.dtype)));
+    fail(ErrorCode::kTypeMismatch, "{}: got dtype {}, want {}{}", argument,
+         dtype_text(tensor.dtype()), dtype_text(wanted(rules.dtype)),
+         rules.of_plan ? ", the plan's" : "");
   }
 }
 
@@ -215,11 +216,15 @@ KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order
   return {address(k), address(v), layout};
 }
 
-float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_t rows,
-                int32_t heads, TensorRules rules) {
+TensorRules fp32_rules(TensorRules rules) {
   rules.dtype = DType::kF32;
-  rules.bits = false;
-  check_tensor(argument, tensor, rules);
+  rules.bits = rules.of_plan = false;
+  return rules;
+}
+
+float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_t rows,
+                int32_t heads, const TensorRules& rules) {
+  check_tensor(argument, tensor, fp32_rules(rules));
   const int32_t n = tensor.ndim();
   require((n == 2 || n == 3) && tensor.size(n - 1) == heads && leading(tensor, n - 1) == rows,
           "{}: got shape {}, want ({}, {}): q_rows, q_heads", argument, shape_text(tensor), rows,
@@ -229,11 +234,9 @@ float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_
 }
 
 const float* sinks_view(std::string_view argument, const ffi::TensorView& tensor, int32_t heads,
-                        TensorRules rules) {
-  rules.dtype = DType::kF32;
-  rules.bits = false;
+                        const TensorRules& rules) {
   check_variant(Variant::kSinks, rules.backend);
-  check_tensor(argument, tensor, rules);
+  check_tensor(argument, tensor, fp32_rules(rules));
   require(tensor.ndim() == 1 && tensor.size(0) == heads, "{}: got shape {}, want ({},): q_heads",
           argument, shape_text(tensor), heads);
   require(tensor.IsContiguous(), "{}: got strided memory, want it contiguous", argument);
@@ -241,10 +244,8 @@ const float* sinks_view(std::string_view argument, const ffi::TensorView& tensor
 }
 
 std::span<const float> scales_view(std::string_view argument, const ffi::TensorView& tensor,
-                                   TensorRules rules) {
-  rules.dtype = DType::kF32;
-  rules.bits = false;
-  check_tensor(argument, tensor, rules);
+                                   const TensorRules& rules) {
+  check_tensor(argument, tensor, fp32_rules(rules));
   require(tensor.ndim() <= 1, "{}: got shape {}, want (1,) or (kv_heads,)", argument,
           shape_text(tensor));
   require(tensor.IsContiguous(), "{}: got strided memory, want it contiguous", argument);

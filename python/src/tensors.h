@@ -29,8 +29,9 @@ std::span<int32_t> writable_host_ints(std::string_view argument, const ffi::Tens
 struct TensorRules {
   DType dtype;
   Backend backend;
-  int32_t device_id;  ///< of CUDA
-  bool bits = false;  ///< bf16 comes as uint16, since NumPy has no code for it
+  int32_t device_id;     ///< of CUDA
+  bool bits = false;     ///< bf16 comes as uint16, since NumPy has no code for it
+  bool of_plan = false;  ///< the dtype is the plan's, as messages should say
 };
 
 /// Throws kTypeMismatch unless dtype and device of `tensor` are those of `rules`.
@@ -58,17 +59,20 @@ struct KvView {
 KvView kv_view(const ffi::TensorView& k, const ffi::TensorView& v, KvOrder order,
                const KvNames& names, const PlanHeader& plan, TensorRules rules);
 
+/// The same for tensors that are fp32 whatever the plan's dtype is.
+TensorRules fp32_rules(TensorRules rules);
+
 /// A contiguous fp32 [rows, heads] tensor, or one of [sequences, rows, heads].
 float* lse_view(std::string_view argument, const ffi::TensorView& tensor, int32_t rows,
-                int32_t heads, TensorRules rules);
+                int32_t heads, const TensorRules& rules);
 
 /// Contiguous fp32 [heads].
 const float* sinks_view(std::string_view argument, const ffi::TensorView& tensor, int32_t heads,
-                        TensorRules rules);
+                        const TensorRules& rules);
 
 /// Contiguous fp32 [n], or a single number: the library knows how many it wants.
 std::span<const float> scales_view(std::string_view argument, const ffi::TensorView& tensor,
-                                   TensorRules rules);
+                                   const TensorRules& rules);
 
 /// Of the first element.
 void* address(const ffi::TensorView& tensor);

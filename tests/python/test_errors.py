@@ -138,7 +138,7 @@ def test_plan_for_cuda_says_why_there_is_none():
         ({"out": np.zeros((3, 4, 8), np.float32)}, ValueError, "out: got shape"),
         ({"out": np.zeros((3, 4, 16), np.float16)}, TypeError, "out: got dtype float16"),
         ({"out": "out"}, TypeError, "out: got str"),
-        ({"lse": np.zeros((3, 4))}, TypeError, "lse: got dtype float64"),
+        ({"lse": np.zeros((3, 4))}, TypeError, "lse: got dtype float64, want fp32$"),
         (
             {"lse": np.zeros((4, 3), np.float32)},
             ValueError,
