@@ -45,7 +45,7 @@ TilePrefetch prefetch_after(const Matrix& m, const TokenTile& t, int32_t end) {
 PANDO_AVX512 void write_rows(const Matrix& m) {
   for (int32_t row = 0; row < m.u.rows; ++row) {
     const float row_sum = m.b.row_sum[row];
-    const bool empty = m.b.row_max[row] == kEmptyScore;
+    const bool empty = row_sum == 0;  // a maximum may pass a NaN over, a sum never does
     float lse_ln = empty ? kEmptyScore : m.b.row_max[row] * m.u.scale.scale_ln + std::log(row_sum);
     const __m512 inverse = _mm512_set1_ps(empty ? 0.0f : m.u.value_scale / row_sum);
     const float* const o = m.o(row / 16) + row % 16 * 16;

@@ -61,16 +61,14 @@ struct TokenTile {
 /// Q in pairs of dims, with the sign of the scale.
 PANDO_AVX512 inline void pack_queries(const Matrix& m) {
   const float factor = m.u.scale.q_factor;
-  const __m512i flip = _mm512_set1_epi16(factor < 0 ? static_cast<int16_t>(0x8000) : int16_t{0});
   for (int32_t block = 0; block < m.row_blocks; ++block) {
     for (int32_t step = 0; step < m.dim_steps; ++step) {
       const int32_t dims = std::min(32, m.head_dim - step * 32);
       __m512i rows[16];
       for (int32_t r = 0; r < 16; ++r) {
         const int32_t row = block * 16 + r;
-        rows[r] = row < m.u.rows && factor != 0
-                      ? _mm512_xor_si512(load_bf16(m.u.q_row(row) + step * 64, dims), flip)
-                      : _mm512_setzero_si512();
+        rows[r] = row < m.u.rows ? times_sign(load_bf16(m.u.q_row(row) + step * 64, dims), factor)
+                                 : _mm512_setzero_si512();
       }
       transpose_16x16(rows);
       uint32_t* const to = m.b.q_pairs + (int64_t{block} * m.dim_steps + step) * 256;

@@ -71,6 +71,16 @@ PANDO_AVX512_INLINE __mmask32 finite_bf16(__m512i values) {
   return _mm512_cmpneq_epi16_mask(_mm512_and_si512(values, exponent), exponent);
 }
 
+/// Elements times `factor`: 1, -1, or 0, which makes NaN of what is not finite.
+PANDO_AVX512_INLINE __m512i times_sign(__m512i values, float factor) {
+  if (factor == 0) {
+    return _mm512_mask_blend_epi16(finite_bf16(values), _mm512_set1_epi16(0x7fc0),
+                                   _mm512_setzero_si512());
+  }
+  const __m512i sign = _mm512_set1_epi16(factor < 0 ? static_cast<int16_t>(0x8000) : int16_t{0});
+  return _mm512_xor_si512(values, sign);
+}
+
 /// 2^x for x <= 0 (and a little above): relative error below 2e-7, exactly 1 at 0, 0 for -inf and,
 /// with subnormals flushed, below -126. A NaN stays one.
 PANDO_AVX512_INLINE __m512 exp2_16(__m512 x) {

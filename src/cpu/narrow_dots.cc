@@ -46,8 +46,7 @@ struct DotProducts : ElementBF16 {
     return load_keys_tail(from, count);
   }
   static HWY_INLINE void store_query(Chunk chunk, float factor, Query* to) {
-    const __m512i sign = _mm512_set1_epi16(factor < 0 ? static_cast<int16_t>(0x8000) : int16_t{0});
-    _mm512_store_si512(to, factor == 0 ? _mm512_setzero_si512() : _mm512_xor_si512(chunk, sign));
+    _mm512_store_si512(to, times_sign(chunk, factor));
   }
   static HWY_INLINE Chunk load_query(const Query* from) { return _mm512_load_si512(from); }
   static HWY_INLINE VF dot(Chunk k, Chunk q, VF sum) {

@@ -38,8 +38,8 @@ inline constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 HWY_INLINE VF exp2_vector(VF x) {
   const DF d;
   const DU du;
-  // Adding 1.5 * 2^23 leaves round(x) in the low bits.
-  const VF magic = hn::Set(d, 12582912.0f);
+  // Adding 1.5 * 2^23 leaves round(x) in the low bits; 127 makes it the exponent of 2^round(x).
+  const VF magic = hn::Set(d, 12582912.0f + 127);
   const VF shifted = hn::Add(x, magic);
   const VF f = hn::Sub(x, hn::Sub(shifted, magic));
   // Minimax on [-1/2, 1/2] with the constant term fixed to 1.
@@ -50,8 +50,8 @@ HWY_INLINE VF exp2_vector(VF x) {
   p = hn::MulAdd(p, f, hn::Set(d, 0x1.ebfbe2p-3f));
   p = hn::MulAdd(p, f, hn::Set(d, 0x1.62e430p-1f));
   p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
-  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(du, shifted));
-  const VF scaled = hn::BitCast(d, hn::Add(hn::BitCast(du, p), exponent));
+  // A product, since bits added to those of a NaN could make a number of it.
+  const VF scaled = hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted))));
   return hn::IfThenElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Zero(d), scaled);
 }
 
@@ -294,9 +294,10 @@ HWY_INLINE void write_row(const RowTarget& target, float* o, int32_t head_dim, f
   }
 }
 
-/// Natural log-sum-exp from the largest unscaled score and the sum of the weights relative to it.
+/// Natural log-sum-exp from the largest unscaled score and the sum of the weights relative to it,
+/// which tells an empty row: a NaN reaches every sum, but a maximum may pass it over.
 HWY_INLINE float lse_from(const ScoreScale& scale, float row_max, float row_sum) {
-  if (row_max == kMinusInf) return kMinusInf;
+  if (row_sum == 0) return kMinusInf;
   return row_max * scale.scale_ln + std::log(row_sum);
 }
 

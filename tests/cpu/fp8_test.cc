@@ -120,6 +120,19 @@ TEST_P(Fp8, unseen_nan_changes_no_bit_and_seen_nan_shows) {
   }
 }
 
+TEST_P(Fp8, seen_nan_of_a_key_shows_beside_a_shared_prefix) {
+  for (const DType dtype : dtypes()) {
+    for (const Sharing sharing : {Sharing::kNone, Sharing::kAll}) {
+      AttendCase c(fp8_spec(dtype, 4, 2, 64), 16, {{1, 257, 16}, {1, 257, 16}});
+      c.fill_token(c.k, 1, 256, kNan);
+      const Output output = run(c, {.sharing = sharing});
+      EXPECT_FALSE(std::isnan(output.lse[0]));
+      EXPECT_TRUE(std::isnan(output.lse[4]));
+      EXPECT_TRUE(std::isnan(load_element(output.out.data(), c.row_elements(), dtype)));
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Targets, Fp8, ::testing::ValuesIn(targets()),
                          [](const auto& info) { return info.param.name; });
 

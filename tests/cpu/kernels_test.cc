@@ -1,6 +1,7 @@
 // Every kernel on every vector target that this machine can run, against the fp64 oracle.
 #include "cpu/kernels.h"
 
+#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -148,6 +149,72 @@ TEST_P(Kernels, invisible_tokens_change_no_bit) {
           EXPECT_TRUE(std::isnan(load_element(b.out.data(), int64_t{7} * 4 * 72, dtype)));
         }
       }
+    }
+  }
+}
+
+/// Expects o and lse of exactly the rows of `sequence` to be NaN, all of them.
+void expect_nan_only_in(int32_t sequence, const AttendCase& c, const Output& output) {
+  for (int64_t row = 0; row < c.q_rows; ++row) {
+    const bool inside = row >= c.q_indptr[sequence] && row < c.q_indptr[sequence + 1];
+    for (int64_t i = row * c.spec.q_heads; i < (row + 1) * c.spec.q_heads; ++i) {
+      ASSERT_EQ(std::isnan(output.lse[i]), inside) << "lse " << i;
+      for (int64_t d = i * c.spec.head_dim; d < (i + 1) * c.spec.head_dim; ++d) {
+        const float o = load_element(output.out.data(), d, c.spec.dtype);
+        ASSERT_EQ(std::isnan(o), inside) << "o " << d;
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, a_visible_nan_shows_however_the_tokens_are_cut) {
+  ThreadPool pool(1);
+  for (const DType dtype : dtypes()) {
+    for (const int32_t own : {1, 2, 3, 4, 15, 16, 17}) {
+      for (int variant = 0; variant < 16; ++variant) {
+        PlanOptions options;
+        options.sharing = variant & 1 ? Sharing::kAll : Sharing::kNone;
+        options.batch_invariant = (variant & 2) != 0;
+        options.cut_tokens = 256;
+        AttentionSpec spec = spec_of(dtype, 4, 2, 72);
+        spec.soft_cap = variant & 4 ? 30.0f : 0.0f;
+        // A payload of all bits must not make a number of it either.
+        const float nan = std::bit_cast<float>(variant & 8 ? 0xffffffffu : 0x7fc00000u);
+        const Sequence some{1, 256 + own, 16};
+        const AttendCase clean(spec, 16, {some, some, {2, 256 + own, 16}, some});
+        SCOPED_TRACE(fmt::format("{} {} own {} variant {}", GetParam().name, dtype_name(dtype), own,
+                                 variant));
+        const auto run = [&](const AttendCase& c) {
+          return c.run(c.plan(profile(), options), kernels(dtype), pool);
+        };
+        AttendCase in_key = clean;
+        in_key.fill_token(in_key.k, 0, 256, nan);
+        expect_nan_only_in(0, in_key, run(in_key));
+        AttendCase in_query = clean;
+        in_query.sinks.assign(4, 1.0f);
+        store_element(in_query.q.data(), in_query.row_elements() + 5, dtype, nan);
+        const Output output = run(in_query);
+        EXPECT_TRUE(std::isnan(output.lse[4]));
+        EXPECT_TRUE(std::isnan(load_element(output.out.data(), in_query.row_elements(), dtype)));
+        EXPECT_TRUE(in_query.check(output).passed());
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, a_scale_of_zero_hides_no_nan) {
+  ThreadPool pool(1);
+  for (const DType dtype : dtypes()) {
+    AttentionSpec spec = spec_of(dtype, 4, 2, 72);
+    spec.scale = 0;
+    for (const float value : {NAN, INFINITY, -INFINITY}) {
+      AttendCase c(spec, 16, {{1, 20}, {40, 50}});
+      for (int32_t head = 0; head < 4; ++head) {
+        store_element(c.q.data(), head * 72 + 71, dtype, value);
+      }
+      const Output output = c.run(c.plan(profile()), kernels(dtype), pool);
+      expect_nan_only_in(0, c, output);
+      EXPECT_TRUE(c.check(output).passed());
     }
   }
 }
