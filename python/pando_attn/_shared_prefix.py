@@ -213,12 +213,12 @@ def _boundaries(
     for i, (shape, given) in enumerate(zip(shapes, sizes)):
         groups = shape[0]
         if given is None:
-            if groups < 1 or sequences % groups:
+            if sequences % groups if groups else sequences:
                 raise ValueError(
                     f"shared_ks[{i}]: got {groups} groups for {sequences} sequences, want a "
                     "divisor of them, or group_sizes"
                 )
-            each = np.full(groups, sequences // groups, np.int64)
+            each = np.full(groups, sequences // max(groups, 1), np.int64)
         else:
             each = arguments.host_ints(f"group_sizes[{i}]", given).astype(np.int64)
             if len(each) != groups or each.sum() != sequences or (groups and each.min() < 0):

@@ -63,10 +63,10 @@ void merge_parts(ffi::TensorView parts, ffi::TensorView part_lses, ffi::TensorVi
   const TensorRules rules{static_cast<DType>(narrow("dtype", dtype)), backend, device, bits};
   check_tensor("parts", parts, rules);
   check_tensor("part_lses", part_lses, {DType::kF32, backend, device});
-  require(parts.ndim() == 4 && (parts.size(3) <= 1 || parts.stride(3) == 1),
+  require(parts.ndim() == 4 && last_is_contiguous(parts),
           "parts: got shape {}, want [n, rows, heads, head_dim] with contiguous head_dim",
           shape_text(parts));
-  require(part_lses.ndim() == 3 && (part_lses.size(2) <= 1 || part_lses.stride(2) == 1),
+  require(part_lses.ndim() == 3 && last_is_contiguous(part_lses),
           "part_lses: got shape {}, want [n, rows, heads] with contiguous heads",
           shape_text(part_lses));
   for (int32_t i = 0; i < 3; ++i) {

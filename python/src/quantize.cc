@@ -11,7 +11,7 @@ namespace {
 KvLayout layout_of(std::string_view argument, const ffi::TensorView& tensor, KvOrder order) {
   const int32_t heads_at = order == KvOrder::kHnd ? 1 : 2;
   const int32_t tokens_at = order == KvOrder::kHnd ? 2 : 1;
-  require(tensor.ndim() == 4 && (tensor.size(3) <= 1 || tensor.stride(3) == 1),
+  require(tensor.ndim() == 4 && last_is_contiguous(tensor),
           "{}: got shape {}, want (num_pages, page_tokens, kv_heads, head_dim), or with layout HND "
           "heads before tokens, and head_dim contiguous",
           argument, shape_text(tensor));
@@ -34,6 +34,12 @@ ffi::Array<ffi::Any> quantize(ffi::TensorView x, ffi::TensorView codes, ffi::Ten
   const auto in_scales = scales_view("scale", scales, rules);
   const KvLayout from = layout_of("x", x, static_cast<KvOrder>(order));
   const KvLayout to = layout_of("codes", codes, static_cast<KvOrder>(order));
+  // The library would call them by the names of its own arguments.
+  require(from.kv_heads >= 1 && from.head_dim >= 1,
+          "x: got shape {}, want at least one head of one element", shape_text(x));
+  require(in_scales.size() == 1 || in_scales.size() == static_cast<size_t>(from.kv_heads),
+          "scale: got {}, want 1, or {} for as many kv heads", in_scales.size(), from.kv_heads);
+  if (given) require_positive("scale", in_scales);
   if (!given) {
     fp8_scales(address(x), rules.dtype, from,
                {static_cast<float*>(address(scales)), in_scales.size()});

@@ -55,7 +55,7 @@ int64_t leading(const ffi::TensorView& tensor, int32_t count) {
 }
 
 void check_last_stride(std::string_view argument, const ffi::TensorView& tensor) {
-  require(tensor.size(-1) <= 1 || tensor.stride(-1) == 1 || tensor.numel() == 0,
+  require(last_is_contiguous(tensor),
           "{}: got a stride of {} in the last dimension, want head_dim contiguous", argument,
           tensor.stride(-1));
 }
@@ -106,6 +106,10 @@ std::span<int32_t> ints(std::string_view argument, const ffi::TensorView& tensor
 
 void* address(const ffi::TensorView& tensor) {
   return static_cast<std::byte*>(tensor.data_ptr()) + tensor.byte_offset();
+}
+
+bool last_is_contiguous(const ffi::TensorView& tensor) {
+  return tensor.size(-1) <= 1 || tensor.stride(-1) == 1 || tensor.numel() == 0;
 }
 
 std::string shape_text(const ffi::TensorView& tensor) {

@@ -38,6 +38,9 @@ struct TensorRules {
 void check_tensor(std::string_view argument, const ffi::TensorView& tensor,
                   const TensorRules& rules);
 
+/// Whether the elements of the last dimension follow each other; those of an empty tensor do.
+bool last_is_contiguous(const ffi::TensorView& tensor);
+
 /// A [rows, heads, head_dim] tensor, or one of [sequences, rows, heads, head_dim] whose rows lie at
 /// one distance; both strides are set.
 RowsView rows_view(std::string_view argument, const ffi::TensorView& tensor, int32_t rows,

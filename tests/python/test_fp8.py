@@ -152,14 +152,21 @@ def test_quantising_with_given_scales_saturates():
         (np.ones((1, 1, 1, 1)), {}, TypeError, "x: got dtype float64"),
         (np.ones((1, 1, 1, 2), np.float32), {"layout": "NDH"}, ValueError, "layout: got 'NDH'"),
         (np.ones((1, 1, 3, 2), np.float32), {"scale": np.ones(2, np.float32)}, ValueError,
-         "scales: got 2, want 1, or 3"),
+         "^scale: got 2, want 1, or 3"),
         (np.ones((1, 1, 1, 2), np.float32), {"scale": -np.ones(1, np.float32)}, ValueError,
-         r"scales\[0\]: got -1"),
+         r"^scale\[0\]: got -1"),
+        (np.ones((1, 1, 0, 2), np.float32), {}, ValueError, r"^x: got shape \(1, 1, 0, 2\)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_quantised_is_refused_by_name(x, options, error, text):
     with pytest.raises(error, match=text):
         pando_attn.quantize_fp8(x, **options)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 1, 8), (4, 0, 1, 8)])
+def test_nothing_is_quantised_to_nothing(shape):
+    codes, scale, error = pando_attn.quantize_fp8(np.zeros(shape, np.float32))
+    assert codes.shape == shape and scale.tolist() == [1] and error.elements == 0
 
 
 def test_fp8_of_jax_in_and_outside_of_jit():

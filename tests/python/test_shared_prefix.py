@@ -140,6 +140,22 @@ def test_wrong_arguments_are_named(change, error, text):
         pando_attn.shared_prefix_attention(**arguments)
 
 
+@pytest.mark.parametrize("groups", [[1], [0], [1, 1], [0, 0]])
+@pytest.mark.parametrize("sequences", [0, 2])
+def test_no_rows_have_empty_results(sequences, groups):
+    def zeros(*shape):
+        return np.zeros(shape, np.float32)
+
+    if sequences and not groups[0]:
+        pytest.skip("sequences without a group")
+    q_shape = (sequences, 1 - bool(sequences), 2, 8)
+    own, shared = zeros(sequences, 3, 1, 8), [zeros(count, 3, 1, 8) for count in groups]
+    out, lse = pando_attn.shared_prefix_attention(
+        zeros(*q_shape), own, own.copy(), shared, shared, return_lse=True
+    )
+    assert out.shape == q_shape and lse.shape == q_shape[:-1]
+
+
 def test_groups_must_be_nested():
     tensors = problem([(2, 8), (2, 8)], 8, 4)
     with pytest.raises(ValueError, match="a group reaches over two groups of level 0"):
