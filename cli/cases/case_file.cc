@@ -88,7 +88,9 @@ class Fields {
     if (!at(name).is_number() || !std::isfinite(at(name).get<float>())) {
       refuse(name, "a finite number");
     }
-    return at(name).get<float>();
+    const float number = at(name).get<float>();
+    if (number == 0 && at(name).get<double>() != 0) refuse(name, "0 or a number in fp32");
+    return number;
   }
   [[noreturn]] void refuse(const char* name, const std::string& want) const {
     const std::string got = json_.contains(name)

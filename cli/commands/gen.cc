@@ -82,7 +82,7 @@ cases::ForestShape make_shape(const GenOptions& options, cases::Rng& rng, Attent
 void add_variants(const GenOptions& options, cases::Rng& rng, cases::Case& problem) {
   require(options.soft_cap >= 0 && std::isfinite(options.soft_cap),
           "soft-cap: got {}, want 0 (no cap) or a positive number", options.soft_cap);
-  problem.spec.soft_cap = static_cast<float>(options.soft_cap);
+  problem.spec.soft_cap = in_fp32("soft-cap", options.soft_cap);
   if (options.sinks) problem.sinks = cases::random_sinks(problem.spec.q_heads, rng);
   if (!options.draft_trees) return;
   require(options.q_len <= kMostTreeRows, "q-len: got {} beside draft-trees, want {} or less",

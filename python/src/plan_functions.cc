@@ -51,10 +51,10 @@ PlanRef plan_new(ffi::String device, int64_t device_index, int64_t threads, int6
                   .head_dim = narrow("head_dim", head_dim),
                   .dtype = dtype_of(dtype),
                   .kv_dtype = dtype_of(kv_dtype),
-                  .soft_cap = static_cast<float>(soft_cap),
+                  .soft_cap = in_fp32("soft_cap", soft_cap),
                   .causal = causal,
                   .window = narrow("window", window)};
-  if (scale.has_value()) request.spec.scale = static_cast<float>(*scale);
+  if (scale.has_value()) request.spec.scale = in_fp32("scale", *scale);
   request.options = {.sharing = static_cast<Sharing>(narrow("share", sharing)),
                      .batch_invariant = batch_invariant,
                      .cut_tokens = narrow("cut_tokens", cut_tokens)};

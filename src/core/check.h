@@ -26,6 +26,14 @@ void require(bool ok, fmt::format_string<Args...> text, Args&&... args) {
   }
 }
 
+/// `value` in fp32. Throws kInvalidArgument where that is 0, which may mean something else.
+inline float in_fp32(std::string_view argument, double value) {
+  const auto rounded = static_cast<float>(value);
+  require(rounded != 0 || value == 0, "{}: got {}, want 0 or a number that fp32 can tell from it",
+          argument, value);
+  return rounded;
+}
+
 /// Throws kInvalidArgument unless all are finite and positive.
 inline void require_positive(std::string_view argument, std::span<const float> values) {
   for (size_t i = 0; i < values.size(); ++i) {

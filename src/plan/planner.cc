@@ -82,9 +82,12 @@ void check_tree_mask(const AttentionSpec& spec, const Forest& forest) {
 void check_spec(const AttentionSpec& spec, const Forest& forest, Backend backend) {
   check_heads(spec, backend);
   const float scale = spec.scale_or_default();
-  require(std::isfinite(scale), "scale: got {}, want a finite number", scale);
-  const bool divides = spec.soft_cap == 0 || std::isfinite(scale / spec.soft_cap);
-  require(std::isfinite(spec.soft_cap) && spec.soft_cap >= 0 && divides,
+  // Kernels that flush subnormal numbers would multiply -inf by 0.
+  require(scale == 0 || std::isnormal(scale),
+          "scale: got {}, want 0 or a finite number of at least {} in size", scale,
+          std::numeric_limits<float>::min());
+  const bool divides = std::isnormal(spec.soft_cap) && std::isfinite(scale / spec.soft_cap);
+  require(spec.soft_cap == 0 || (spec.soft_cap > 0 && divides),
           "soft_cap: got {}, want 0 (no cap) or a positive number that the scale can be divided by",
           spec.soft_cap);
   if (spec.soft_cap > 0) check_variant(Variant::kSoftCap, backend);

@@ -158,6 +158,12 @@ TEST(CaseFile, refuses_variants_that_do_not_fit) {
             std::string::npos);
   EXPECT_NE(refusal_after([](auto& json) { json["soft_cap"] = -1; }).find("soft_cap: got -1"),
             std::string::npos);
+  for (const char* name : {"soft_cap", "scale"}) {
+    EXPECT_NE(refusal_after([&](auto& json) {
+                json[name] = 1e-50;
+              }).find("got 1e-50, want 0 or a number in fp32"),
+              std::string::npos);
+  }
   const auto with = [](const char* name, const char* dtype, int64_t count) {
     return refusal_after([=](Safetensors& file, std::vector<int32_t>& storage) {
       const auto bytes = std::as_bytes(std::span(storage));

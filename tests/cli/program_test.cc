@@ -88,6 +88,7 @@ TEST_F(Program, gen_writes_variants_that_verify_takes) {
   EXPECT_EQ(problem.tree_mask.size(), 15);
   EXPECT_EQ(run("verify --backend cpu --case " + file()).exit_code, 0);
   expect_refused("gen " + file() + " --soft-cap -1", "soft-cap: got -1, want 0 (no cap)");
+  expect_refused("gen " + file() + " --soft-cap 1e-50", "soft-cap: got 1e-50, want 0 or a number");
   expect_refused("gen " + file() + " --draft-trees --q-len 65", "q-len: got 65 beside draft-trees");
   expect_refused("gen " + file() + " --draft-trees --window 3", "window: got 3 beside draft-trees");
 }

@@ -305,6 +305,8 @@ INSTANTIATE_TEST_SUITE_P(
         Misuse{"scale_nan",
                [](auto& s, auto&) { s.scale = std::numeric_limits<float>::quiet_NaN(); },
                ErrorCode::kInvalidArgument, "scale: got nan"},
+        Misuse{"scale_subnormal", [](auto& s, auto&) { s.scale = 1e-40f; },
+               ErrorCode::kInvalidArgument, "scale: got 1e-40, want 0 or a finite number"},
         Misuse{"window_negative", [](auto& s, auto&) { s.window = -1; },
                ErrorCode::kInvalidArgument, "window: got -1"},
         Misuse{"visible_too_long", [](auto& s, auto&) { s.visible = kThreeRanges; },

@@ -81,6 +81,9 @@ TEST(Variants, soft_caps_that_are_no_positive_number_are_refused) {
                           "can be divided by",
                           cap));
   }
+  spec.scale = 1e-20f;  // which 1e-40 would divide
+  spec.soft_cap = 1e-40f;
+  EXPECT_NE(refusal(ErrorCode::kInvalidArgument, spec).find("soft_cap: got"), std::string::npos);
 }
 
 /// Eight sequences behind a prefix of 64 pages of 16 tokens, with 100, 200, ... own tokens.

@@ -63,6 +63,8 @@ def attend_arguments():
         ({"dtype": "fp64"}, ValueError, "dtype: got 'fp64'"),
         ({"dtype": np.int8}, ValueError, "dtype: got"),
         ({"scale": float("nan")}, ValueError, "scale: got nan"),
+        ({"scale": 1e-50}, ValueError, "scale: got 1e-50, want 0 or a number that fp32"),
+        ({"scale": -1e-40}, ValueError, "scale: got -1e-40, want 0 or a finite number"),
         ({"scale": "0.5"}, TypeError, "scale: got str"),
         ({"causal": 2}, TypeError, "causal: got int"),
         ({"window": -1}, ValueError, "window: got -1"),

@@ -57,6 +57,7 @@ def test_update_takes_another_tree():
         ({"soft_cap": -1}, ValueError, "soft_cap: got -1, want 0"),
         ({"soft_cap": float("nan")}, ValueError, "soft_cap: got nan"),
         ({"soft_cap": float("inf")}, ValueError, "soft_cap: got inf"),
+        ({"soft_cap": 1e-50}, ValueError, "soft_cap: got 1e-50, want 0 or a number that fp32"),
         ({"soft_cap": "high"}, TypeError, "soft_cap: got str"),
         ({"tree_mask": TREE[:4]}, ValueError, "tree_mask: got 4 masks, want one for each of the 5"),
         ({"tree_mask": [[1]]}, ValueError, "tree_mask: got 2 dimensions"),
