@@ -140,6 +140,14 @@ class Levels:
             if len(self._plans) == 1:
                 self._run(0, read_q, *read[0], write, write_lse, stream, kind.wait)
             else:
+                # Levels do not see these, which the merge alone writes.
+                written = [("out", write), ("lse", write_lse)]
+                inputs = [("q", read_q)]
+                for (k_name, k, v_name, v), _ in read:
+                    inputs += [(k_name, k), (v_name, v)]
+                for to in written[: 1 + (write_lse is not None)]:
+                    for given in inputs:
+                        _native.check_apart(*to, *given)
                 parts, lses = self._room(q)
                 for i, level in enumerate(read):
                     self._run(i, read_q, *level, parts[i], lses[i], stream, kind.wait)

@@ -28,6 +28,7 @@ def _function(name: str) -> Any:
 
 
 attend = _function("attend")
+check_apart = _function("check_apart")
 merge_parts = _function("merge_parts")
 upload = _function("upload")
 quantize_fp8 = _function("quantize_fp8")

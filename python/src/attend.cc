@@ -2,6 +2,7 @@
 #include <tvm/ffi/extra/c_env_api.h>
 
 #include "merge_rows.h"
+#include "overlap.h"
 #include "plan_object.h"
 #include "registration.h"
 #include "tensors.h"
@@ -43,9 +44,18 @@ void attend_tensors(PlanRef plan, ffi::Optional<CpuRunner> cpu, ffi::TensorView 
   if (sinks.has_value()) args.sinks = sinks_view("sinks", *sinks, h.q_heads, rules);
   if (k_scale.has_value()) args.k_scale = scales_view("k_scale", *k_scale, rules);
   if (v_scale.has_value()) args.v_scale = scales_view("v_scale", *v_scale, rules);
-  for (const void* input : {args.q.data, args.k, args.v}) {
-    require(h.rows == 0 || args.out.data != input,
-            "out: got the memory of an input, want memory of its own");
+  const auto check_written = [&](std::string_view name, const ffi::TensorView& written) {
+    check_apart(name, written, "q", q);
+    check_apart(name, written, {k_name.data(), k_name.size()}, k);
+    check_apart(name, written, {v_name.data(), v_name.size()}, v);
+    if (sinks.has_value()) check_apart(name, written, "sinks", *sinks);
+    if (k_scale.has_value()) check_apart(name, written, "k_scale", *k_scale);
+    if (v_scale.has_value()) check_apart(name, written, "v_scale", *v_scale);
+  };
+  check_written("out", out);
+  if (lse.has_value()) {
+    check_written("lse", *lse);
+    check_apart("lse", *lse, "out", out);
   }
   plan->run(args, cpu.has_value() ? cpu.value().get() : nullptr,
             stream_of(request.cuda_device, stream), wait);
@@ -75,6 +85,7 @@ void merge_parts(ffi::TensorView parts, ffi::TensorView part_lses, ffi::TensorVi
   }
   const auto size = [&](int32_t i) { return narrow("parts", parts.size(i)); };
   const RowsView to = rows_view("out", out, size(1), size(2), size(3), rules);
+  if (lse.has_value()) check_apart("lse", *lse, "out", out);
   float* const to_lse = lse.has_value() ? lse_view("lse", *lse, size(1), size(2), rules) : nullptr;
   const RowParts from{.parts = address(parts),
                       .lses = static_cast<const float*>(address(part_lses)),
@@ -95,6 +106,12 @@ void merge_parts(ffi::TensorView parts, ffi::TensorView part_lses, ffi::TensorVi
   }
 }
 
+void check_written(ffi::String argument, ffi::TensorView written, ffi::String other_name,
+                   ffi::TensorView other) {
+  check_apart({argument.data(), argument.size()}, written, {other_name.data(), other_name.size()},
+              other);
+}
+
 void upload(PlanRef plan, int64_t stream) {
   const std::lock_guard lock(plan->mutex);
   require(plan->cuda() != nullptr, "plan: got one for the host, want one for a CUDA device");
@@ -106,6 +123,7 @@ void upload(PlanRef plan, int64_t stream) {
 void register_attend() {
   ffi::reflection::GlobalDef()
       .def("pando_attn.attend", Guarded<&attend_tensors>::call)
+      .def("pando_attn.check_apart", Guarded<&check_written>::call)
       .def("pando_attn.merge_parts", Guarded<&merge_parts>::call)
       .def("pando_attn.upload", Guarded<&upload>::call);
 }

@@ -157,12 +157,45 @@ def test_attend_names_the_argument(change, error, text):
 
 def test_attend_refuses_to_write_where_it_must_not():
     arguments = attend_arguments()
-    with pytest.raises(ValueError, match="out: got the memory of an input"):
+    with pytest.raises(ValueError, match="out: got memory that overlaps q"):
         pando_attn.attend(**arguments, out=arguments["q"])
     out = np.zeros((3, 4, 16), np.float32)
     out.flags.writeable = False
     with pytest.raises(ValueError, match="out: got a read-only array"):
         pando_attn.attend(**arguments, out=out)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda b: {"q": b[:3], "out": b[1:4]}, "out: got memory that overlaps q"),
+        (lambda b: {"q": b[1:4], "out": b[:3]}, "out: got memory that overlaps q"),
+        (lambda b: {"q": b[::2], "out": b[2:5]}, "out: got memory that overlaps q"),
+        (
+            lambda b: {"out": b[:3], "lse": b.reshape(-1)[100:112].reshape(3, 4)},
+            "lse: got memory that overlaps out",
+        ),
+        (
+            lambda b: {"sinks": b.reshape(-1)[:4], "lse": b.reshape(-1)[:12].reshape(3, 4)},
+            "lse: got memory that overlaps sinks",
+        ),
+    ],
+)
+def test_attend_refuses_outputs_that_overlap(change, text):
+    buffer = np.zeros((5, 4, 16), np.float32)
+    with pytest.raises(ValueError, match=text):
+        pando_attn.attend(**{**attend_arguments(), **change(buffer)})
+
+
+def test_attend_writes_between_the_rows_that_it_reads():
+    arguments = attend_arguments()
+    want = pando_attn.attend(**arguments)
+    by_row, by_head = np.zeros((3, 8, 16), np.float32), np.zeros((3, 4, 2, 16), np.float32)
+    slices = ((by_row[:, :4], by_row[:, 4:]), (by_head[:, :, 1], by_head[:, :, 0]))
+    for q, out in slices:
+        q[:] = arguments["q"]
+        assert np.array_equal(pando_attn.attend(**{**arguments, "q": q}, out=out), want)
+        assert np.array_equal(q, arguments["q"])
 
 
 def test_attend_refuses_too_few_pages():

@@ -108,6 +108,14 @@ def test_given_memory_is_filled():
     assert np.array_equal(out, want) and np.array_equal(lse, want_lse)
 
 
+@pytest.mark.parametrize("levels", [[], [(1, 40)]])
+def test_results_over_an_input_are_refused(levels):
+    tensors = problem(levels, 8, 4)
+    for name, memory in (("q", tensors[0]), ("v", tensors[2].reshape(-1)[: tensors[0].size])):
+        with pytest.raises(ValueError, match=f"out: got memory that overlaps {name}"):
+            pando_attn.shared_prefix_attention(*tensors, out=memory.reshape(tensors[0].shape))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
