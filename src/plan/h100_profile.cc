@@ -9,7 +9,7 @@ namespace pando {
 /// which cost more where memory is busy than in its probes: of six mixtures the one whose plans
 /// were fastest (docs/benchmarks/h200-kernel-starts-2026-11-28.txt). The fixed cost is what
 /// predictions then lack: 3 us of launch, and the first and the last instructions and reads of a
-/// thread block. With it 27 of the 28 of docs/benchmarks/h200-bench-2026-11-30.jsonl come within
+/// thread block. With it the 28 of docs/benchmarks/h200-bench-2026-11-30.jsonl come within
 /// 20 % of the times. Item costs are estimates.
 DeviceProfile h100_profile() {
   constexpr double kSmFlopsPerNs = 790e12 / 132 / 1e9;
