@@ -70,9 +70,10 @@ class CostModel {
   /// Time in which memory delivers `bytes`, all workers reading: the first time, and again.
   double dram_us(double bytes) const { return bytes / profile_.dram_bytes_per_us; }
   double again_us(double bytes, int64_t segment_bytes) const {
-    return bytes / (segment_bytes <= profile_.cache_bytes ? profile_.cache_bytes_per_us
-                                                          : profile_.dram_bytes_per_us);
+    return bytes /
+           (is_cached(segment_bytes) ? profile_.cache_bytes_per_us : profile_.dram_bytes_per_us);
   }
+  bool is_cached(int64_t segment_bytes) const { return segment_bytes <= profile_.cache_bytes; }
 
   /// Worker time of writing, reading and merging one partial row at one kv head.
   double partial_row_us() const { return profile_.partial_row_us * head_dim_ / 128.0; }

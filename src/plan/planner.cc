@@ -144,8 +144,8 @@ struct Planner::State {
   cuda::Scheduler scheduler;  ///< of plans for CUDA
 
   cuda::Scheduler::Problem schedule_problem(const Forest& forest, const AttentionSpec& spec,
-                                            const PlanOptions& options,
-                                            std::span<const Run> from) const {
+                                            const PlanOptions& options, std::span<const Run> from,
+                                            int64_t memory_bytes) const {
     return {.forest = forest,
             .order = order,
             .runs = from,
@@ -157,6 +157,7 @@ struct Planner::State {
             .partial_row_us = profile.partial_row_us,
             .memory_bytes_per_us = profile.dram_bytes_per_us,
             .cache_bytes = profile.cache_bytes,
+            .memory_bytes = memory_bytes,
             .cut_tokens = options.batch_invariant ? options.cut_tokens : 0,
             .tokens_at_once = cuda::tokens_at_once(spec.head_dim),
             .narrow_units =
@@ -244,8 +245,12 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   };
   // On CUDA what counts is the schedule. That of a batch without sharing is long, so it is made
   // only where it could be the better one.
-  const auto schedule = [&](const std::vector<Run>& runs, Prediction& prediction) {
-    s.scheduler.build(s.schedule_problem(forest, spec, options, runs));
+  const auto problem = [&](bool share) {
+    return s.schedule_problem(forest, spec, options, share ? s.runs : s.unshared_runs,
+                              s.sharing.memory_bytes(forest, cost, share));
+  };
+  const auto schedule = [&](bool share, Prediction& prediction) {
+    s.scheduler.build(problem(share));
     prediction.us = s.profile.launch_us + s.scheduler.predicted_us();
     prediction.kv_bytes = s.scheduler.kv_tokens() * cost.token_head_bytes();
   };
@@ -256,8 +261,8 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   if (share) {
     prediction = predict(true, s.runs, s.splitter);
     const bool close = unshared.us < kClearly * prediction.us;
-    if (on_cuda && options.sharing == Sharing::kAuto && close) schedule(s.unshared_runs, unshared);
-    if (on_cuda) schedule(s.runs, prediction);
+    if (on_cuda && options.sharing == Sharing::kAuto && close) schedule(false, unshared);
+    if (on_cuda) schedule(true, prediction);
     if (options.sharing == Sharing::kAuto && prediction.us >= unshared.us) {
       share = false;
       for (Decision& decision : s.decisions) {
@@ -266,10 +271,9 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
     }
   }
   if (!share) {
-    if (on_cuda) schedule(s.unshared_runs, unshared);
+    if (on_cuda) schedule(false, unshared);
     prediction = unshared;
   }
-  const std::vector<Run>& runs = share ? s.runs : s.unshared_runs;
   PlanHeader h;
   if (on_cuda) {
     h.schedule_bytes = s.scheduler.header().total_bytes;
@@ -278,7 +282,8 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   } else {
     require(prediction.partial_slots <= std::numeric_limits<int32_t>::max(),
             "batch: the plan needs {} partial rows, more than 2^31 - 1", prediction.partial_slots);
-    s.list.build(runs, (share ? s.splitter : s.unshared_splitter).tiles(), forest.page_indptr(),
+    s.list.build(share ? s.runs : s.unshared_runs,
+                 (share ? s.splitter : s.unshared_splitter).tiles(), forest.page_indptr(),
                  static_cast<int32_t>(cost.packed(forest.q_rows())));
     h.partial_slots = static_cast<int32_t>(prediction.partial_slots);
     h.partial_rows = prediction.partial_slots * spec.kv_heads;
@@ -331,8 +336,7 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
             .padded_flops = prediction.padded_flops,
             .unshared_padded_flops = unshared.padded_flops};
   into.blocks_.resize(h.total_bytes / sizeof(Plan::Block));
-  s.write(h, s.schedule_problem(forest, spec, options, runs),
-          reinterpret_cast<std::byte*>(into.blocks_.data()));
+  s.write(h, problem(share), reinterpret_cast<std::byte*>(into.blocks_.data()));
 }
 
 Plan plan(const Forest& forest, const AttentionSpec& spec, const DeviceProfile& profile,

@@ -215,15 +215,32 @@ int64_t SharingDecider::unique_bytes(const Forest& forest, const CostModel& cost
   return tokens * cost.token_bytes();
 }
 
-double SharingDecider::memory_us(const Forest& forest, const CostModel& cost, bool sharing) const {
-  double us = cost.dram_us(static_cast<double>(unique_bytes(forest, cost)));
+/// Calls `add` with the bytes of each segment that is read more than once, and how often again.
+template <class Add>
+void SharingDecider::each_read_again(const Forest& forest, const CostModel& cost, bool sharing,
+                                     const Add& add) const {
   for (size_t i = 0; i < forest.segments().size(); ++i) {
     const Segment& s = forest.segments()[i];
     if (seen_by_[i] < 2 || (sharing && shared_[i])) continue;
-    const int64_t bytes = visible_tokens(s, seen_[i]) * cost.token_bytes();
     const int32_t readers = sharing ? readers_[i].count : seen_by_[i];
-    us += cost.again_us(static_cast<double>(std::max(0, readers - 1)) * bytes, bytes);
+    add(visible_tokens(s, seen_[i]) * cost.token_bytes(), std::max(0, readers - 1));
   }
+}
+
+int64_t SharingDecider::memory_bytes(const Forest& forest, const CostModel& cost,
+                                     bool sharing) const {
+  int64_t all = unique_bytes(forest, cost);
+  each_read_again(forest, cost, sharing, [&](int64_t bytes, int64_t again) {
+    if (!cost.is_cached(bytes)) all += again * bytes;
+  });
+  return all;
+}
+
+double SharingDecider::memory_us(const Forest& forest, const CostModel& cost, bool sharing) const {
+  double us = cost.dram_us(static_cast<double>(unique_bytes(forest, cost)));
+  each_read_again(forest, cost, sharing, [&](int64_t bytes, int64_t again) {
+    us += cost.again_us(static_cast<double>(again * bytes), bytes);
+  });
   return us;
 }
 

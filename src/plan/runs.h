@@ -47,10 +47,16 @@ class SharingDecider {
   std::span<const uint8_t> shared() const { return shared_; }
   /// Bytes that are read from memory when every visible token is read once.
   int64_t unique_bytes(const Forest& forest, const CostModel& cost) const;
-  /// Time in which memory delivers all reads, with the decided sharing or with none.
+  /// With the decided sharing or with none, bytes that come from memory, as repeated reads of what
+  /// the cache holds do not, and the time in which all reads are delivered.
+  int64_t memory_bytes(const Forest& forest, const CostModel& cost, bool sharing) const;
   double memory_us(const Forest& forest, const CostModel& cost, bool sharing) const;
 
  private:
+  template <class Add>
+  void each_read_again(const Forest& forest, const CostModel& cost, bool sharing,
+                       const Add& add) const;
+
   struct Context {
     const Forest& forest;
     const RowOrder& order;

@@ -300,7 +300,8 @@ void Scheduler::weigh_steps(const Problem& p, Layout& out) {
   const auto steps = static_cast<double>(out.steps.size());
   const auto own_steps = static_cast<double>(std::ranges::count(out.steps, true, &Step::own));
   const double tile_bytes = kTileTokens * token_bytes * p.kv_heads;
-  const double bytes = static_cast<double>(out.kv_tokens) * token_bytes;
+  const double bytes = std::min(static_cast<double>(out.kv_tokens) * token_bytes,
+                                static_cast<double>(p.memory_bytes));
   const bool cached = bytes - own_steps * tile_bytes <= static_cast<double>(p.cache_bytes);
   out.apart_us = (cached ? bytes : steps * tile_bytes) / p.memory_bytes_per_us;
   const double memory_us = bytes / std::max(1, p.kv_heads) / p.memory_bytes_per_us;

@@ -154,6 +154,20 @@ TEST(Schedule, shares_of_uneven_lengths_are_equal) {
   EXPECT_LE(most - least, 4) << least << " to " << most;
 }
 
+/// Reading a short prefix again takes no memory's time, since L2 holds it: 64 sequences that share
+/// 128 tokens of 384 took 27 us without sharing on an H200, and 32 with it.
+TEST(Schedule, a_prefix_that_l2_holds_is_shared_where_that_spares_more_than_its_merges) {
+  DeviceProfile h200 = h100_profile();
+  h200.dram_bytes_per_us = 4.3e6;
+  for (const int32_t prefix : {128, 512}) {
+    OwnedBatch batch = shared_prefix(64, prefix / 16, 256 / 16);
+    const Plan p = plan(discover(batch.view()), spec_of(32, 8), h200);
+    EXPECT_EQ(plan_problem(batch.view(), spec_of(32, 8), p), "") << prefix;
+    EXPECT_EQ(p.decisions()[0].reason, prefix > 128 ? Reason::kShared : Reason::kPlanSlower)
+        << prefix;
+  }
+}
+
 /// A merge of four partials a row takes longer than two tiles.
 TEST(Schedule, a_cut_that_spares_less_than_its_merge_costs_is_not_made) {
   OwnedBatch batch = shared_prefix(64, 1024 / 16, 0);
