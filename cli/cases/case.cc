@@ -6,12 +6,13 @@
 #include <numeric>
 
 #include "core/check.h"
+#include "forest/scan.h"
 
 namespace pando::cases {
 namespace {
 
 int32_t pages_of(const Tables& tables, int32_t sequence) {
-  return (tables.kv_len[sequence] + tables.page_tokens - 1) / tables.page_tokens;
+  return pages_for(tables.kv_len[sequence], tables.page_tokens);
 }
 
 int32_t page_at(const Tables& tables, int32_t sequence, int32_t position) {

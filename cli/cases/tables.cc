@@ -6,6 +6,7 @@
 
 #include "cases/generate.h"
 #include "core/check.h"
+#include "forest/scan.h"
 
 namespace pando::cases {
 namespace {
@@ -88,7 +89,7 @@ ShapeSize size_of(const ForestShape& shape, const TableOptions& options) {
   for (const Node& node : shape.nodes) size.tokens += node.tokens;
   for (const SequenceAt& sequence : shape.sequences) {
     const int32_t length = sequence.node < 0 ? 0 : spans[sequence.node].end;
-    size.page_ids += (length + options.page_tokens - 1) / options.page_tokens;
+    size.page_ids += pages_for(length, options.page_tokens);
     size.page_ids += options.spare_entries;
     size.q_rows += sequence.q_len;
   }
@@ -116,7 +117,7 @@ Tables page_tables(const ForestShape& shape, const TableOptions& options, Rng& r
   int64_t used_pages = 0;
   for (const SequenceAt& sequence : shape.sequences) {
     const int32_t length = sequence.node < 0 ? 0 : spans[sequence.node].end;
-    const int32_t pages = (length + page_tokens - 1) / page_tokens;
+    const int32_t pages = pages_for(length, page_tokens);
     const size_t first = tables.page_ids.size();
     tables.page_ids.resize(first + pages + options.spare_entries, -1);
     int32_t node = sequence.node;

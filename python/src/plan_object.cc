@@ -12,7 +12,7 @@ namespace {
 void check_kept_ids(const BatchView& batch, int32_t max_page_id) {
   for (int32_t b = 0; b < batch.sequences(); ++b) {
     const int32_t* ids = batch.page_ids.data() + batch.page_indptr[b];
-    const int64_t pages = (int64_t{batch.kv_len[b]} + batch.page_tokens - 1) / batch.page_tokens;
+    const int32_t pages = pages_for(batch.kv_len[b], batch.page_tokens);
     if (pages == 0) continue;
     const uint32_t top = max_unsigned(ids, pages);
     require(

@@ -12,10 +12,6 @@
 namespace pando {
 namespace {
 
-int32_t pages_for(int32_t kv_len, int32_t page_tokens) {
-  return static_cast<int32_t>((int64_t{kv_len} + page_tokens - 1) / page_tokens);
-}
-
 void check_indptr(std::span<const int32_t> indptr, const char* name, size_t want) {
   require(indptr.size() == want, "{}: got {} entries, want {} (one more than kv_len)", name,
           indptr.size(), want);

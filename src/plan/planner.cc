@@ -144,8 +144,8 @@ struct Planner::State {
   cuda::Scheduler scheduler;  ///< of plans for CUDA
 
   cuda::Scheduler::Problem schedule_problem(const Forest& forest, const AttentionSpec& spec,
-                                            const PlanOptions& options, std::span<const Run> from,
-                                            int64_t memory_bytes) const {
+                                            const PlanOptions& options,
+                                            std::span<const Run> from) const {
     return {.forest = forest,
             .order = order,
             .runs = from,
@@ -157,7 +157,6 @@ struct Planner::State {
             .partial_row_us = profile.partial_row_us,
             .memory_bytes_per_us = profile.dram_bytes_per_us,
             .cache_bytes = profile.cache_bytes,
-            .memory_bytes = memory_bytes,
             .cut_tokens = options.batch_invariant ? options.cut_tokens : 0,
             .tokens_at_once = cuda::tokens_at_once(spec.head_dim),
             .narrow_units =
@@ -246,11 +245,12 @@ void Planner::plan(const Forest& forest, const AttentionSpec& spec, const PlanOp
   // On CUDA what counts is the schedule. That of a batch without sharing is long, so it is made
   // only where it could be the better one.
   const auto problem = [&](bool share) {
-    return s.schedule_problem(forest, spec, options, share ? s.runs : s.unshared_runs,
-                              s.sharing.memory_bytes(forest, cost, share));
+    return s.schedule_problem(forest, spec, options, share ? s.runs : s.unshared_runs);
   };
   const auto schedule = [&](bool share, Prediction& prediction) {
-    s.scheduler.build(problem(share));
+    cuda::Scheduler::Problem to_build = problem(share);
+    to_build.memory_bytes = s.sharing.memory_bytes(forest, cost, share);
+    s.scheduler.build(to_build);
     prediction.us = s.profile.launch_us + s.scheduler.predicted_us();
     prediction.kv_bytes = s.scheduler.kv_tokens() * cost.token_head_bytes();
   };

@@ -61,8 +61,9 @@ class Scheduler {
     ScheduleCost cost;  ///< at the head_dim
     double partial_row_us;
     double memory_bytes_per_us;
-    int64_t cache_bytes;   ///< of L2
-    int64_t memory_bytes;  ///< of what the runs read, as much as L2 does not hold already
+    int64_t cache_bytes;  ///< of L2
+    /// Of what the runs read, as much as L2 does not hold already; only build looks at it.
+    int64_t memory_bytes = 0;
     /// Distance of the cuts of a batch-invariant schedule, a multiple of kTileTokens; 0: tokens are
     /// placed and cut where it is predicted to be fastest.
     int32_t cut_tokens = 0;
